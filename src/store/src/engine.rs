@@ -1,0 +1,45 @@
+//! What the store asks of a key-value engine.
+
+use bytes::Bytes;
+
+/// Which way a scan walks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    Forward,
+    Reverse,
+}
+
+/// One change to the engine. Keys begin with the table's id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Write {
+    Put { key: Vec<u8>, value: Vec<u8> },
+    Delete { key: Vec<u8> },
+    /// Deletes every key in `start..end`.
+    DeleteRange { start: Vec<u8>, end: Vec<u8> },
+}
+
+/// A failure of the engine: I/O, corruption, no space.
+#[derive(Debug, thiserror::Error)]
+#[error("storage engine: {0}")]
+pub struct EngineError(pub String);
+
+pub type ScanItem = Result<(Bytes, Bytes), EngineError>;
+
+/// A sorted map of bytes with atomic batches.
+///
+/// An engine need not make [`apply`](Engine::apply) durable by itself: the log in front of it is durable, and replays what the
+/// engine had not flushed. It must recover to a state after a whole number of applied batches.
+pub trait Engine: Send + Sync + 'static {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
+
+    /// The entries with keys in `start..end`, in order or in reverse.
+    ///
+    /// The iterator may or may not see what is applied while it runs: bound it by position where that matters.
+    fn scan<'a>(&'a self, start: &[u8], end: &[u8], direction: Direction) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a>;
+
+    /// Applies all the writes, or none.
+    fn apply(&self, writes: &[Write]) -> Result<(), EngineError>;
+
+    /// Makes everything applied so far durable.
+    fn flush(&self) -> Result<(), EngineError>;
+}

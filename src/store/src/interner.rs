@@ -1,0 +1,112 @@
+//! Interning: identifiers become small numbers for use in keys, and come back.
+//!
+//! Rooms and state keys are interned by a batch of their own that precedes, in the log, any batch that uses the number. Event
+//! numbers are only handed out here: an event's batch writes its own rows.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use ruma::{OwnedRoomId, RoomId, events::StateEventType};
+
+use crate::{
+    batch::Batch,
+    engine::{Direction, Engine},
+    ids::{EventNid, RoomNid, StateKeyNid},
+    key::{Key, KeyReader},
+    log::{CommitError, OpenError},
+    store::{Store, StoreError},
+    table::{Table, prefix_end},
+    tables::interned,
+};
+
+pub struct Interner {
+    /// Held while a new identifier is given a number, so that it gets one only.
+    allocate: Mutex<()>,
+    next_room: AtomicU64,
+    next_state_key: AtomicU64,
+    next_event: AtomicU64,
+}
+
+impl Interner {
+    pub(crate) fn load(engine: &dyn Engine) -> Result<Self, OpenError> {
+        Ok(Self {
+            allocate: Mutex::new(()),
+            next_room: AtomicU64::new(next_after_last(engine, &interned::ROOM_IDS)?),
+            next_state_key: AtomicU64::new(next_after_last(engine, &interned::STATE_KEYS)?),
+            next_event: AtomicU64::new(next_after_last(engine, &crate::tables::events::EVENTS)?),
+        })
+    }
+
+    /// A number for a new event.
+    pub fn next_event(&self) -> EventNid {
+        EventNid(self.next_event.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The room's number; given one now if it has none.
+    pub fn intern_room(&self, store: &Store, room_id: &RoomId) -> Result<RoomNid, CommitError> {
+        let key = room_id.to_owned();
+        self.intern(store, &interned::ROOM_NIDS, &interned::ROOM_IDS, &self.next_room, &key, &room_id.to_string(), RoomNid)
+    }
+
+    /// The number of a pair of event type and state key; given one now if it has none.
+    pub fn intern_state_key(&self, store: &Store, event_type: &StateEventType, state_key: &str) -> Result<StateKeyNid, CommitError> {
+        let text = interned::state_key_text(event_type, state_key);
+        let key = interned::state_key_hash(&text);
+        self.intern(store, &interned::STATE_KEY_NIDS, &interned::STATE_KEYS, &self.next_state_key, &key, &text, StateKeyNid)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn intern<K: Key, N: Key + crate::record::Value + Copy>(
+        &self,
+        store: &Store,
+        forward: &Table<K, N>,
+        reverse: &Table<N, String>,
+        next: &AtomicU64,
+        key: &K,
+        text: &String,
+        nid: fn(u64) -> N,
+    ) -> Result<N, CommitError> {
+        if let Some(found) = store.get(forward, key)? {
+            return Ok(found);
+        }
+        let _allocating = self.allocate.lock();
+        if let Some(found) = store.get(forward, key)? {
+            return Ok(found);
+        }
+        let fresh = nid(next.load(Ordering::Relaxed));
+        let mut batch = Batch::new();
+        batch.put(forward, key, &fresh);
+        batch.put(reverse, &fresh, text);
+        store.enqueue(batch)?;
+        next.fetch_add(1, Ordering::Relaxed);
+        Ok(fresh)
+    }
+
+    /// The room's number, if it is known here.
+    pub fn get_room(&self, store: &Store, room_id: &RoomId) -> Result<Option<RoomNid>, StoreError> {
+        store.get(&interned::ROOM_NIDS, &room_id.to_owned())
+    }
+
+    pub fn get_room_id(&self, store: &Store, room: RoomNid) -> Result<Option<OwnedRoomId>, StoreError> {
+        Ok(store.get(&interned::ROOM_IDS, &room)?.and_then(|text| OwnedRoomId::try_from(text).ok()))
+    }
+
+    /// The number of a pair of event type and state key, if any event here ever had it.
+    pub fn get_state_key(&self, store: &Store, event_type: &StateEventType, state_key: &str) -> Result<Option<StateKeyNid>, StoreError> {
+        store.get(&interned::STATE_KEY_NIDS, &interned::state_key_hash(&interned::state_key_text(event_type, state_key)))
+    }
+
+    pub fn get_state_key_parts(&self, store: &Store, nid: StateKeyNid) -> Result<Option<(StateEventType, String)>, StoreError> {
+        Ok(store.get(&interned::STATE_KEYS, &nid)?.map(|text| interned::state_key_parts(&text)))
+    }
+}
+
+fn next_after_last<K: Key, V: crate::record::Value>(engine: &dyn Engine, table: &Table<K, V>) -> Result<u64, OpenError> {
+    let start = vec![table.id];
+    let end = prefix_end(&start);
+    let Some(last) = engine.scan(&start, &end, Direction::Reverse).next() else { return Ok(1) };
+    let (key, _) = last?;
+    let last = u64::decode(&mut KeyReader::new(key.get(1..).unwrap_or_default()))
+        .map_err(|cause| StoreError::Decode { table: table.name, cause })?;
+    Ok(last + 1)
+}

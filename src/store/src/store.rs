@@ -1,0 +1,158 @@
+//! The store's front: typed reads, and commits through the log.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    batch::{Batch, Domain, Topic},
+    engine::{Direction, Engine, EngineError},
+    ids::Position,
+    interner::Interner,
+    key::{Key, KeyReader},
+    log::{CommitError, Durability, Log, OpenError, Ticket},
+    record::{DecodeError, Value},
+    table::{Table, prefix_end},
+    tables,
+};
+
+/// A read that failed: the engine's trouble, or a stored value that does not decode. Never "not there": that is `None`.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("table {table}: {cause}")]
+    Decode { table: &'static str, cause: DecodeError },
+}
+
+/// A cheap handle to the one store of this process.
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<dyn Engine>,
+    log: Arc<Log>,
+    interner: Arc<Interner>,
+}
+
+impl Store {
+    /// Opens the log in `log_dir` and brings the engine up to its end.
+    pub fn open(engine: Arc<dyn Engine>, log_dir: &Path, durability: Durability) -> Result<Self, OpenError> {
+        let log = Arc::new(Log::open(engine.clone(), log_dir, durability)?);
+        Self::assemble(engine, log)
+    }
+
+    /// A store whose log is not kept: for tests and simulation.
+    pub fn in_memory() -> Self {
+        let engine: Arc<dyn Engine> = Arc::new(crate::MemoryEngine::new());
+        let log = Arc::new(Log::volatile(engine.clone()));
+        match Self::assemble(engine, log) {
+            Ok(store) => store,
+            // An empty memory engine has nothing that could fail to be read.
+            Err(error) => unreachable!("empty in-memory store: {error}"),
+        }
+    }
+
+    fn assemble(engine: Arc<dyn Engine>, log: Arc<Log>) -> Result<Self, OpenError> {
+        let interner = Arc::new(Interner::load(engine.as_ref())?);
+        Ok(Self { engine, log, interner })
+    }
+
+    pub fn get<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<Option<V>, StoreError> {
+        let key = table.key(key);
+        if key.invalid {
+            return Ok(None);
+        }
+        let Some(bytes) = self.engine.get(&key.bytes)? else { return Ok(None) };
+        V::decode(&bytes).map(Some).map_err(|cause| StoreError::Decode { table: table.name, cause })
+    }
+
+    pub fn contains<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<bool, StoreError> {
+        let key = table.key(key);
+        Ok(!key.invalid && self.engine.get(&key.bytes)?.is_some())
+    }
+
+    /// The rows whose key begins with `prefix` (the first parts of the key, as a tuple; `&()` for all rows), in key order.
+    pub fn scan<'a, K: Key, V: Value>(
+        &'a self,
+        table: &'a Table<K, V>,
+        prefix: &impl Key,
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
+        let start = table.key(prefix).bytes;
+        let end = prefix_end(&start);
+        self.scan_bytes(table, start, end, direction)
+    }
+
+    /// The rows with keys in `start..end` (either may be only the first parts of a key).
+    pub fn scan_range<'a, K: Key, V: Value>(
+        &'a self,
+        table: &'a Table<K, V>,
+        start: &impl Key,
+        end: &impl Key,
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
+        self.scan_bytes(table, table.key(start).bytes, table.key(end).bytes, direction)
+    }
+
+    fn scan_bytes<'a, K: Key, V: Value>(
+        &'a self,
+        table: &'a Table<K, V>,
+        start: Vec<u8>,
+        end: Vec<u8>,
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
+        let decode = move |key: &[u8], value: &[u8]| -> Result<(K, V), DecodeError> {
+            Ok((K::decode(&mut KeyReader::new(key.get(1..).unwrap_or_default()))?, V::decode(value)?))
+        };
+        self.engine.scan(&start, &end, direction).map(move |item| {
+            let (key, value) = item?;
+            decode(&key, &value).map_err(|cause| StoreError::Decode { table: table.name, cause })
+        })
+    }
+
+    /// The version of a consistency domain: the position of the last batch guarded by it; zero if there was none.
+    pub fn domain_version(&self, domain: &Domain) -> Result<Position, StoreError> {
+        Ok(self.get(&tables::domains::DOMAINS, &domain.name())?.unwrap_or_default())
+    }
+
+    /// Appends a batch to the log and applies it, without waiting until it is durable.
+    ///
+    /// Reads see the batch at once; answers to the outside must wait for [`Ticket::durable`]. This is what lets the next event
+    /// of a room be computed while the disk still flushes the one before.
+    pub fn enqueue(&self, batch: Batch) -> Result<Ticket, CommitError> {
+        self.log.enqueue(batch)
+    }
+
+    /// Commits a batch: returns once it is durable and its topics have been woken. The answer is the position that the batch's
+    /// first [`Batch::next_position`] stood for.
+    pub async fn commit(&self, batch: Batch) -> Result<Position, CommitError> {
+        self.log.enqueue(batch)?.durable().await
+    }
+
+    /// Waits until everything enqueued so far is durable: what a write that finds its work already done owes its caller.
+    pub async fn barrier(&self) -> Result<(), CommitError> {
+        self.log.barrier().durable().await.map(|_| ())
+    }
+
+    /// The position up to which everything is durable. Followers of the log read up to here.
+    pub fn durable_position(&self) -> Position {
+        self.log.durable_position()
+    }
+
+    /// Calls `observer` with the new durable position and the topics to wake, each time the log becomes durable further. It runs on the log's
+    /// own thread: it must only set flags and wake wakers.
+    pub fn observe(&self, observer: impl Fn(Position, &[Topic]) + Send + Sync + 'static) {
+        self.log.observe(Box::new(observer));
+    }
+
+    /// Why writes have stopped, if they have (a failed flush, a full disk).
+    pub fn write_fault(&self) -> Option<String> {
+        self.log.write_fault()
+    }
+
+    /// Flushes everything and closes the log. Later commits fail.
+    pub fn close(&self) -> Result<(), EngineError> {
+        self.log.close()
+    }
+
+    pub fn interner(&self) -> &Interner {
+        &self.interner
+    }
+}

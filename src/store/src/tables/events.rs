@@ -1,0 +1,84 @@
+//! Events and where they stand. Written by the rooms crate only.
+
+use ruma::OwnedEventId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{EventNid, Position, RoomNid},
+    record,
+    table::Table,
+};
+
+/// How an event stands with this server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EventStatus {
+    /// Part of the room.
+    Accepted,
+    /// Part of the graph, but refused by the room's current state: kept from clients and from new events' `prev_events`.
+    SoftFailed,
+    /// Refused by the authorization rules: takes no part in state.
+    Rejected,
+    /// Known only as somebody's auth event or state: not in the timeline, its own place in the graph not looked at.
+    Outlier,
+}
+
+/// What this server knows of an event beside its bytes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventRecord {
+    pub room: RoomNid,
+    pub event_id: OwnedEventId,
+    pub status: EventStatus,
+    pub depth: u64,
+    /// Redacted by an applied redaction: the bytes are already the redacted ones.
+    pub redacted_because: Option<OwnedEventId>,
+    /// The root of the state before this event and after it; `None` while unknown (outliers).
+    pub state_before: Option<[u8; 16]>,
+    pub state_after: Option<[u8; 16]>,
+    /// Numbers of the auth events that are known here.
+    pub auth_events: Vec<EventNid>,
+    /// Why it was rejected or soft-failed.
+    pub reason: Option<String>,
+    /// The user and device and transaction that sent it, if it was sent here.
+    pub sent_by: Option<SentBy>,
+}
+record!(EventRecord, 1);
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SentBy {
+    pub device_id: String,
+    pub transaction_id: String,
+}
+
+/// Number -> record.
+pub const EVENTS: Table<EventNid, EventRecord> = Table::new(10, "events");
+
+/// Number -> the event as canonical JSON text, with hashes and signatures, without `unsigned`. Replaced only by its redacted form.
+pub const EVENT_JSON: Table<EventNid, String> = Table::new(11, "event_json");
+
+/// Event id -> number.
+pub const EVENT_NIDS: Table<OwnedEventId, EventNid> = Table::new(12, "event_nids");
+
+/// Room, position -> event: the timeline as this server learnt it, accepted events only. Read by sync and the event log's followers.
+pub const TIMELINE: Table<(RoomNid, Position), EventNid> = Table::new(13, "timeline");
+
+/// Room, depth, order -> event: the room's topological order. The order is the event's position, or negative for backfilled
+/// events: the further back they were fetched, the smaller. Read by `/messages`, `/context` and backfill.
+pub const TOPOLOGY: Table<(RoomNid, u64, i64), EventNid> = Table::new(14, "topology");
+
+/// Event -> its place in [`TOPOLOGY`] (depth is in the record): the position, or the negative order of a backfilled event.
+/// Present for events that clients may see in a timeline.
+pub const EVENT_ORDER: Table<EventNid, i64> = Table::new(15, "event_order");
+
+/// Prev event id -> event that names it: the graph's edges forwards, also to events that are not known here.
+pub const NEXT_EVENTS: Table<(OwnedEventId, EventNid), ()> = Table::new(16, "next_events");
+
+/// Room, event id: a prev event of an event at the back of what is known: where backfill goes on. Value: depth of the event that names it.
+pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new(17, "backward_extremities");
+
+/// Target event id, relating event: `m.relates_to` edges, for bundled aggregations and redactions of relations.
+/// Value: relation type.
+pub const RELATIONS: Table<(OwnedEventId, EventNid), String> = Table::new(18, "relations");
+
+
+/// User id, device id, a scope (the room id, or the endpoint's name) and transaction id -> event id that the transaction made.
+pub const TRANSACTIONS: Table<(String, String, String, String), String> = Table::new(19, "transactions");

@@ -1,0 +1,12 @@
+//! State trees. Written and read by the rooms crate's `state` module only.
+
+use crate::{
+    ids::{EventNid, RoomNid, StateKeyNid},
+    table::Table,
+};
+
+/// Room, hash of the node's bytes (128 bits) -> a node of a persistent state tree. Immutable. A room's trees go with the room.
+pub const STATE_NODES: Table<(RoomNid, [u8; 16]), Vec<u8>> = Table::new(20, "state_nodes");
+
+/// Room, state key -> event: the current state, flat, for direct reads.
+pub const CURRENT_STATE: Table<(RoomNid, StateKeyNid), EventNid> = Table::new(21, "current_state");
