@@ -68,3 +68,50 @@ impl fmt::Display for Position {
         self.0.fmt(f)
     }
 }
+
+/// Where an event stands among the events of the same depth in its room.
+///
+/// Events that arrived live are ordered by their position; events fetched from before that come before all live ones, the later they
+/// were fetched the earlier.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Order {
+    /// The n-th event that was backfilled into its room, from 1.
+    Backfilled(u64),
+    Live(Position),
+}
+
+impl Order {
+    /// Before every event of its depth.
+    pub const FIRST: Self = Self::Backfilled(u64::MAX);
+    /// After every event of its depth.
+    pub const LAST: Self = Self::Live(Position::MAX);
+
+    /// As a signed number, for tokens: positive for live events.
+    pub fn to_signed(self) -> i64 {
+        match self {
+            Self::Backfilled(n) => i64::try_from(n).map_or(i64::MIN, |n| -n),
+            Self::Live(position) => i64::try_from(position.0).unwrap_or(i64::MAX),
+        }
+    }
+
+    pub fn from_signed(number: i64) -> Self {
+        if number < 0 { Self::Backfilled(number.unsigned_abs()) } else { Self::Live(Position(number.unsigned_abs())) }
+    }
+}
+
+impl PartialOrd for Order {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Order {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        match (self, other) {
+            (Self::Backfilled(a), Self::Backfilled(b)) => b.cmp(a),
+            (Self::Backfilled(_), Self::Live(_)) => std::cmp::Ordering::Less,
+            (Self::Live(_), Self::Backfilled(_)) => std::cmp::Ordering::Greater,
+            (Self::Live(a), Self::Live(b)) => a.cmp(b),
+        }
+    }
+}

@@ -6,7 +6,7 @@
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 
 use crate::{
-    ids::{EventNid, Position, RoomNid, StateKeyNid},
+    ids::{EventNid, Order, Position, RoomNid, StateKeyNid},
     record::DecodeError,
 };
 
@@ -123,6 +123,30 @@ impl Key for Position {
     }
     fn decode(reader: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
         u64::decode(reader).map(Self)
+    }
+}
+
+impl Key for Order {
+    fn encode(&self, writer: &mut KeyWriter) {
+        match self {
+            Self::Backfilled(n) => {
+                writer.bytes(&[0]);
+                writer.bytes(&(u64::MAX - n).to_be_bytes());
+            }
+            Self::Live(position) => {
+                writer.bytes(&[1]);
+                writer.position(*position);
+            }
+        }
+    }
+    fn decode(reader: &mut KeyReader<'_>) -> Result<Self, DecodeError> {
+        let [kind] = reader.array()?;
+        let number = u64::from_be_bytes(reader.array()?);
+        match kind {
+            0 => Ok(Self::Backfilled(u64::MAX - number)),
+            1 => Ok(Self::Live(Position(number))),
+            _ => Err(DecodeError::new("unknown kind of event order")),
+        }
     }
 }
 

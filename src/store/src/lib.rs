@@ -19,7 +19,7 @@ pub mod tables;
 
 pub use batch::{Batch, Domain, Topic};
 pub use engine::{Direction, Engine, EngineError, Write};
-pub use ids::{EventNid, Position, RoomNid, StateKeyNid};
+pub use ids::{EventNid, Order, Position, RoomNid, StateKeyNid};
 pub use key::{Key, KeyReader, KeyWriter};
 pub use log::{CommitError, Durability, Ticket};
 pub use memory::MemoryEngine;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::ids::{EventNid, Position, RoomNid, StateKeyNid};
+use crate::ids::{EventNid, Order, Position, RoomNid, StateKeyNid};
 
 /// A stored key or value that cannot be read: damage, or data of a newer version of the program.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -156,6 +156,28 @@ impl Value for Position {
     }
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         u64::decode(bytes).map(Self)
+    }
+}
+
+impl Value for Order {
+    fn encode(&self, writer: &mut ValueWriter) {
+        match self {
+            Self::Backfilled(n) => {
+                writer.bytes(&[0]);
+                writer.bytes(&n.to_be_bytes());
+            }
+            Self::Live(position) => {
+                writer.bytes(&[1]);
+                writer.position(*position);
+            }
+        }
+    }
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        match bytes.split_first() {
+            Some((0, number)) => u64::decode(number).map(Self::Backfilled),
+            Some((1, number)) => Position::decode(number).map(Self::Live),
+            _ => Err(DecodeError::new("unknown kind of event order")),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use ruma::OwnedEventId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{EventNid, Position, RoomNid},
+    ids::{EventNid, Order, Position, RoomNid},
     record,
     table::Table,
 };
@@ -61,13 +61,12 @@ pub const EVENT_NIDS: Table<OwnedEventId, EventNid> = Table::new(12, "event_nids
 /// Room, position -> event: the timeline as this server learnt it, accepted events only. Read by sync and the event log's followers.
 pub const TIMELINE: Table<(RoomNid, Position), EventNid> = Table::new(13, "timeline");
 
-/// Room, depth, order -> event: the room's topological order. The order is the event's position, or negative for backfilled
-/// events: the further back they were fetched, the smaller. Read by `/messages`, `/context` and backfill.
-pub const TOPOLOGY: Table<(RoomNid, u64, i64), EventNid> = Table::new(14, "topology");
+/// Room, depth, order -> event: the room's topological order. Events that clients may see in a timeline. Read by `/messages`,
+/// `/context` and backfill.
+pub const TOPOLOGY: Table<(RoomNid, u64, Order), EventNid> = Table::new(14, "topology");
 
-/// Event -> its place in [`TOPOLOGY`] (depth is in the record): the position, or the negative order of a backfilled event.
-/// Present for events that clients may see in a timeline.
-pub const EVENT_ORDER: Table<EventNid, i64> = Table::new(15, "event_order");
+/// Event -> its order in [`TOPOLOGY`] (the depth is in the record). Absent for events that are in no timeline.
+pub const EVENT_ORDERS: Table<EventNid, Order> = Table::new(15, "event_orders");
 
 /// Prev event id -> event that names it: the graph's edges forwards, also to events that are not known here.
 pub const NEXT_EVENTS: Table<(OwnedEventId, EventNid), ()> = Table::new(16, "next_events");
@@ -79,6 +78,9 @@ pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new
 /// Value: relation type.
 pub const RELATIONS: Table<(OwnedEventId, EventNid), String> = Table::new(18, "relations");
 
+
+/// Room -> how many events have been backfilled into it: the next [`Order::Backfilled`].
+pub const BACKFILLED: Table<RoomNid, u64> = Table::new(140, "backfilled");
 
 /// User id, device id, a scope (the room id, or the endpoint's name) and transaction id -> event id that the transaction made.
 pub const TRANSACTIONS: Table<(String, String, String, String), String> = Table::new(19, "transactions");

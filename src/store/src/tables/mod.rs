@@ -1,7 +1,7 @@
 //! Every table of the store, one file a noun. `docs/STORAGE.md` lists them.
 //!
 //! Table ids are never reused. Ranges: 1-9 the store itself, 10-39 rooms, 40-59 accounts, 60-79 end-to-end encryption,
-//! 80-99 federation, 100-109 media, 110-139 what sync reads beside rooms.
+//! 80-99 federation, 100-109 media, 110-139 what sync reads beside rooms, 140-159 rooms again.
 
 pub mod domains;
 pub mod events;

@@ -1,7 +1,7 @@
 //! State trees. Written and read by the rooms crate's `state` module only.
 
 use crate::{
-    ids::{EventNid, RoomNid, StateKeyNid},
+    ids::{EventNid, Position, RoomNid, StateKeyNid},
     table::Table,
 };
 
@@ -10,3 +10,7 @@ pub const STATE_NODES: Table<(RoomNid, [u8; 16]), Vec<u8>> = Table::new(20, "sta
 
 /// Room, state key -> event: the current state, flat, for direct reads.
 pub const CURRENT_STATE: Table<(RoomNid, StateKeyNid), EventNid> = Table::new(21, "current_state");
+
+/// Room, position -> root of the current state since that position. A row at each change; so the state at any position, and the
+/// difference between two, can be told. Read by sync.
+pub const STATE_LOG: Table<(RoomNid, Position), [u8; 16]> = Table::new(141, "state_log");
