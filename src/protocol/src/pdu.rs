@@ -1,0 +1,483 @@
+//! [`Pdu`], the one event type of the server: an event that passed the format check, with its id.
+//!
+//! It keeps the canonical text it arrived as, without `unsigned`, because that text is what is stored, signed
+//! and forwarded; the fields beside it are read from it once. It says nothing about authorization beyond the
+//! `rejected` flag its keeper sets.
+
+use std::{fmt, sync::Arc};
+
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId,
+    OwnedRoomId, OwnedUserId, RoomId, UserId,
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
+    signatures::reference_hash,
+    state_res,
+};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor},
+};
+use serde_json::{Value as JsonValue, value::RawValue as RawJsonValue};
+
+use crate::{
+    format::{self, FormatError},
+    json,
+};
+
+/// An event in federation format. Share it as `Arc<Pdu>`.
+#[derive(Clone, Debug)]
+pub struct Pdu {
+    /// The event id: computed from the event from room version 3, named by it before.
+    pub event_id: OwnedEventId,
+    /// The room, derived from the event id for a version 12 create event.
+    pub room_id: OwnedRoomId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// Its `type`.
+    pub kind: TimelineEventType,
+    /// Present, possibly empty, for state events only.
+    pub state_key: Option<String>,
+    /// Its `content`, as canonical text.
+    pub content: Box<RawJsonValue>,
+    /// When its server says it was made.
+    pub origin_server_ts: MilliSecondsSinceUnixEpoch,
+    /// The events it follows.
+    pub prev_events: Vec<OwnedEventId>,
+    /// The events that authorize it.
+    pub auth_events: Vec<OwnedEventId>,
+    /// Its claimed distance from the create event.
+    pub depth: u64,
+    /// Whether it failed the authorization rules against its auth events or the state before it.
+    pub rejected: bool,
+    json: Arc<str>,
+    redacts_top_level: Option<OwnedEventId>,
+    redacts_content: Option<OwnedEventId>,
+    room_id_is_derived: bool,
+}
+
+/// How to show an event to a client.
+#[derive(Clone, Debug, Default)]
+pub struct ClientFormat {
+    /// Leave `room_id` out, as `/sync` does.
+    pub omit_room_id: bool,
+    /// The whole `unsigned` object; left out if absent or empty.
+    pub unsigned: Option<serde_json::Map<String, JsonValue>>,
+}
+
+impl Pdu {
+    /// Checks the format of an event, computes its id and reads its fields. `unsigned` is dropped.
+    ///
+    /// The event is not rejected, and nothing is known about its signatures.
+    pub fn from_object(
+        mut object: CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<Self, FormatError> {
+        object.remove("unsigned");
+        format::check_fields(&object, rules)?;
+        let json = json::canonical(&object)?;
+        format::check_size(&json)?;
+        let event_id = event_id(&object, rules)?;
+        Self::read(event_id, json.into(), false, None)
+    }
+
+    /// Reads an event this server stored: no format check, no hashing.
+    ///
+    /// `json` is what [`Pdu::json`] returned.
+    pub fn from_stored(
+        event_id: OwnedEventId,
+        json: &str,
+        rejected: bool,
+        room_id: OwnedRoomId,
+    ) -> Result<Self, FormatError> {
+        Self::read(event_id, json.into(), rejected, Some(room_id))
+    }
+
+    fn read(
+        event_id: OwnedEventId,
+        json: Arc<str>,
+        rejected: bool,
+        room_id: Option<OwnedRoomId>,
+    ) -> Result<Self, FormatError> {
+        let fields: Fields = serde_json::from_str(&json)?;
+        let room_id_is_derived = fields.room_id.is_none();
+        let room_id = match room_id.or(fields.room_id) {
+            Some(room_id) => room_id,
+            None => room_id_of_create(&event_id)?,
+        };
+        let mut redacts_content = None;
+        if fields.kind == TimelineEventType::RoomRedaction
+            && let Ok(content) = serde_json::from_str::<RedactsField>(fields.content.get())
+        {
+            redacts_content = content.redacts.and_then(as_event_id);
+        }
+        let redacts_top_level = (fields.kind == TimelineEventType::RoomRedaction)
+            .then_some(fields.redacts)
+            .flatten()
+            .and_then(as_event_id);
+        Ok(Self {
+            event_id,
+            room_id,
+            sender: fields.sender,
+            kind: fields.kind,
+            state_key: fields.state_key,
+            content: fields.content,
+            origin_server_ts: fields.origin_server_ts,
+            prev_events: fields
+                .prev_events
+                .into_iter()
+                .map(|reference| reference.0)
+                .collect(),
+            auth_events: fields
+                .auth_events
+                .into_iter()
+                .map(|reference| reference.0)
+                .collect(),
+            depth: fields.depth,
+            rejected,
+            json,
+            redacts_top_level,
+            redacts_content,
+            room_id_is_derived,
+        })
+    }
+
+    /// The canonical text of the event, with hashes and signatures and without `unsigned`: what is stored, and
+    /// what is sent to other servers.
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// The same text, shared.
+    pub fn json_arc(&self) -> Arc<str> {
+        self.json.clone()
+    }
+
+    /// The event in federation format, ready to be put in a request or response.
+    pub fn to_federation_raw(&self) -> Result<Box<RawJsonValue>, FormatError> {
+        Ok(RawJsonValue::from_string(self.json.to_string())?)
+    }
+
+    /// The event as a canonical JSON object. Errors only if what was stored is damaged.
+    pub fn object(&self) -> Result<CanonicalJsonObject, FormatError> {
+        Ok(serde_json::from_str(&self.json)?)
+    }
+
+    /// Reads the content as `T`.
+    pub fn get_content<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.content.get())
+    }
+
+    /// Whether this is a state event.
+    pub fn is_state(&self) -> bool {
+        self.state_key.is_some()
+    }
+
+    /// The state key of a state event.
+    pub fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    /// Where a state event stands in the room's state.
+    pub fn state_tuple(&self) -> Option<(StateEventType, &str)> {
+        Some((
+            StateEventType::from(self.kind.to_string()),
+            self.state_key()?,
+        ))
+    }
+
+    /// Whether this state event has that type and state key.
+    pub fn is_state_event(&self, kind: &TimelineEventType, state_key: &str) -> bool {
+        self.kind == *kind && self.state_key() == Some(state_key)
+    }
+
+    /// The membership set by an `m.room.member` state event.
+    pub fn membership(&self) -> Option<MembershipState> {
+        #[derive(Deserialize)]
+        struct Membership {
+            membership: MembershipState,
+        }
+        if self.kind != TimelineEventType::RoomMember || !self.is_state() {
+            return None;
+        }
+        self.get_content::<Membership>()
+            .ok()
+            .map(|content| content.membership)
+    }
+
+    /// The event a redaction wants redacted: named in `content` from room version 11, at the top level before.
+    ///
+    /// The other place is ignored even when filled in, hence the rules.
+    pub fn redaction_target(&self, rules: &RoomVersionRules) -> Option<&OwnedEventId> {
+        if rules.redaction.content_field_redacts {
+            self.redacts_content.as_ref()
+        } else {
+            self.redacts_top_level.as_ref()
+        }
+    }
+
+    /// The redacted form of this event, under the same id.
+    pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, FormatError> {
+        let object = crate::redact::redact_object(self.object()?, rules).map_err(|error| {
+            FormatError::Invalid {
+                field: "type",
+                reason: error.to_string(),
+            }
+        })?;
+        let json = json::canonical(&object)?;
+        Self::read(
+            self.event_id.clone(),
+            json.into(),
+            self.rejected,
+            Some(self.room_id.clone()),
+        )
+    }
+
+    /// The event as clients see it.
+    ///
+    /// A redaction names its target both at the top level and in its content, whatever the room version, so
+    /// that old and new clients find it.
+    ///
+    /// Spec: Client-Server API, Room event format; `m.room.redaction`.
+    pub fn to_client_json(&self, format: &ClientFormat) -> JsonValue {
+        let mut event = serde_json::Map::new();
+        let mut content = serde_json::from_str(self.content.get())
+            .unwrap_or_else(|_| JsonValue::Object(Default::default()));
+        if self.kind == TimelineEventType::RoomRedaction
+            && let Some(target) = self.redacts_for_clients()
+        {
+            event.insert("redacts".to_owned(), target.as_str().into());
+            if let JsonValue::Object(content) = &mut content {
+                content
+                    .entry("redacts")
+                    .or_insert_with(|| target.as_str().into());
+            }
+        }
+        event.insert("content".to_owned(), content);
+        event.insert("event_id".to_owned(), self.event_id.as_str().into());
+        event.insert(
+            "origin_server_ts".to_owned(),
+            u64::from(self.origin_server_ts.0).into(),
+        );
+        if !format.omit_room_id {
+            event.insert("room_id".to_owned(), self.room_id.as_str().into());
+        }
+        event.insert("sender".to_owned(), self.sender.as_str().into());
+        if let Some(state_key) = &self.state_key {
+            event.insert("state_key".to_owned(), state_key.as_str().into());
+        }
+        event.insert("type".to_owned(), self.kind.to_string().into());
+        if let Some(unsigned) = &format.unsigned
+            && !unsigned.is_empty()
+        {
+            event.insert("unsigned".to_owned(), JsonValue::Object(unsigned.clone()));
+        }
+        JsonValue::Object(event)
+    }
+
+    /// [`Pdu::to_client_json`] as raw text, without parsing the content again unless this is a redaction.
+    pub fn to_client_raw(
+        &self,
+        format: &ClientFormat,
+    ) -> Result<Box<RawJsonValue>, serde_json::Error> {
+        if self.kind == TimelineEventType::RoomRedaction {
+            return serde_json::value::to_raw_value(&self.to_client_json(format));
+        }
+        serde_json::value::to_raw_value(&ClientEvent {
+            content: &self.content,
+            event_id: &self.event_id,
+            origin_server_ts: self.origin_server_ts,
+            room_id: (!format.omit_room_id).then_some(&*self.room_id),
+            sender: &self.sender,
+            state_key: self.state_key(),
+            kind: &self.kind,
+            unsigned: format
+                .unsigned
+                .as_ref()
+                .filter(|unsigned| !unsigned.is_empty()),
+        })
+    }
+
+    /// The event as stripped state: `content`, `sender`, `state_key` and `type`.
+    ///
+    /// Spec: Client-Server API, Stripped state.
+    pub fn to_stripped(&self) -> Result<Box<RawJsonValue>, serde_json::Error> {
+        #[derive(serde::Serialize)]
+        struct Stripped<'a> {
+            content: &'a RawJsonValue,
+            sender: &'a UserId,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            state_key: Option<&'a str>,
+            #[serde(rename = "type")]
+            kind: &'a TimelineEventType,
+        }
+        serde_json::value::to_raw_value(&Stripped {
+            content: &self.content,
+            sender: &self.sender,
+            state_key: self.state_key(),
+            kind: &self.kind,
+        })
+    }
+
+    /// The target shown to clients, which needs no rules as long as the event does not name two.
+    ///
+    /// Where it does, nothing is added: the place that counts is there already, and copying the other one would
+    /// have clients redact an event this server did not.
+    fn redacts_for_clients(&self) -> Option<&OwnedEventId> {
+        match (&self.redacts_top_level, &self.redacts_content) {
+            (Some(top_level), Some(content)) => (top_level == content).then_some(top_level),
+            (top_level, content) => top_level.as_ref().or(content.as_ref()),
+        }
+    }
+}
+
+#[derive(serde::Serialize)]
+struct ClientEvent<'a> {
+    content: &'a RawJsonValue,
+    event_id: &'a EventId,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
+    sender: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: &'a TimelineEventType,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsigned: Option<&'a serde_json::Map<String, JsonValue>>,
+}
+
+/// The id of an event that passed the format check.
+///
+/// Spec: room versions, Event IDs.
+pub fn event_id(
+    object: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+) -> Result<OwnedEventId, FormatError> {
+    let text = match rules.event_id_format {
+        EventIdFormatVersion::V1 => match object.get("event_id") {
+            Some(CanonicalJsonValue::String(event_id)) => event_id.clone(),
+            _ => return Err(FormatError::Missing("event_id")),
+        },
+        _ => format!("${}", reference_hash(object, rules)?),
+    };
+    EventId::parse(text).map_err(|error| FormatError::Invalid {
+        field: "event_id",
+        reason: error.to_string(),
+    })
+}
+
+/// The room a version 12 create event opens: its own id, under the room sigil.
+fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, FormatError> {
+    RoomId::parse(format!("!{}", event_id.as_str().trim_start_matches('$'))).map_err(|error| {
+        FormatError::Invalid {
+            field: "event_id",
+            reason: error.to_string(),
+        }
+    })
+}
+
+fn as_event_id(raw: Box<RawJsonValue>) -> Option<OwnedEventId> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+#[derive(Deserialize)]
+struct RedactsField {
+    redacts: Option<Box<RawJsonValue>>,
+}
+
+#[derive(Deserialize)]
+struct Fields {
+    room_id: Option<OwnedRoomId>,
+    sender: OwnedUserId,
+    #[serde(rename = "type")]
+    kind: TimelineEventType,
+    state_key: Option<String>,
+    content: Box<RawJsonValue>,
+    origin_server_ts: MilliSecondsSinceUnixEpoch,
+    prev_events: Vec<Reference>,
+    auth_events: Vec<Reference>,
+    depth: u64,
+    redacts: Option<Box<RawJsonValue>>,
+}
+
+/// An entry of `prev_events`: an event id, in a pair with hashes in the first two room versions.
+struct Reference(OwnedEventId);
+
+impl<'de> Deserialize<'de> for Reference {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ReferenceVisitor;
+
+        impl<'de> Visitor<'de> for ReferenceVisitor {
+            type Value = Reference;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an event id, or a pair of one and its hashes")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Reference, E> {
+                EventId::parse(value).map(Reference).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Reference, A::Error> {
+                let event_id = seq
+                    .next_element()?
+                    .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Reference(event_id))
+            }
+        }
+
+        deserializer.deserialize_any(ReferenceVisitor)
+    }
+}
+
+impl state_res::Event for Pdu {
+    type Id = OwnedEventId;
+
+    fn event_id(&self) -> &OwnedEventId {
+        &self.event_id
+    }
+
+    /// The `room_id` field of the event: absent from version 12 create events, and the rules check that it is.
+    fn room_id(&self) -> Option<&RoomId> {
+        (!self.room_id_is_derived).then_some(&*self.room_id)
+    }
+
+    fn sender(&self) -> &UserId {
+        &self.sender
+    }
+
+    fn origin_server_ts(&self) -> MilliSecondsSinceUnixEpoch {
+        self.origin_server_ts
+    }
+
+    fn event_type(&self) -> &TimelineEventType {
+        &self.kind
+    }
+
+    fn content(&self) -> &RawJsonValue {
+        &self.content
+    }
+
+    fn state_key(&self) -> Option<&str> {
+        self.state_key.as_deref()
+    }
+
+    fn prev_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.prev_events.iter())
+    }
+
+    fn auth_events(&self) -> Box<dyn DoubleEndedIterator<Item = &OwnedEventId> + '_> {
+        Box::new(self.auth_events.iter())
+    }
+
+    /// Asked only under the rules of versions 1 and 2, where the field is at the top level.
+    fn redacts(&self) -> Option<&OwnedEventId> {
+        self.redacts_top_level.as_ref()
+    }
+
+    fn rejected(&self) -> bool {
+        self.rejected
+    }
+}
