@@ -356,3 +356,217 @@ fn check_signatures(event: &CanonicalJsonObject) -> Result<(), FormatError> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+    use serde_json::{Value as JsonValue, json};
+
+    use super::*;
+    use crate::json::{canonical, parse_strict};
+
+    fn event(version: &RoomVersionId) -> JsonValue {
+        let references = match version {
+            RoomVersionId::V1 | RoomVersionId::V2 => json!([["$a:x", {"sha256": "h"}]]),
+            _ => json!(["$abc"]),
+        };
+        let mut event = json!({
+            "type": "m.room.message",
+            "sender": "@a:x",
+            "room_id": "!r:x",
+            "content": {},
+            "depth": 3,
+            "origin_server_ts": 4,
+            "prev_events": references,
+            "auth_events": references,
+            "hashes": {"sha256": "h"},
+            "signatures": {"x": {"ed25519:1": "s"}},
+        });
+        if *version == RoomVersionId::V2 {
+            event["event_id"] = "$e:x".into();
+        }
+        event
+    }
+
+    fn check(event: &JsonValue, version: &RoomVersionId) -> Result<(), FormatError> {
+        check_fields(
+            &parse_strict(&event.to_string()).unwrap(),
+            &version.rules().unwrap(),
+        )
+    }
+
+    fn with(version: &RoomVersionId, field: &str, value: JsonValue) -> Result<(), FormatError> {
+        let mut event = event(version);
+        event[field] = value;
+        check(&event, version)
+    }
+
+    const VERSIONS: [RoomVersionId; 5] = [
+        RoomVersionId::V2,
+        RoomVersionId::V3,
+        RoomVersionId::V6,
+        RoomVersionId::V11,
+        RoomVersionId::V12,
+    ];
+
+    #[test]
+    fn ordinary_events_pass_in_every_version() {
+        for version in &VERSIONS {
+            check(&event(version), version).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_required_field_is_required() {
+        for version in &VERSIONS {
+            let whole = event(version);
+            for field in whole.as_object().unwrap().keys() {
+                let mut event = whole.clone();
+                event.as_object_mut().unwrap().remove(field);
+                assert!(check(&event, version).is_err(), "{field} in {version}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_types_are_refused() {
+        let version = RoomVersionId::V10;
+        for (field, value) in [
+            ("type", json!(1)),
+            ("sender", json!(null)),
+            ("sender", json!("alice")),
+            ("room_id", json!("#r:x")),
+            ("state_key", json!(null)),
+            ("state_key", json!(1)),
+            ("content", json!([])),
+            ("content", json!("{}")),
+            ("depth", json!("3")),
+            ("depth", json!(-1)),
+            ("origin_server_ts", json!("4")),
+            ("origin_server_ts", json!(-1)),
+            ("prev_events", json!({})),
+            ("prev_events", json!([1])),
+            ("prev_events", json!([["$a:x", {}]])),
+            ("auth_events", json!(["no sigil"])),
+            ("hashes", json!([])),
+            ("hashes", json!({})),
+            ("hashes", json!({"sha256": 1})),
+            ("signatures", json!([])),
+            ("signatures", json!({"x": "s"})),
+            ("signatures", json!({"x": {"ed25519:1": 1}})),
+            ("event_id", json!("$e:x")),
+        ] {
+            assert!(
+                with(&version, field, value.clone()).is_err(),
+                "{field}: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn references_are_pairs_before_version_3_and_ids_after() {
+        let (pairs, ids) = (json!([["$a:x", {"sha256": "h"}]]), json!(["$a:x"]));
+        assert!(with(&RoomVersionId::V2, "prev_events", pairs.clone()).is_ok());
+        assert!(with(&RoomVersionId::V2, "prev_events", ids.clone()).is_err());
+        assert!(with(&RoomVersionId::V3, "prev_events", pairs).is_err());
+        assert!(with(&RoomVersionId::V3, "prev_events", ids).is_ok());
+        assert!(with(&RoomVersionId::V2, "prev_events", json!([["$nohost", {}]])).is_err());
+    }
+
+    #[test]
+    fn lists_of_events_are_bounded() {
+        let list = |n: usize| JsonValue::from((0..n).map(|i| format!("${i}")).collect::<Vec<_>>());
+        let version = RoomVersionId::V10;
+        assert!(with(&version, "prev_events", list(20)).is_ok());
+        assert!(with(&version, "prev_events", list(21)).is_err());
+        assert!(with(&version, "auth_events", list(10)).is_ok());
+        assert!(with(&version, "auth_events", list(11)).is_err());
+    }
+
+    #[test]
+    fn lengths_count_code_points_until_version_10_and_bytes_from_11() {
+        for field in ["type", "state_key"] {
+            let (fits, wide, long) = ("é".repeat(127), "é".repeat(255), "é".repeat(256));
+            for version in [RoomVersionId::V10, RoomVersionId::V11] {
+                assert!(with(&version, field, json!(fits)).is_ok());
+                assert!(with(&version, field, json!(long)).is_err());
+            }
+            assert!(with(&RoomVersionId::V10, field, json!(wide)).is_ok());
+            assert!(matches!(
+                with(&RoomVersionId::V11, field, json!(wide)),
+                Err(FormatError::TooLong(_))
+            ));
+        }
+        let sender = format!("@{}:x", "a".repeat(252));
+        assert!(with(&RoomVersionId::V11, "sender", json!(sender)).is_ok());
+        assert!(
+            with(
+                &RoomVersionId::V11,
+                "sender",
+                json!(format!("@a{}", &sender[1..]))
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn event_of_65536_bytes_passes_and_of_65537_does_not() {
+        let rules = RoomVersionId::V10.rules().unwrap();
+        let sized = |bytes: usize| {
+            let mut event = event(&RoomVersionId::V10);
+            event["content"]["body"] = "".into();
+            let empty = canonical(&parse_strict(&event.to_string()).unwrap())
+                .unwrap()
+                .len();
+            event["content"]["body"] = "x".repeat(bytes - empty).into();
+            // What is not part of the event does not count.
+            event["unsigned"] = json!({"age": 1});
+            crate::Pdu::from_object(parse_strict(&event.to_string()).unwrap(), &rules)
+        };
+        assert_eq!(sized(65_536).unwrap().json().len(), 65_536);
+        assert!(matches!(
+            sized(65_537),
+            Err(FormatError::TooLarge { bytes: 65_537 })
+        ));
+    }
+
+    #[test]
+    fn version_12_create_event_has_no_room_id() {
+        let create = |version: &RoomVersionId, room_id: bool| {
+            let mut event = event(version);
+            event["type"] = "m.room.create".into();
+            if !room_id {
+                event.as_object_mut().unwrap().remove("room_id");
+            }
+            check(&event, version)
+        };
+        assert!(create(&RoomVersionId::V12, false).is_ok());
+        assert!(matches!(
+            create(&RoomVersionId::V12, true),
+            Err(FormatError::Unexpected("room_id"))
+        ));
+        assert!(create(&RoomVersionId::V11, false).is_err());
+        assert!(create(&RoomVersionId::V11, true).is_ok());
+    }
+
+    #[test]
+    fn version_12_auth_events_do_not_name_the_create_event() {
+        let mut event = event(&RoomVersionId::V12);
+        event["room_id"] = "!hash".into();
+        assert!(check(&event, &RoomVersionId::V12).is_ok());
+        event["auth_events"] = json!(["$other", "$hash"]);
+        assert!(matches!(
+            check(&event, &RoomVersionId::V12),
+            Err(FormatError::Invalid {
+                field: "auth_events",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn room_ids_need_a_server_until_version_11() {
+        assert!(with(&RoomVersionId::V11, "room_id", json!("!hash")).is_err());
+        assert!(with(&RoomVersionId::V12, "room_id", json!("!hash")).is_ok());
+    }
+}

@@ -173,3 +173,134 @@ fn write_lenient(value: &serde_json::Value, out: &mut String) {
         scalar => out.push_str(&scalar.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn canonical_of(raw: &str) -> String {
+        canonical(&parse_strict(raw).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn specification_examples_come_out_canonical() {
+        for (raw, expected) in [
+            ("{}", "{}"),
+            (
+                "{\"one\": 1,\n \"two\": \"Two\"}",
+                r#"{"one":1,"two":"Two"}"#,
+            ),
+            (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
+            (
+                r#"{"auth": {"success": true, "mxid": "@john.doe:example.com", "profile": {
+                    "display_name": "John Doe", "three_pids": [
+                    {"medium": "email", "address": "john.doe@example.org"},
+                    {"medium": "msisdn", "address": "123456789"}]}}}"#,
+                r#"{"auth":{"mxid":"@john.doe:example.com","profile":{"display_name":"John Doe","three_pids":[{"address":"john.doe@example.org","medium":"email"},{"address":"123456789","medium":"msisdn"}]},"success":true}}"#,
+            ),
+            (r#"{"a": "日本語"}"#, r#"{"a":"日本語"}"#),
+            (r#"{"本": 2, "日": 1}"#, r#"{"日":1,"本":2}"#),
+            (r#"{"a": "\u65E5"}"#, r#"{"a":"日"}"#),
+            (r#"{"a": null}"#, r#"{"a":null}"#),
+            (
+                r#"{"a": "\u0000\u001F\u007f\/\"\\"}"#,
+                "{\"a\":\"\\u0000\\u001f\u{7f}/\\\"\\\\\"}",
+            ),
+        ] {
+            assert_eq!(canonical_of(raw), expected);
+            let value: serde_json::Value = serde_json::from_str(raw).unwrap();
+            assert_eq!(canonical_lenient(&value), expected);
+        }
+    }
+
+    #[test]
+    fn keys_sort_by_code_point_not_by_utf16() {
+        assert_eq!(
+            canonical_of("{\"\u{1f600}\":1,\"\u{ffee}\":2}"),
+            "{\"\u{ffee}\":2,\"\u{1f600}\":1}"
+        );
+    }
+
+    #[test]
+    fn ambiguous_or_inexact_json_is_refused() {
+        for raw in [
+            r#"{"a":1,"a":1}"#,
+            r#"{"x":{"a":1,"\u0061":2}}"#,
+            r#"{"a":1.0}"#,
+            r#"{"a":1e3}"#,
+            r#"{"a":-0}"#,
+            r#"{"a":-0.0}"#,
+            r#"{"a":9007199254740992}"#,
+            r#"{"a":-9007199254740992}"#,
+            r#"{"a":18446744073709551615}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":NaN}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":1}x"#,
+            r#"{"a":1,}"#,
+            "[]",
+            "1",
+            "",
+        ] {
+            assert!(parse_strict(raw).is_err(), "{raw}");
+        }
+    }
+
+    #[test]
+    fn largest_and_smallest_integers_are_kept() {
+        let raw = r#"{"a":9007199254740991,"b":-9007199254740991}"#;
+        assert_eq!(canonical_of(raw), raw);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested =
+            |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(parse_strict(&nested(MAX_NESTING - 1)).is_ok());
+        assert!(parse_strict(&nested(MAX_NESTING)).is_err());
+        assert!(parse_strict(&nested(30_000)).is_err());
+    }
+
+    #[test]
+    fn lenient_text_keeps_odd_numbers() {
+        let value = json!({"b": 1.5, "a": [u64::MAX, i64::MIN, -0.0], "c": {"z": 1, "y": "é\n"}});
+        assert_eq!(
+            canonical_lenient(&value),
+            r#"{"a":[18446744073709551615,-9223372036854775808,-0.0],"b":1.5,"c":{"y":"é\n","z":1}}"#
+        );
+    }
+
+    fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            (-9_007_199_254_740_991i64..=9_007_199_254_740_991).prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                proptest::collection::hash_map(any::<String>(), inner, 0..6)
+                    .prop_map(|map| map.into_iter().collect::<serde_json::Map<_, _>>().into()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn strict_and_lenient_agree_on_canonical_values(value in arbitrary_json()) {
+            let raw = json!({ "v": value }).to_string();
+            let strict = canonical_of(&raw);
+            prop_assert_eq!(&strict, &canonical_lenient(&serde_json::from_str(&raw).unwrap()));
+            prop_assert_eq!(&strict, &canonical_of(&strict));
+        }
+
+        #[test]
+        fn parsing_never_panics(raw in "\\PC*") {
+            let _ = parse_strict(&raw);
+        }
+    }
+}

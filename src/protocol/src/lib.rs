@@ -17,6 +17,10 @@ pub mod redact;
 pub mod room_version;
 pub mod sign;
 pub mod state_res;
+mod state_res_v1;
 pub mod visibility;
 
 pub use pdu::Pdu;
+
+#[cfg(test)]
+mod test_room;

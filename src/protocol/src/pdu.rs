@@ -481,3 +481,223 @@ impl state_res::Event for Pdu {
         self.rejected
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{
+        Engine,
+        engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+    };
+    use ruma::RoomVersionId;
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+    use crate::test_room::{ALICE, BOB, TestRoom};
+
+    const VERSIONS: [RoomVersionId; 6] = [
+        RoomVersionId::V2,
+        RoomVersionId::V3,
+        RoomVersionId::V4,
+        RoomVersionId::V6,
+        RoomVersionId::V11,
+        RoomVersionId::V12,
+    ];
+
+    #[test]
+    fn event_id_is_the_hash_of_the_redacted_event() {
+        // Redacted and canonical, written by hand: the message body and `unsigned` are gone, `hashes` stays.
+        let covered = r#"{"auth_events":["$a"],"content":{},"depth":7,"hashes":{"sha256":"h"},"origin_server_ts":5,"prev_events":["$p"],"room_id":"!r:x","sender":"@a:x","type":"m.room.message"}"#;
+        let hash = Sha256::digest(covered.as_bytes());
+        let raw = r#"{"type":"m.room.message","content":{"body":"hi"},"unsigned":{"age":1},"auth_events":["$a"],
+            "prev_events":["$p"],"depth":7,"hashes":{"sha256":"h"},"origin_server_ts":5,"room_id":"!r:x",
+            "sender":"@a:x","signatures":{"x":{"ed25519:1":"s"}}}"#;
+        for (version, expected) in [
+            (RoomVersionId::V3, STANDARD_NO_PAD.encode(hash)),
+            (RoomVersionId::V4, URL_SAFE_NO_PAD.encode(hash)),
+            (RoomVersionId::V6, URL_SAFE_NO_PAD.encode(hash)),
+            (RoomVersionId::V11, URL_SAFE_NO_PAD.encode(hash)),
+        ] {
+            let rules = version.rules().unwrap();
+            let pdu = Pdu::from_object(json::parse_strict(raw).unwrap(), &rules).unwrap();
+            assert_eq!(pdu.event_id.as_str(), format!("${expected}"), "{version}");
+        }
+    }
+
+    #[test]
+    fn stored_event_reads_back_the_same() {
+        for version in VERSIONS {
+            let (mut room, state) = TestRoom::populated(version.clone());
+            let extra = room.make(
+                &state,
+                "m.room.message",
+                BOB,
+                None,
+                json!({"body": "é\u{0}"}),
+            );
+            for pdu in room.events.values().chain([&extra]) {
+                let read =
+                    Pdu::from_stored(pdu.event_id.clone(), pdu.json(), true, pdu.room_id.clone())
+                        .unwrap();
+                assert!(read.rejected && !pdu.rejected);
+                assert_eq!(read.json(), pdu.json());
+                assert_eq!(read.state_tuple(), pdu.state_tuple());
+                assert_eq!(read.auth_events, pdu.auth_events);
+                assert_eq!(read.prev_events, pdu.prev_events);
+                assert_eq!(read.room_id_is_derived, pdu.room_id_is_derived);
+                let again = Pdu::from_object(read.object().unwrap(), &room.rules).unwrap();
+                assert_eq!(again.event_id, pdu.event_id, "{version}");
+                assert_eq!(again.room_id, pdu.room_id);
+            }
+        }
+    }
+
+    #[test]
+    fn version_12_room_is_named_after_its_create_event() {
+        let (room, state) = TestRoom::new(RoomVersionId::V12);
+        let create = room.fetch(state.values().next().unwrap()).unwrap();
+        assert_eq!(
+            create.room_id.as_str().strip_prefix('!'),
+            create.event_id.as_str().strip_prefix('$')
+        );
+        assert!(state_res::Event::room_id(&create).is_none());
+        assert!(!create.json().contains("room_id"));
+    }
+
+    #[test]
+    fn redaction_keeps_the_event_id_and_drops_the_body() {
+        for version in VERSIONS {
+            let (mut room, state) = TestRoom::populated(version);
+            let pdu = room.make(
+                &state,
+                "m.room.message",
+                BOB,
+                None,
+                json!({"body": "secret"}),
+            );
+            let redacted = pdu.redacted(&room.rules).unwrap();
+            assert_eq!(redacted.content.get(), "{}");
+            assert!(!redacted.json().contains("secret"));
+            let recomputed = event_id(&redacted.object().unwrap(), &room.rules).unwrap();
+            assert_eq!(recomputed, pdu.event_id);
+            assert_eq!(redacted.room_id, pdu.room_id);
+        }
+    }
+
+    fn redaction(
+        version: RoomVersionId,
+        top_level: Option<&str>,
+        content: JsonValue,
+    ) -> (Pdu, RoomVersionRules) {
+        let (mut room, state) = TestRoom::populated(version);
+        let mut object = room.object(&state, "m.room.redaction", BOB, None, content);
+        if let Some(target) = top_level {
+            object.insert("redacts".to_owned(), target.to_owned().into());
+        }
+        (Pdu::from_object(object, &room.rules).unwrap(), room.rules)
+    }
+
+    #[test]
+    fn redaction_target_is_read_where_the_version_puts_it() {
+        for (version, expected) in [(RoomVersionId::V10, "$top"), (RoomVersionId::V11, "$in")] {
+            let (pdu, rules) = redaction(version, Some("$top"), json!({"redacts": "$in"}));
+            assert_eq!(pdu.redaction_target(&rules).unwrap().as_str(), expected);
+        }
+        let (pdu, rules) = redaction(RoomVersionId::V11, Some("$top"), json!({}));
+        assert_eq!(pdu.redaction_target(&rules), None);
+        let (pdu, rules) = redaction(RoomVersionId::V11, None, json!({"redacts": 7}));
+        assert_eq!(pdu.redaction_target(&rules), None);
+    }
+
+    #[test]
+    fn clients_find_the_redaction_target_in_both_places() {
+        for (version, top_level, content) in [
+            (RoomVersionId::V10, Some("$t"), json!({"reason": "r"})),
+            (
+                RoomVersionId::V11,
+                None,
+                json!({"reason": "r", "redacts": "$t"}),
+            ),
+        ] {
+            let (pdu, _) = redaction(version, top_level, content);
+            let shown = pdu.to_client_json(&ClientFormat::default());
+            assert_eq!(shown["redacts"], "$t");
+            assert_eq!(shown["content"], json!({"reason": "r", "redacts": "$t"}));
+        }
+    }
+
+    #[test]
+    fn clients_are_not_shown_a_second_redaction_target() {
+        let (pdu, _) = redaction(
+            RoomVersionId::V11,
+            Some("$innocent"),
+            json!({"redacts": "$t"}),
+        );
+        let shown = pdu.to_client_json(&ClientFormat::default());
+        assert_eq!(shown.get("redacts"), None);
+        assert_eq!(shown["content"]["redacts"], "$t");
+    }
+
+    #[test]
+    fn client_event_holds_what_the_specification_lists_and_no_more() {
+        let (room, state) = TestRoom::populated(RoomVersionId::V10);
+        let member = room
+            .fetch(&state[&crate::test_room::key("m.room.member", ALICE)])
+            .unwrap();
+        let unsigned = json!({"age": 12}).as_object().cloned();
+        let format = ClientFormat {
+            omit_room_id: false,
+            unsigned,
+        };
+        let shown = member.to_client_json(&format);
+        assert_eq!(
+            shown,
+            json!({
+                "content": {"membership": "join"},
+                "event_id": member.event_id,
+                "origin_server_ts": u64::from(member.origin_server_ts.0),
+                "room_id": "!room:a.example",
+                "sender": ALICE,
+                "state_key": ALICE,
+                "type": "m.room.member",
+                "unsigned": {"age": 12},
+            })
+        );
+        let raw = member.to_client_raw(&format).unwrap();
+        assert_eq!(serde_json::from_str::<JsonValue>(raw.get()).unwrap(), shown);
+        let bare = ClientFormat {
+            omit_room_id: true,
+            unsigned: None,
+        };
+        assert!(
+            !member
+                .to_client_raw(&bare)
+                .unwrap()
+                .get()
+                .contains("room_id")
+        );
+        let stripped: JsonValue =
+            serde_json::from_str(member.to_stripped().unwrap().get()).unwrap();
+        assert_eq!(
+            stripped,
+            json!({"content": {"membership": "join"}, "sender": ALICE, "state_key": ALICE, "type": "m.room.member"})
+        );
+    }
+
+    #[test]
+    fn membership_is_read_only_from_membership_state() {
+        let (mut room, state) = TestRoom::populated(RoomVersionId::V10);
+        let join = room
+            .fetch(&state[&crate::test_room::key("m.room.member", BOB)])
+            .unwrap();
+        assert_eq!(join.membership(), Some(MembershipState::Join));
+        let other = room.make(
+            &state,
+            "m.room.message",
+            BOB,
+            None,
+            json!({"membership": "join"}),
+        );
+        assert_eq!(other.membership(), None);
+    }
+}

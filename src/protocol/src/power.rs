@@ -186,3 +186,117 @@ impl PowerLevels {
         self.user_level(user) > self.user_level(target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+    use serde_json::json;
+
+    use super::*;
+    use crate::test_room::{ALICE, BOB, CAROL, TestRoom, key};
+
+    fn user(id: &str) -> &UserId {
+        id.try_into().unwrap()
+    }
+
+    fn levels(version: RoomVersionId, content: Option<serde_json::Value>) -> PowerLevels {
+        let (mut room, mut state) = TestRoom::new(version);
+        let create = room.fetch(&state[&key("m.room.create", "")]).unwrap();
+        let event = content.map(|content| {
+            let event_id = room.add(&mut state, "m.room.power_levels", ALICE, Some(""), content);
+            room.fetch(&event_id).unwrap()
+        });
+        PowerLevels::from_events(&room.rules, &create, event.as_deref()).unwrap()
+    }
+
+    #[test]
+    fn defaults_apply_without_the_event() {
+        let levels = levels(RoomVersionId::V10, None);
+        assert_eq!(
+            levels.user_level(user(ALICE)),
+            UserPowerLevel::Int(100.into())
+        );
+        assert_eq!(levels.user_level(user(BOB)), UserPowerLevel::Int(0.into()));
+        assert!(levels.can_send(user(BOB), &"m.room.message".into(), false));
+        assert!(!levels.can_send(user(BOB), &"m.room.topic".into(), true));
+        assert!(levels.can_invite(user(BOB)));
+        assert!(!levels.can_kick(user(BOB), user(CAROL)));
+        assert!(levels.can_ban(user(ALICE), user(CAROL)));
+    }
+
+    #[test]
+    fn creator_loses_the_default_level_once_there_is_an_event() {
+        let levels = levels(
+            RoomVersionId::V10,
+            Some(json!({"users": {BOB: 60}, "users_default": 1})),
+        );
+        assert_eq!(
+            levels.user_level(user(ALICE)),
+            UserPowerLevel::Int(1.into())
+        );
+        assert!(levels.can_ban(user(BOB), user(ALICE)));
+    }
+
+    #[test]
+    fn version_12_creators_outrank_everyone() {
+        let levels = levels(
+            RoomVersionId::V12,
+            Some(json!({"users": {BOB: 9_007_199_254_740_991i64}})),
+        );
+        assert_eq!(levels.user_level(user(ALICE)), UserPowerLevel::Infinite);
+        assert!(levels.can_kick(user(ALICE), user(BOB)));
+        assert!(!levels.can_kick(user(BOB), user(ALICE)));
+        assert!(!levels.can_kick(user(ALICE), user(ALICE)));
+    }
+
+    #[test]
+    fn moderators_act_only_on_lower_levels() {
+        let levels = levels(
+            RoomVersionId::V10,
+            Some(
+                json!({"users": {ALICE: 100, BOB: 50, CAROL: 50}, "ban": 60, "redact": 40, "events": {"m.x": 70}}),
+            ),
+        );
+        assert!(!levels.can_kick(user(BOB), user(CAROL)));
+        assert!(levels.can_kick(user(ALICE), user(CAROL)));
+        assert!(levels.can_kick(user(BOB), user("@d:d.example")));
+        assert!(!levels.can_ban(user(BOB), user("@d:d.example")));
+        assert!(!levels.can_unban(user(BOB), user("@d:d.example")));
+        assert!(levels.can_redact_others(user(BOB)));
+        assert!(!levels.can_send(user(BOB), &"m.x".into(), false));
+        assert!(levels.can_send(user(ALICE), &"m.x".into(), true));
+    }
+
+    #[test]
+    fn anyone_may_redact_on_their_own_server() {
+        let levels = levels(RoomVersionId::V10, None);
+        assert!(levels.can_redact(user(BOB), user("@other:b.example")));
+        assert!(!levels.can_redact(user(BOB), user(CAROL)));
+    }
+
+    #[test]
+    fn levels_as_strings_count_before_version_10_only() {
+        let content =
+            json!({"users": {ALICE: "100"}, "ban": "70", "notifications": {"room": "20"}});
+        let levels = levels(RoomVersionId::V9, Some(content.clone()));
+        assert_eq!(
+            levels.user_level(user(ALICE)),
+            UserPowerLevel::Int(100.into())
+        );
+        assert_eq!(levels.notifications_room, Int::from(20));
+        let (mut room, state) = TestRoom::new(RoomVersionId::V10);
+        let create = room.fetch(&state[&key("m.room.create", "")]).unwrap();
+        let event = room.make(&state, "m.room.power_levels", ALICE, Some(""), content);
+        assert!(PowerLevels::from_events(&room.rules, &create, Some(&event)).is_err());
+    }
+
+    #[test]
+    fn notifying_the_room_takes_a_level_of_its_own() {
+        let levels = levels(
+            RoomVersionId::V10,
+            Some(json!({"users": {BOB: 20}, "notifications": {"room": 20}})),
+        );
+        assert!(levels.can_notify_room(user(BOB)));
+        assert!(!levels.can_notify_room(user(CAROL)));
+    }
+}

@@ -3,9 +3,8 @@
 //! Differences between versions live in ruma's rules structs and are asked for by name
 //! (`rules.authorization.restricted_join_rule`), never by comparing version numbers.
 //!
-//! Version 1 is not supported: its state resolution algorithm exists in no library used here. Versions 2 to 5
-//! are supported except for events whose JSON is not canonical JSON (numbers with a fraction, integers beyond
-//! 2^53), which those versions tolerated; such an event is dropped.
+//! Versions 1 to 5 tolerated events whose JSON is not canonical JSON (numbers with a fraction, integers beyond
+//! 2^53). Such an event is dropped here; everything else of those versions is supported.
 
 use ruma::{
     RoomVersionId,
@@ -15,6 +14,7 @@ use ruma::{
 
 /// Every supported version, oldest first.
 pub const SUPPORTED: &[RoomVersionId] = &[
+    RoomVersionId::V1,
     RoomVersionId::V2,
     RoomVersionId::V3,
     RoomVersionId::V4,
@@ -62,17 +62,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_supported_version_has_rules_and_a_state_resolution() {
-        assert_eq!(supported().len(), SUPPORTED.len());
-        for version in SUPPORTED {
-            let rules = rules(version).unwrap();
-            assert!(rules.state_res.v2_rules().is_some(), "{version}");
+    fn every_supported_version_has_rules_and_is_stable() {
+        assert_eq!(supported().len(), 12);
+        for (version, stability) in supported() {
+            assert!(rules(&version).is_some() && is_supported(&version));
+            assert_eq!(stability, RoomVersionStability::Stable);
         }
     }
 
     #[test]
-    fn unknown_and_unresolvable_versions_are_refused() {
-        assert!(rules(&RoomVersionId::V1).is_none());
-        assert!(rules(&RoomVersionId::try_from("org.example.future").unwrap()).is_none());
+    fn unknown_versions_are_refused() {
+        let future = RoomVersionId::try_from("org.example.future").unwrap();
+        assert!(rules(&future).is_none() && !is_supported(&future));
     }
 }

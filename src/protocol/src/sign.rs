@@ -114,11 +114,9 @@ impl ServerSigner {
         else {
             return Err(KeyError::Malformed);
         };
-        let seed = STANDARD_NO_PAD
-            .decode(seed.trim_end_matches('='))
-            .map_err(|_| KeyError::Malformed)?;
-        let seed = <[u8; 32]>::try_from(seed.as_slice()).map_err(|_| KeyError::Malformed)?;
-        Self::from_seed(server_name, version, &seed)
+        // ruma's decoder does not mind padding or stray bits in the last character; other servers write both.
+        let seed = Base64::<Standard, [u8; 32]>::parse(seed).map_err(|_| KeyError::Malformed)?;
+        Self::from_seed(server_name, version, seed.as_inner())
     }
 
     /// The line [`ServerSigner::from_text`] reads. It holds the secret.
@@ -450,4 +448,291 @@ pub fn key_valid_for_event(
 ) -> bool {
     !rules.enforce_key_validity
         || origin_server_ts <= valid_until_ts.min(fetched_at.saturating_add(MAX_KEY_VALIDITY_MS))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::RoomVersionId;
+    use serde_json::{Value as JsonValue, json};
+
+    use super::*;
+    use crate::{json::parse_strict, redact::redact_object};
+
+    // The specification prints it with a last `1`, whose stray bits do not survive writing it again.
+    const SEED: &str = "YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0";
+
+    fn signer(server: &str) -> ServerSigner {
+        ServerSigner::from_text(server.try_into().unwrap(), &format!("ed25519 1 {SEED}")).unwrap()
+    }
+
+    fn object(value: JsonValue) -> CanonicalJsonObject {
+        parse_strict(&value.to_string()).unwrap()
+    }
+
+    fn signature(object: &CanonicalJsonObject, server: &str) -> String {
+        signatures_of(object, server).unwrap()["ed25519:1"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    }
+
+    #[test]
+    fn json_signatures_match_the_specification() {
+        for (value, expected) in [
+            (
+                json!({}),
+                "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ",
+            ),
+            (
+                json!({"one": 1, "two": "Two"}),
+                "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
+            ),
+        ] {
+            let mut signed = object(value);
+            signer("domain").sign_json(&mut signed).unwrap();
+            assert_eq!(signature(&signed, "domain"), expected);
+            verify_json("domain", &signer("domain").public_keys(), &signed).unwrap();
+        }
+    }
+
+    #[test]
+    fn event_hashes_and_signatures_match_the_specification() {
+        let rules = RoomVersionId::V3.rules().unwrap();
+        let minimal = json!({
+            "room_id": "!x:domain", "sender": "@a:domain", "origin": "domain", "origin_server_ts": 1_000_000,
+            "signatures": {}, "hashes": {}, "type": "X", "content": {}, "prev_events": [], "auth_events": [],
+            "depth": 3, "unsigned": {"age_ts": 1_000_000},
+        });
+        let redactable = json!({
+            "content": {"body": "Here is the message content"}, "event_id": "$0:domain", "origin": "domain",
+            "origin_server_ts": 1_000_000, "type": "m.room.message", "room_id": "!r:domain",
+            "sender": "@u:domain", "signatures": {}, "unsigned": {"age_ts": 1_000_000},
+        });
+        for (event, hash, expected) in [
+            (
+                minimal,
+                "5jM4wQpv6lnBo7CLIghJuHdW+s2CMBJPUOGOC89ncos",
+                "KxwGjPSDEtvnFgU00fwFz+l6d2pJM6XBIaMEn81SXPTRl16AqLAYqfIReFGZlHi5KLjAWbOoMszkwsQma+lYAg",
+            ),
+            (
+                redactable,
+                "onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g",
+                "Wm+VzmOUOz08Ds+0NTWb1d4CZrVsJSikkeRxh6aCcUwu6pNC78FunoD7KNWzqFn241eYHYMGCA5McEiVPdhzBA",
+            ),
+        ] {
+            let mut event = object(event);
+            signer("domain")
+                .hash_and_sign_event(&mut event, &rules)
+                .unwrap();
+            assert_eq!(
+                string(event["hashes"].as_object().unwrap(), "sha256"),
+                Some(hash)
+            );
+            assert_eq!(signature(&event, "domain"), expected);
+            let keys = signer("domain").public_keys();
+            assert_eq!(verify_event(&event, &rules, &keys).unwrap(), Verified::All);
+        }
+    }
+
+    #[test]
+    fn key_text_round_trips_and_hides_from_debug() {
+        let key =
+            ServerSigner::from_text("x".try_into().unwrap(), &format!("ed25519 a_bcde {SEED}\n"))
+                .unwrap();
+        assert_eq!(key.key_id().as_str(), "ed25519:a_bcde");
+        assert_eq!(key.to_text(), format!("ed25519 a_bcde {SEED}\n"));
+        assert_eq!(
+            key.verify_key_base64(),
+            "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI"
+        );
+        assert!(!format!("{key:?}").contains(SEED));
+        let stray = ServerSigner::from_text(
+            "x".try_into().unwrap(),
+            "ed25519 a YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1=",
+        );
+        assert_eq!(stray.unwrap().verify_key_base64(), key.verify_key_base64());
+        for text in [
+            "",
+            "ed25519 a",
+            "rsa a YQ",
+            "ed25519 a_b YQ",
+            "ed25519 a-b !",
+            "ed25519 a b c",
+        ] {
+            assert!(
+                ServerSigner::from_text("x".try_into().unwrap(), text).is_err(),
+                "{text}"
+            );
+        }
+        assert!(ServerSigner::from_seed("x".try_into().unwrap(), "a:b", &[0; 32]).is_err());
+    }
+
+    #[test]
+    fn generated_keys_differ_and_can_be_read_back() {
+        let generate =
+            || ServerSigner::generate("x".try_into().unwrap(), &mut rand::rngs::SysRng).unwrap();
+        let (one, two) = (generate(), generate());
+        assert_ne!(one.verify_key_base64(), two.verify_key_base64());
+        let read = ServerSigner::from_text("x".try_into().unwrap(), &one.to_text()).unwrap();
+        assert_eq!(read.verify_key_base64(), one.verify_key_base64());
+        assert_eq!(read.key_id(), one.key_id());
+    }
+
+    fn message(sender: &str) -> JsonValue {
+        json!({
+            "room_id": "!x:a", "sender": sender, "origin_server_ts": 1, "type": "m.room.message",
+            "content": {"body": "hi"}, "prev_events": [], "auth_events": [], "depth": 3,
+        })
+    }
+
+    #[test]
+    fn changed_body_leaves_signatures_and_breaks_the_hash() {
+        let rules = RoomVersionId::V10.rules().unwrap();
+        let mut event = object(message("@u:a"));
+        signer("a").hash_and_sign_event(&mut event, &rules).unwrap();
+        event.insert(
+            "content".to_owned(),
+            CanonicalJsonValue::Object(object(json!({"body": "forged"}))),
+        );
+        let keys = signer("a").public_keys();
+        assert_eq!(
+            verify_event(&event, &rules, &keys).unwrap(),
+            Verified::Signatures
+        );
+        let redacted = redact_object(event.clone(), &rules).unwrap();
+        assert_eq!(
+            verify_event(&redacted, &rules, &keys).unwrap(),
+            Verified::Signatures
+        );
+        event.insert("sender".to_owned(), "@v:a".to_owned().into());
+        assert!(matches!(
+            verify_event(&event, &rules, &keys),
+            Err(VerifyError::WrongSignature(_))
+        ));
+    }
+
+    #[test]
+    fn every_failure_of_a_signature_is_told_apart() {
+        let rules = RoomVersionId::V10.rules().unwrap();
+        let mut event = object(message("@u:a"));
+        assert!(
+            matches!(required_signers(&event, &rules), Err(VerifyError::NoSignature(server)) if server == "a")
+        );
+        signer("b").hash_and_sign_event(&mut event, &rules).unwrap();
+        assert!(matches!(
+            verify_event(&event, &rules, &PublicKeys::new()),
+            Err(VerifyError::NoSignature(_))
+        ));
+        signer("a").sign_event(&mut event, &rules).unwrap();
+        assert!(matches!(
+            verify_event(&event, &rules, &PublicKeys::new()),
+            Err(VerifyError::NoKey(_))
+        ));
+        // The signature of a server nobody asked about does not matter.
+        assert!(verify_event(&event, &rules, &signer("a").public_keys()).is_ok());
+        let sender = object(json!({"content": {}, "type": "m.x"}));
+        assert!(matches!(
+            required_signers(&sender, &rules),
+            Err(VerifyError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn authorising_server_signs_joins_and_nothing_else() {
+        let signers = |kind: &str, membership: &str, version: RoomVersionId| {
+            let mut event = message("@u:a");
+            event["type"] = kind.into();
+            event["content"] =
+                json!({"membership": membership, "join_authorised_via_users_server": "@v:b"});
+            event["signatures"] =
+                json!({"a": {"ed25519:1": "s"}, "b": {"ed25519:1": "s", "rsa:1": "s"}});
+            let signers = required_signers(&object(event), &version.rules().unwrap()).unwrap();
+            signers
+                .keys()
+                .map(|server| server.to_string())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(signers("m.room.member", "join", RoomVersionId::V8), "a b");
+        assert_eq!(signers("m.room.member", "join", RoomVersionId::V7), "a");
+        assert_eq!(signers("m.room.member", "leave", RoomVersionId::V8), "a");
+        assert_eq!(signers("m.room.message", "join", RoomVersionId::V8), "a");
+    }
+
+    #[test]
+    fn third_party_invite_needs_no_signature_of_the_sender() {
+        let mut event = message("@u:a");
+        event["type"] = "m.room.member".into();
+        event["content"] = json!({"membership": "invite", "third_party_invite": {}});
+        assert!(
+            required_signers(&object(event.clone()), &RoomVersionId::V10.rules().unwrap())
+                .unwrap()
+                .is_empty()
+        );
+        event["content"]["membership"] = "join".into();
+        assert!(required_signers(&object(event), &RoomVersionId::V10.rules().unwrap()).is_err());
+    }
+
+    #[test]
+    fn server_in_the_event_id_signs_in_version_2() {
+        let mut event = message("@u:a");
+        event["event_id"] = "$e:b".into();
+        event["signatures"] = json!({"a": {"ed25519:1": "s"}, "b": {"ed25519:1": "s"}});
+        let signers = |version: RoomVersionId| {
+            required_signers(&object(event.clone()), &version.rules().unwrap())
+                .unwrap()
+                .len()
+        };
+        assert_eq!(signers(RoomVersionId::V2), 2);
+        assert_eq!(signers(RoomVersionId::V3), 1);
+    }
+
+    #[test]
+    fn keys_expire_from_version_5() {
+        let day = 24 * 60 * 60 * 1000;
+        let valid = |version: RoomVersionId, valid_until: u64, fetched: u64, event: u64| {
+            key_valid_for_event(&version.rules().unwrap(), valid_until, fetched, event)
+        };
+        assert!(valid(RoomVersionId::V4, 10, 0, 11));
+        assert!(valid(RoomVersionId::V5, 10, 0, 10));
+        assert!(!valid(RoomVersionId::V5, 10, 0, 11));
+        assert!(valid(RoomVersionId::V5, 100 * day, day, 8 * day));
+        assert!(!valid(RoomVersionId::V5, 100 * day, day, 8 * day + 1));
+    }
+
+    #[test]
+    fn other_entities_cannot_spoil_a_wanted_signature() {
+        let mut signed = object(json!({"a": 1}));
+        signer("a").sign_json(&mut signed).unwrap();
+        let signatures = signed
+            .get_mut("signatures")
+            .unwrap()
+            .as_object_mut()
+            .unwrap();
+        signatures.insert(
+            "b".to_owned(),
+            CanonicalJsonValue::String("nonsense".to_owned()),
+        );
+        let entry = signatures.get_mut("a").unwrap().as_object_mut().unwrap();
+        entry.insert(
+            "ed25519:lost".to_owned(),
+            CanonicalJsonValue::String("nonsense".to_owned()),
+        );
+        entry.insert("dilithium:1".to_owned(), CanonicalJsonValue::Null);
+        verify_json("a", &signer("a").public_keys(), &signed).unwrap();
+        assert!(matches!(
+            verify_json("b", &signer("a").public_keys(), &signed),
+            Err(VerifyError::NoSignature(_))
+        ));
+    }
+
+    #[test]
+    fn text_signature_round_trips() {
+        let key = signer("a");
+        let signature = key.sign_bytes(b"text");
+        verify_bytes("a", "ed25519:1", &key.public_keys(), &signature, b"text").unwrap();
+        assert!(verify_bytes("a", "ed25519:1", &key.public_keys(), &signature, b"tex").is_err());
+        assert!(verify_bytes("a", "ed25519:2", &key.public_keys(), &signature, b"text").is_err());
+        assert!(verify_bytes("a", "ed25519:1", &key.public_keys(), "!", b"text").is_err());
+    }
 }
