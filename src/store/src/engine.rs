@@ -23,6 +23,16 @@ pub enum Write {
 #[error("storage engine: {0}")]
 pub struct EngineError(pub String);
 
+/// The words by which an engine says that its disk is full; see [`EngineError::is_full`].
+pub const NO_SPACE: &str = "no space left on the disk";
+
+impl EngineError {
+    /// Whether the cause is a full disk, so that the same write may succeed later.
+    pub fn is_full(&self) -> bool {
+        self.0.contains(NO_SPACE)
+    }
+}
+
 pub type ScanItem = Result<(Bytes, Bytes), EngineError>;
 
 /// A sorted map of bytes with atomic batches.

@@ -77,7 +77,8 @@ impl Interner {
         let mut batch = Batch::new();
         batch.put(forward, key, &fresh);
         batch.put(reverse, &fresh, text);
-        store.enqueue(batch)?;
+        // Whoever uses the number waits for a later batch, or a barrier: this one is then durable too.
+        drop(store.enqueue(batch)?);
         next.fetch_add(1, Ordering::Relaxed);
         Ok(fresh)
     }

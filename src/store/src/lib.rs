@@ -21,7 +21,7 @@ pub use batch::{Batch, Domain, Topic};
 pub use engine::{Direction, Engine, EngineError, Write};
 pub use ids::{EventNid, Order, Position, RoomNid, StateKeyNid};
 pub use key::{Key, KeyReader, KeyWriter};
-pub use log::{CommitError, Durability, Ticket};
+pub use log::{CommitError, Durability, OpenError, Ticket};
 pub use memory::MemoryEngine;
 pub use record::{DecodeError, Json, Stamped, Value, ValueWriter};
 pub use store::{Store, StoreError};

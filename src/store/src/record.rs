@@ -1,6 +1,7 @@
 //! Encoding of values: versioned records, JSON, plain bytes, and values stamped with their position in the log.
 
 use bytes::Bytes;
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::ids::{EventNid, Order, Position, RoomNid, StateKeyNid};
@@ -180,6 +181,21 @@ impl Value for Order {
         }
     }
 }
+
+macro_rules! identifier_value {
+    ($($id:ident),*) => {$(
+        impl Value for $id {
+            fn encode(&self, writer: &mut ValueWriter) {
+                writer.bytes(self.as_bytes());
+            }
+            fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+                let text = String::decode(bytes)?;
+                <$id>::try_from(text).map_err(|_| DecodeError::new(concat!("value is not a valid ", stringify!($id))))
+            }
+        }
+    )*};
+}
+identifier_value!(OwnedUserId, OwnedEventId, OwnedRoomId, OwnedRoomAliasId, OwnedServerName);
 
 /// A value with the position at which it was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
