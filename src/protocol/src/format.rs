@@ -5,7 +5,7 @@
 //! `origin_server_ts`. Signatures, hashes and authorization are not checked here.
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, Int, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, RoomId, UserId,
     room_version_rules::{
         EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules,
     },
@@ -287,7 +287,7 @@ fn check_no_create_in_auth_events(
     event: &CanonicalJsonObject,
     room_id: &RoomId,
 ) -> Result<(), FormatError> {
-    let create_hash = room_id.as_str().trim_start_matches('!');
+    let create_hash = room_id.strip_sigil();
     let named = event
         .get("auth_events")
         .and_then(|list| list.as_array())
@@ -305,11 +305,7 @@ fn check_no_create_in_auth_events(
 /// A non-negative integer. The upper bound, 2^53 - 1, comes with canonical JSON.
 fn check_count(event: &CanonicalJsonObject, field: &'static str) -> Result<(), FormatError> {
     match event.get(field) {
-        Some(CanonicalJsonValue::Integer(value))
-            if *value >= Int::MIN && i64::from(*value) >= 0 =>
-        {
-            Ok(())
-        }
+        Some(CanonicalJsonValue::Integer(value)) if i64::from(*value) >= 0 => Ok(()),
         Some(CanonicalJsonValue::Integer(_)) => Err(invalid(field, "negative")),
         Some(_) => Err(FormatError::WrongType {
             field,

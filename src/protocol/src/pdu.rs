@@ -85,12 +85,12 @@ impl Pdu {
     ///
     /// `json` is what [`Pdu::json`] returned.
     pub fn from_stored(
-        event_id: OwnedEventId,
+        event_id: impl Into<OwnedEventId>,
         json: &str,
         rejected: bool,
-        room_id: OwnedRoomId,
+        room_id: impl Into<OwnedRoomId>,
     ) -> Result<Self, FormatError> {
-        Self::read(event_id, json.into(), rejected, Some(room_id))
+        Self::read(event_id.into(), json.into(), rejected, Some(room_id.into()))
     }
 
     fn read(
@@ -369,11 +369,13 @@ pub fn event_id(
 
 /// The room a version 12 create event opens: its own id, under the room sigil.
 fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, FormatError> {
-    RoomId::parse(format!("!{}", event_id.as_str().trim_start_matches('$'))).map_err(|error| {
-        FormatError::Invalid {
-            field: "event_id",
-            reason: error.to_string(),
-        }
+    RoomId::parse(format!(
+        "!{}",
+        event_id.as_str().strip_prefix('$').unwrap_or_default()
+    ))
+    .map_err(|error| FormatError::Invalid {
+        field: "event_id",
+        reason: error.to_string(),
     })
 }
 
