@@ -565,4 +565,32 @@ mod tests {
         assert!(with(&RoomVersionId::V11, "room_id", json!("!hash")).is_err());
         assert!(with(&RoomVersionId::V12, "room_id", json!("!hash")).is_ok());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_passes_the_check_is_read_and_reads_back(
+            version in 0..VERSIONS.len(),
+            field in 0..16usize,
+            value in crate::json::tests::arbitrary_json(),
+        ) {
+            let version = &VERSIONS[version];
+            let rules = version.rules().unwrap();
+            let mut event = event(version);
+            let fields = ["type", "sender", "room_id", "content", "depth", "origin_server_ts", "prev_events",
+                "auth_events", "hashes", "signatures", "event_id", "state_key", "redacts", "unsigned", "origin", ""];
+            event[fields[field]] = value;
+            let object = parse_strict(&event.to_string()).unwrap();
+            let checked = check_fields(&object, &rules);
+            match crate::Pdu::from_object(object, &rules) {
+                Ok(pdu) => {
+                    let again = crate::Pdu::from_object(pdu.object().unwrap(), &rules).unwrap();
+                    proptest::prop_assert_eq!(again.event_id, pdu.event_id);
+                }
+                Err(error) => proptest::prop_assert!(
+                    checked.is_err() || fields[field] == "unsigned" || matches!(error, FormatError::TooLarge { .. }),
+                    "passed the check, then: {error}"
+                ),
+            }
+        }
+    }
 }

@@ -175,7 +175,7 @@ fn write_lenient(value: &serde_json::Value, out: &mut String) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -273,7 +273,7 @@ mod tests {
         );
     }
 
-    fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
+    pub(crate) fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
         let leaf = prop_oneof![
             Just(serde_json::Value::Null),
             any::<bool>().prop_map(Into::into),

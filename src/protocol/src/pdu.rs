@@ -109,10 +109,10 @@ impl Pdu {
         if fields.kind == TimelineEventType::RoomRedaction
             && let Ok(content) = serde_json::from_str::<RedactsField>(fields.content.get())
         {
-            redacts_content = content.redacts.and_then(as_event_id);
+            redacts_content = content.redacts.as_deref().and_then(as_event_id);
         }
         let redacts_top_level = (fields.kind == TimelineEventType::RoomRedaction)
-            .then_some(fields.redacts)
+            .then_some(fields.redacts.as_deref())
             .flatten()
             .and_then(as_event_id);
         Ok(Self {
@@ -379,7 +379,7 @@ fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, FormatError> {
     })
 }
 
-fn as_event_id(raw: Box<RawJsonValue>) -> Option<OwnedEventId> {
+fn as_event_id(raw: &RawJsonValue) -> Option<OwnedEventId> {
     serde_json::from_str(raw.get()).ok()
 }
 
