@@ -3,8 +3,20 @@
 //! Table ids are never reused. Ranges: 1-9 the store itself, 10-39 rooms, 40-59 accounts, 60-79 end-to-end encryption,
 //! 80-99 federation, 100-109 media, 110-139 what sync reads beside rooms, 140-159 rooms again.
 
+pub mod account_data;
+pub mod accounts;
+pub mod auth_chain;
+pub mod destinations;
 pub mod domains;
+pub mod e2ee;
 pub mod events;
 pub mod interned;
+pub mod key_backup;
+pub mod media;
+pub mod outgoing;
+pub mod presence;
+pub mod receipts;
 pub mod rooms;
+pub mod server_keys;
 pub mod state;
+pub mod to_device;
