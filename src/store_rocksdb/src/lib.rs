@@ -1,0 +1,192 @@
+//! The RocksDB engine: the one crate that links RocksDB.
+//!
+//! One column family; keys begin with their table's id. RocksDB's own write-ahead log is off: the store's log stands in front of the
+//! engine, and replays what RocksDB had not yet written to its files. Nothing here knows tables or positions.
+//!
+//! **A full disk.** When RocksDB cannot write its files it refuses further writes ([`EngineError::is_full`]), and its own file manager
+//! looks every few seconds whether there is space again; writes then succeed without a restart. Rust's binding offers no way to hurry
+//! this.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use chappe_store::{
+    Direction, Engine, EngineError, Write,
+    engine::{NO_SPACE, ScanItem},
+};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, DataBlockIndexType, FlushOptions, LogLevel, Options,
+    ReadOptions, WriteBatch, WriteOptions,
+};
+
+/// How much memory, threads and files RocksDB may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RocksOptions {
+    /// Bytes of memory for blocks read from disk, their indexes and filters included.
+    pub cache_bytes: usize,
+    /// Bytes collected in memory before they are written to a file. Up to three such buffers exist at a time.
+    pub write_buffer_bytes: usize,
+    /// Threads that write and compact files.
+    pub background_jobs: u16,
+    /// Files kept open at a time.
+    pub open_files_max: u16,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20, write_buffer_bytes: 64 << 20, background_jobs: 2, open_files_max: 512 }
+    }
+}
+
+/// An open RocksDB database.
+pub struct RocksEngine {
+    db: DB,
+}
+
+impl RocksEngine {
+    /// Opens the database in `path`, or makes it.
+    ///
+    /// # Errors
+    /// Fails if another process has it open, and if it is damaged.
+    pub fn open(path: &Path, options: &RocksOptions) -> Result<Self, EngineError> {
+        std::fs::create_dir_all(path).map_err(|error| EngineError(format!("{}: {error}", path.display())))?;
+        match DB::open(&database_options(options), path) {
+            Ok(db) => Ok(Self { db }),
+            Err(error) if is_locked(&error) => {
+                Err(EngineError(format!("{} is in use by another process; stop it first ({error})", path.display())))
+            }
+            Err(error) => {
+                let EngineError(what) = engine_error(&error);
+                Err(EngineError(format!("{}: {what}", path.display())))
+            }
+        }
+    }
+}
+
+fn database_options(options: &RocksOptions) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_lru_cache(options.cache_bytes));
+    blocks.set_block_size(8 << 10);
+    // Most point reads are for keys that may not exist (is this event known?): the filter answers them without a read.
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_whole_key_filtering(true);
+    blocks.set_optimize_filters_for_memory(true);
+    blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+    // Indexes and filters count against the cache, so that memory stays bounded as the database grows.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+    let mut database = Options::default();
+    database.create_if_missing(true);
+    database.set_block_based_table_factory(&blocks);
+    database.set_paranoid_checks(true);
+    database.set_compression_type(DBCompressionType::Lz4);
+    database.set_bottommost_compression_type(DBCompressionType::Zstd);
+    database.set_write_buffer_size(options.write_buffer_bytes);
+    database.set_max_write_buffer_number(3);
+    database.set_memtable_whole_key_filtering(true);
+    database.set_memtable_prefix_bloom_ratio(0.02);
+    database.set_max_background_jobs(i32::from(options.background_jobs));
+    database.set_max_open_files(i32::from(options.open_files_max));
+    // Spread the writing back of large files, so that the log's fsync does not wait behind them.
+    database.set_bytes_per_sync(1 << 20);
+    database.set_log_level(LogLevel::Warn);
+    database.set_max_log_file_size(8 << 20);
+    database.set_keep_log_file_num(4);
+    database.set_stats_dump_period_sec(0);
+    database
+}
+
+impl Engine for RocksEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let value = self.db.get_pinned(key).map_err(|error| engine_error(&error))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn scan<'a>(&'a self, start: &[u8], end: &[u8], direction: Direction) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
+        if start >= end {
+            return Box::new(std::iter::empty());
+        }
+        let mut bounds = ReadOptions::default();
+        bounds.set_iterate_lower_bound(start);
+        bounds.set_iterate_upper_bound(end);
+        let mut rows = self.db.raw_iterator_opt(bounds);
+        match direction {
+            Direction::Forward => rows.seek_to_first(),
+            Direction::Reverse => rows.seek_to_last(),
+        }
+        Box::new(Scan { rows, direction, at: At::Row })
+    }
+
+    fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
+        let mut batch = WriteBatch::default();
+        for write in writes {
+            match write {
+                Write::Put { key, value } => batch.put(key, value),
+                Write::Delete { key } => batch.delete(key),
+                // RocksDB refuses ranges that end before they start; here they are empty.
+                Write::DeleteRange { start, end } if start >= end => {}
+                Write::DeleteRange { start, end } => batch.delete_range(start, end),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(|error| engine_error(&error))
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_opt(&options).map_err(|error| engine_error(&error))
+    }
+}
+
+struct Scan<'a> {
+    rows: DBRawIteratorWithThreadMode<'a, DB>,
+    direction: Direction,
+    at: At,
+}
+
+#[derive(PartialEq, Eq)]
+enum At {
+    /// The iterator stands on a row that has not been given out, or has come to its end.
+    Row,
+    /// The iterator stands on the row given out last.
+    Given,
+    End,
+}
+
+impl Iterator for Scan<'_> {
+    type Item = ScanItem;
+
+    fn next(&mut self) -> Option<ScanItem> {
+        match (&self.at, self.direction) {
+            (At::End, _) => return None,
+            (At::Row, _) => {}
+            (At::Given, Direction::Forward) => self.rows.next(),
+            (At::Given, Direction::Reverse) => self.rows.prev(),
+        }
+        if let Some((key, value)) = self.rows.item() {
+            self.at = At::Given;
+            return Some(Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))));
+        }
+        self.at = At::End;
+        // A block that cannot be read ends the iterator as if there were no more rows; its status tells the difference.
+        self.rows.status().err().map(|error| Err(engine_error(&error)))
+    }
+}
+
+fn is_locked(error: &rocksdb::Error) -> bool {
+    let text: &str = error.as_ref();
+    text.contains("While lock file") || text.contains("lock hold by current process")
+}
+
+fn engine_error(error: &rocksdb::Error) -> EngineError {
+    let text: &str = error.as_ref();
+    let full = ["No space left on device", "Disk quota exceeded", "Space limit reached", "Max allowed space was reached"];
+    if full.iter().any(|sign| text.contains(sign)) { EngineError(format!("{NO_SPACE} ({text})")) } else { EngineError(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests;
