@@ -1,0 +1,234 @@
+//! One-time keys and fallback keys: counted, and claimed in the order of their upload.
+//!
+//! Spec: Client-Server API, One-time and fallback keys.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chappe_store::{
+    Batch, Direction, Domain, Store, StoreError, Topic,
+    tables::e2ee::{
+        FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS, OneTimeKeyRecord,
+    },
+};
+use futures_util::future::join_all;
+use ruma::{
+    DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedUserId, UInt, UserId,
+    api::{client::keys::claim_keys::v3, federation::keys::claim_keys::v1},
+    encryption::OneTimeKey,
+    serde::Raw,
+};
+use serde_json::{Value, value::RawValue};
+
+use crate::guarded::commit_guarded;
+
+use super::{Keys, KeysError, REMOTE_TIMEOUT_DEFAULT, REMOTE_TIMEOUT_MAX, UploadError, by_server, failure_json, is_storable};
+
+/// How many one-time keys of one algorithm a device may keep here. Clients keep about 50.
+const ONE_TIME_KEYS_MAX: u64 = 10_000;
+
+/// Device -> algorithm: which keys of a user are wanted.
+type Claims = BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>;
+
+/// The unclaimed one-time keys of a device, by algorithm. `signed_curve25519` is always listed, so that clients hear of zero.
+pub fn one_time_key_counts(
+    store: &Store,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>, StoreError> {
+    let mut counts = BTreeMap::from([(OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN)]);
+    for row in store.scan(&ONE_TIME_KEY_PLACES, &(user.to_owned(), device.to_owned()), Direction::Forward) {
+        let ((_, _, algorithm, _), _) = row?;
+        let count: &mut UInt = counts.entry(algorithm.into()).or_default();
+        *count = count.saturating_add(UInt::from(1_u8));
+    }
+    Ok(counts)
+}
+
+/// The algorithms for which a device has a fallback key that was not given out yet.
+pub fn unused_fallback_key_types(store: &Store, user: &UserId, device: &DeviceId) -> Result<Vec<OneTimeKeyAlgorithm>, StoreError> {
+    let mut algorithms = Vec::new();
+    for row in store.scan(&FALLBACK_KEYS, &(user.to_owned(), device.to_owned()), Direction::Forward) {
+        let ((_, _, algorithm), key) = row?;
+        if !key.used {
+            algorithms.push(algorithm.into());
+        }
+    }
+    Ok(algorithms)
+}
+
+/// Puts newly uploaded one-time keys behind those that wait.
+///
+/// A key that is already there with the same content is left as it is; with other content the upload is refused.
+pub(super) fn queue_one_time_keys(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+    keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
+) -> Result<(), UploadError> {
+    let mut kept: BTreeMap<String, u64> = BTreeMap::new();
+    for row in store.scan(&ONE_TIME_KEY_PLACES, &(user.to_owned(), device.to_owned()), Direction::Forward) {
+        let ((_, _, algorithm, _), _) = row?;
+        *kept.entry(algorithm).or_default() += 1;
+    }
+    for (name, key) in keys {
+        let (algorithm, key_id) = check_key(name, key)?;
+        let place = (user.to_owned(), device.to_owned(), algorithm.to_owned(), key_id.to_owned());
+        if let Some(position) = store.get(&ONE_TIME_KEY_PLACES, &place)? {
+            let existing = store.get(&ONE_TIME_KEYS, &(place.0, place.1, place.2, position))?;
+            if existing.is_some_and(|existing| !is_same_json(&existing.json, key.json())) {
+                return Err(UploadError::OneTimeKeyExists { key_id: name.to_string() });
+            }
+            continue;
+        }
+        let count = kept.entry(algorithm.to_owned()).or_default();
+        *count += 1;
+        if *count > ONE_TIME_KEYS_MAX {
+            return Err(UploadError::TooManyKeys);
+        }
+        let position = batch.next_position();
+        batch.put(&ONE_TIME_KEY_PLACES, &place, &position);
+        let record = OneTimeKeyRecord { key_id: place.3, json: key.json().get().to_owned() };
+        batch.put(&ONE_TIME_KEYS, &(place.0, place.1, place.2, position), &record);
+    }
+    Ok(())
+}
+
+/// Puts newly uploaded fallback keys in the place of the old ones. The same key again stays as used as it was.
+pub(super) fn queue_fallback_keys(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+    keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
+) -> Result<(), UploadError> {
+    for (name, key) in keys {
+        let (algorithm, key_id) = check_key(name, key)?;
+        let row = (user.to_owned(), device.to_owned(), algorithm.to_owned());
+        let existing = store.get(&FALLBACK_KEYS, &row)?;
+        if existing.is_some_and(|existing| existing.key_id == key_id && is_same_json(&existing.json, key.json())) {
+            continue;
+        }
+        let record = FallbackKeyRecord { key_id: key_id.to_owned(), json: key.json().get().to_owned(), used: false };
+        batch.put(&FALLBACK_KEYS, &row, &record);
+    }
+    Ok(())
+}
+
+fn check_key<'a>(name: &'a OwnedOneTimeKeyId, key: &Raw<OneTimeKey>) -> Result<(&'a str, &'a str), UploadError> {
+    let invalid = || UploadError::BadKey { key_id: name.to_string() };
+    let (algorithm, key_id) = name.as_str().split_once(':').ok_or_else(invalid)?;
+    if !is_storable(algorithm) || !is_storable(key_id) {
+        return Err(invalid());
+    }
+    match serde_json::from_str(key.json().get()) {
+        Ok(Value::String(_)) => Ok((algorithm, key_id)),
+        Ok(Value::Object(object)) if object.get("key").is_some_and(Value::is_string) => Ok((algorithm, key_id)),
+        _ => Err(invalid()),
+    }
+}
+
+fn is_same_json(stored: &str, uploaded: &RawValue) -> bool {
+    match (serde_json::from_str::<Value>(stored), serde_json::from_str::<Value>(uploaded.get())) {
+        (Ok(stored), Ok(uploaded)) => stored == uploaded,
+        _ => false,
+    }
+}
+
+impl Keys {
+    /// Claims a one-time key, or else the fallback key, of each device asked for. Each one-time key is given out once, ever:
+    /// the answer waits until the claim is durable.
+    ///
+    /// Spec: Client-Server API, `POST /keys/claim`.
+    pub async fn claim(
+        &self,
+        wanted: BTreeMap<OwnedUserId, Claims>,
+        timeout: Option<Duration>,
+    ) -> Result<v3::Response, KeysError> {
+        let timeout = timeout.unwrap_or(REMOTE_TIMEOUT_DEFAULT).min(REMOTE_TIMEOUT_MAX);
+        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) = wanted.into_iter().partition(|(user, _)| self.is_local(user));
+
+        let mut answer = v3::Response::new(self.claim_local(local).await?);
+        let fetches = by_server(remote).into_iter().map(|(server, users)| async move {
+            let request = v1::Request::new(users.clone());
+            let fetched = self.federation.fetch_claimed_keys(&server, request, timeout).await;
+            (server, users, fetched)
+        });
+        for (server, users, fetched) in join_all(fetches).await {
+            match fetched {
+                Ok(response) => {
+                    answer.one_time_keys.extend(response.one_time_keys.into_iter().filter_map(|(user, devices)| {
+                        let asked = users.get(&user)?;
+                        let devices: BTreeMap<_, _> = devices.into_iter().filter(|(device, _)| asked.contains_key(device)).collect();
+                        Some((user, devices))
+                    }));
+                }
+                Err(error) => {
+                    tracing::info!(destination = %server, error = %error, "one-time keys could not be claimed");
+                    answer.failures.insert(server.to_string(), failure_json(&error));
+                }
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Claims keys of local users: what [`Keys::claim`] does for them, and what other servers ask for.
+    ///
+    /// Spec: Server-Server API, `POST /user/keys/claim`.
+    pub async fn claim_local(&self, wanted: BTreeMap<OwnedUserId, Claims>) -> Result<v1::OneTimeKeys, KeysError> {
+        let mut claimed = v1::OneTimeKeys::new();
+        for (user, devices) in wanted {
+            if !self.is_local(&user) {
+                continue;
+            }
+            let keys = commit_guarded(&self.store, Domain::Account(user.clone()), |batch| {
+                let mut keys = BTreeMap::new();
+                for (device, algorithm) in &devices {
+                    if let Some((name, key)) = self.queue_claim(batch, &user, device, algorithm.as_str())? {
+                        keys.insert(device.clone(), BTreeMap::from([(name, key)]));
+                    }
+                }
+                if !batch.is_empty() {
+                    // The device learns from sync how many keys are left.
+                    batch.wake(Topic::User(user.clone()));
+                }
+                Ok::<_, KeysError>(keys)
+            })
+            .await?;
+            if !keys.is_empty() {
+                claimed.insert(user, keys);
+            }
+        }
+        Ok(claimed)
+    }
+
+    fn queue_claim(
+        &self,
+        batch: &mut Batch,
+        user: &UserId,
+        device: &DeviceId,
+        algorithm: &str,
+    ) -> Result<Option<(OwnedOneTimeKeyId, Raw<OneTimeKey>)>, KeysError> {
+        if !is_storable(device.as_str()) || !is_storable(algorithm) {
+            return Ok(None);
+        }
+        let row = (user.to_owned(), device.to_owned(), algorithm.to_owned());
+        let first = self.store.scan(&ONE_TIME_KEYS, &row, Direction::Forward).next().transpose()?;
+        if let Some((key, record)) = first {
+            batch.delete(&ONE_TIME_KEYS, &key);
+            batch.delete(&ONE_TIME_KEY_PLACES, &(row.0, row.1, row.2, record.key_id.clone()));
+            return Ok(named_key(algorithm, &record.key_id, record.json));
+        }
+        let Some(mut fallback) = self.store.get(&FALLBACK_KEYS, &row)? else { return Ok(None) };
+        if !fallback.used {
+            fallback.used = true;
+            batch.put(&FALLBACK_KEYS, &row, &fallback);
+        }
+        Ok(named_key(algorithm, &fallback.key_id, fallback.json))
+    }
+}
+
+fn named_key(algorithm: &str, key_id: &str, json: String) -> Option<(OwnedOneTimeKeyId, Raw<OneTimeKey>)> {
+    let name = OwnedOneTimeKeyId::try_from(format!("{algorithm}:{key_id}")).ok()?;
+    Some((name, Raw::from_json(RawValue::from_string(json).ok()?)))
+}
