@@ -1,0 +1,30 @@
+//! What the server does beside writing events: accounts, devices, profiles and account data here, and one module for each
+//! further noun.
+//!
+//! Services own their rules and their tables; they know nothing of HTTP servers, configuration files or RocksDB.
+
+pub mod account_data;
+pub mod accounts;
+pub mod connector;
+pub mod devices;
+pub mod edu;
+pub mod federation;
+pub mod filters;
+mod guarded;
+pub mod key_backup;
+pub mod keys;
+pub mod media;
+pub mod policy;
+pub mod presence;
+pub mod profile;
+pub mod receipts;
+pub mod registration;
+pub mod secret;
+pub mod to_device;
+pub mod typing;
+pub mod uia;
+
+pub use chappe_store::{CommitError, StoreError};
+
+#[cfg(test)]
+mod ephemeral_tests;

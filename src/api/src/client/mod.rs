@@ -1,0 +1,45 @@
+//! The client-server API: one folder for each family of endpoints, one file for each endpoint.
+
+use axum::{Router, extract::DefaultBodyLimit};
+
+use crate::App;
+
+pub mod account;
+pub mod account_data;
+pub mod device;
+pub mod discovery;
+pub mod filter;
+pub mod keys;
+pub mod membership;
+pub mod message;
+pub mod profile;
+pub mod receipt;
+pub mod room;
+pub mod session;
+pub mod sync;
+pub mod to_device;
+pub mod typing;
+
+/// Largest body of a client request, in bytes. An event is at most 64 KiB; uploads to a key backup come in the largest bodies,
+/// a few hundred sessions at a time.
+const BODY_BYTES_MAX: usize = 4 << 20;
+
+pub fn router() -> Router<App> {
+    Router::new()
+        .merge(account::router())
+        .merge(account_data::router())
+        .merge(device::router())
+        .merge(discovery::router())
+        .merge(filter::router())
+        .merge(keys::router())
+        .merge(membership::router())
+        .merge(message::router())
+        .merge(profile::router())
+        .merge(receipt::router())
+        .merge(room::router())
+        .merge(session::router())
+        .merge(sync::router())
+        .merge(to_device::router())
+        .merge(typing::router())
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}

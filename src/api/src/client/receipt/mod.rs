@@ -1,0 +1,9 @@
+//! Endpoints of the family `receipt`.
+
+use axum::Router;
+
+use crate::App;
+
+pub fn router() -> Router<App> {
+    Router::new()
+}

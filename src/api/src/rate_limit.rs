@@ -1,0 +1,204 @@
+//! Rate limits: a token bucket for each kind of action and each user or address that does it.
+//!
+//! A handler asks once, after it knows who asks and before it does anything: `limits.check_user(Limit::Message, user)?`. Buckets
+//! live in memory, in bounded number: the one longest unused makes room, which can only forgive.
+
+use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use chappe_protocol::clock::Clock;
+use lru::LruCache;
+use parking_lot::Mutex;
+use ruma::{OwnedUserId, UserId};
+
+use crate::error::ApiError;
+
+/// How many buckets are kept at most; each takes some 100 bytes.
+const BUCKETS_MAX: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
+
+/// So many actions a second in the long run, and so many at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    pub per_second: f64,
+    pub burst: u32,
+}
+
+/// The rates of all kinds of action. The defaults are those that Synapse documents.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimitsConfig {
+    /// False: nothing is ever refused.
+    pub enabled: bool,
+    /// Sending events, per user.
+    pub message: Rate,
+    /// Registering, and asking whether a name is free, per address.
+    pub registration: Rate,
+    /// Asking whether a registration token is valid, per address.
+    pub registration_token_validity: Rate,
+    /// Logging in, per address.
+    pub login_address: Rate,
+    /// Logging in, per account.
+    pub login_account: Rate,
+    /// Joining rooms that this server is in, per user.
+    pub join_local: Rate,
+    /// Joining rooms that this server is not in, per user.
+    pub join_remote: Rate,
+    /// Inviting, per user.
+    pub invite: Rate,
+    /// Creating rooms, per user.
+    pub create_room: Rate,
+    /// Everything that asks for a password or a third party again, per user.
+    pub authentication: Rate,
+}
+
+impl Default for RateLimitsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            message: Rate { per_second: 0.2, burst: 10 },
+            registration: Rate { per_second: 0.17, burst: 3 },
+            registration_token_validity: Rate { per_second: 0.1, burst: 5 },
+            login_address: Rate { per_second: 0.003, burst: 5 },
+            login_account: Rate { per_second: 0.003, burst: 5 },
+            join_local: Rate { per_second: 0.1, burst: 10 },
+            join_remote: Rate { per_second: 0.01, burst: 10 },
+            invite: Rate { per_second: 0.3, burst: 10 },
+            create_room: Rate { per_second: 0.016, burst: 10 },
+            authentication: Rate { per_second: 0.1, burst: 10 },
+        }
+    }
+}
+
+/// A kind of action that is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    Message,
+    Registration,
+    RegistrationTokenValidity,
+    LoginAddress,
+    LoginAccount,
+    JoinLocal,
+    JoinRemote,
+    Invite,
+    CreateRoom,
+    Authentication,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Who {
+    User(OwnedUserId),
+    Address(IpAddr),
+}
+
+/// `actions` were still allowed at `at_ms`.
+struct Bucket {
+    actions: f64,
+    at_ms: u64,
+}
+
+pub struct RateLimits {
+    config: RateLimitsConfig,
+    clock: Arc<dyn Clock>,
+    buckets: Mutex<LruCache<(Limit, Who), Bucket>>,
+}
+
+impl RateLimits {
+    pub fn new(config: RateLimitsConfig, clock: Arc<dyn Clock>) -> Self {
+        Self { config, clock, buckets: Mutex::new(LruCache::new(BUCKETS_MAX)) }
+    }
+
+    /// Counts an action of this user.
+    ///
+    /// # Errors
+    /// M_LIMIT_EXCEEDED, with the time until the next action is allowed.
+    pub fn check_user(&self, limit: Limit, user_id: &UserId) -> Result<(), ApiError> {
+        self.check(limit, Who::User(user_id.to_owned()))
+    }
+
+    /// Counts an action from this address. Requests whose address is unknown (a unix socket without a proxy's header) are the
+    /// operator's own and are not limited.
+    pub fn check_address(&self, limit: Limit, address: Option<IpAddr>) -> Result<(), ApiError> {
+        address.map_or(Ok(()), |address| self.check(limit, Who::Address(network(address))))
+    }
+
+    fn check(&self, limit: Limit, who: Who) -> Result<(), ApiError> {
+        if !self.config.enabled {
+            return Ok(());
+        }
+        let rate = self.rate(limit);
+        let burst = f64::from(rate.burst);
+        let now_ms = self.clock.now_ms();
+        let mut buckets = self.buckets.lock();
+        let bucket = buckets.get_or_insert_mut((limit, who), || Bucket { actions: burst, at_ms: now_ms });
+        let since_s = now_ms.saturating_sub(bucket.at_ms) as f64 / 1000.0;
+        bucket.actions = (bucket.actions + since_s * rate.per_second).min(burst);
+        bucket.at_ms = now_ms;
+        if bucket.actions < 1.0 {
+            let wait_s = ((1.0 - bucket.actions) / rate.per_second.max(1e-6)).min(86_400.0);
+            return Err(ApiError::limit_exceeded(Duration::from_secs_f64(wait_s)));
+        }
+        bucket.actions -= 1.0;
+        Ok(())
+    }
+
+    fn rate(&self, limit: Limit) -> Rate {
+        let config = &self.config;
+        match limit {
+            Limit::Message => config.message,
+            Limit::Registration => config.registration,
+            Limit::RegistrationTokenValidity => config.registration_token_validity,
+            Limit::LoginAddress => config.login_address,
+            Limit::LoginAccount => config.login_account,
+            Limit::JoinLocal => config.join_local,
+            Limit::JoinRemote => config.join_remote,
+            Limit::Invite => config.invite,
+            Limit::CreateRoom => config.create_room,
+            Limit::Authentication => config.authentication,
+        }
+    }
+}
+
+/// What counts as one source: an IPv4 address, or the /64 network that one IPv6 subscriber has for themself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chappe_protocol::clock::ManualClock;
+    use ruma::user_id;
+
+    use super::*;
+
+    fn limits(enabled: bool) -> (RateLimits, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(1_000_000));
+        let config = RateLimitsConfig { enabled, message: Rate { per_second: 0.5, burst: 2 }, ..Default::default() };
+        (RateLimits::new(config, clock.clone()), clock)
+    }
+
+    #[test]
+    fn burst_is_allowed_and_then_the_rate() {
+        let (limits, clock) = limits(true);
+        let alice = user_id!("@alice:example.org");
+        assert!(limits.check_user(Limit::Message, alice).is_ok());
+        assert!(limits.check_user(Limit::Message, alice).is_ok());
+        assert!(limits.check_user(Limit::Message, alice).is_err());
+        assert!(limits.check_user(Limit::Message, user_id!("@bob:example.org")).is_ok(), "users are counted apart");
+        clock.advance(2_000);
+        assert!(limits.check_user(Limit::Message, alice).is_ok());
+        assert!(limits.check_user(Limit::Message, alice).is_err());
+    }
+
+    #[test]
+    fn nothing_is_refused_when_limits_are_off() {
+        let (limits, _) = limits(false);
+        assert!((0..100).all(|_| limits.check_user(Limit::Message, user_id!("@alice:example.org")).is_ok()));
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_counted_together() {
+        assert_eq!(network("2001:db8::1".parse().unwrap()), network("2001:db8::ffff:1".parse().unwrap()));
+        assert_ne!(network("2001:db8:0:1::1".parse().unwrap()), network("2001:db8::1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,188 @@
+//! Account data: what clients keep with the server for themselves, globally or for one room.
+//!
+//! Types that the server writes itself (`m.push_rules`, `m.fully_read`) are refused from clients and written by their owners
+//! through [`queue_put`].
+
+use chappe_store::{
+    Batch, CommitError, Direction, Domain, Position, Stamped, Store, StoreError, Topic,
+    tables::account_data::{ACCOUNT_DATA, ACCOUNT_DATA_LOG, AccountDataChange},
+};
+use ruma::{OwnedRoomId, RoomId, UserId};
+use serde_json::value::RawValue;
+
+use crate::guarded::commit_guarded;
+
+/// Types that clients change only through endpoints of their own (client-server API, "Client Config").
+const RESERVED_TYPES: [&str; 2] = ["m.fully_read", "m.push_rules"];
+
+/// Longest type, in bytes.
+const TYPE_BYTES_MAX: usize = 255;
+
+/// Account data that was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum PutAccountDataError {
+    /// The server itself writes this type.
+    #[error("account data of this type is managed by the server")]
+    Reserved,
+    #[error("the type is empty, too long, or holds a control character")]
+    InvalidType,
+    #[error("account data must be a JSON object")]
+    NotAnObject,
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    #[error(transparent)]
+    Write(#[from] CommitError),
+}
+
+/// One piece of account data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountDataItem {
+    /// `None`: global.
+    pub room_id: Option<OwnedRoomId>,
+    pub event_type: String,
+    /// The content: a JSON object, as text.
+    pub content: String,
+    /// When it was written.
+    pub position: Position,
+}
+
+/// The account data of this server's users.
+pub struct AccountData {
+    store: Store,
+}
+
+impl AccountData {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// The content of a piece of account data, as JSON text. Without a room: global.
+    pub fn get(&self, user_id: &UserId, room_id: Option<&RoomId>, event_type: &str) -> Result<Option<String>, StoreError> {
+        let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, room_id, event_type))?;
+        Ok(stored.map(|stored| stored.value))
+    }
+
+    /// Writes what a client asks to.
+    pub async fn put(
+        &self,
+        user_id: &UserId,
+        room_id: Option<&RoomId>,
+        event_type: &str,
+        content: &RawValue,
+    ) -> Result<(), PutAccountDataError> {
+        if RESERVED_TYPES.contains(&event_type) {
+            return Err(PutAccountDataError::Reserved);
+        }
+        if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX || event_type.chars().any(char::is_control) {
+            return Err(PutAccountDataError::InvalidType);
+        }
+        if !content.get().starts_with('{') {
+            return Err(PutAccountDataError::NotAnObject);
+        }
+        commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
+            Ok(queue_put(&self.store, batch, user_id, room_id, event_type, content.get())?)
+        })
+        .await
+    }
+
+    /// All of a user's global account data, or all for one room.
+    pub fn scan(&self, user_id: &UserId, room_id: Option<&RoomId>) -> Result<Vec<AccountDataItem>, StoreError> {
+        let prefix = (user_id.to_owned(), scope(room_id));
+        let rows = self.store.scan(&ACCOUNT_DATA, &prefix, Direction::Forward);
+        rows.map(|row| {
+            let ((_, _, event_type), Stamped { position, value }) = row?;
+            Ok(AccountDataItem { room_id: room_id.map(ToOwned::to_owned), event_type, content: value, position })
+        })
+        .collect()
+    }
+
+    /// The account data, global and of all rooms, written after `from` and up to `to`, in the order of writing; of what was
+    /// written more than once, the last.
+    pub fn scan_account_data_since(&self, user_id: &UserId, from: Position, to: Position) -> Result<Vec<AccountDataItem>, StoreError> {
+        let start = (user_id.to_owned(), from.next());
+        let end = (user_id.to_owned(), to.next());
+        let mut items = Vec::new();
+        for row in self.store.scan_range(&ACCOUNT_DATA_LOG, &start, &end, Direction::Forward) {
+            let ((_, position), change) = row?;
+            let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, change.room_id.as_deref(), &change.event_type))?;
+            // Written again since this scan began: the later row is its place.
+            if let Some(Stamped { position: latest, value }) = stored
+                && latest == position
+            {
+                items.push(AccountDataItem { room_id: change.room_id, event_type: change.event_type, content: value, position });
+            }
+        }
+        Ok(items)
+    }
+}
+
+/// Puts a write of account data into a batch that the user's account guards. `content` is a JSON object as text.
+/// Uses one position of the batch.
+pub fn queue_put(
+    store: &Store,
+    batch: &mut Batch,
+    user_id: &UserId,
+    room_id: Option<&RoomId>,
+    event_type: &str,
+    content: &str,
+) -> Result<(), StoreError> {
+    let key = key(user_id, room_id, event_type);
+    if let Some(before) = store.get(&ACCOUNT_DATA, &key)? {
+        batch.delete(&ACCOUNT_DATA_LOG, &(user_id.to_owned(), before.position));
+    }
+    let position = batch.next_position();
+    batch.put(&ACCOUNT_DATA, &key, &Stamped { position, value: content.to_owned() });
+    let change = AccountDataChange { room_id: room_id.map(ToOwned::to_owned), event_type: event_type.to_owned() };
+    batch.put(&ACCOUNT_DATA_LOG, &(user_id.to_owned(), position), &change);
+    batch.wake(Topic::User(user_id.to_owned()));
+    Ok(())
+}
+
+fn scope(room_id: Option<&RoomId>) -> String {
+    room_id.map(ToString::to_string).unwrap_or_default()
+}
+
+fn key(user_id: &UserId, room_id: Option<&RoomId>, event_type: &str) -> (ruma::OwnedUserId, String, String) {
+    (user_id.to_owned(), scope(room_id), event_type.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{room_id, user_id};
+
+    use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_the_last_write_shows_in_the_stream() {
+        let store = Store::in_memory();
+        let (data, alice, room) = (AccountData::new(store.clone()), user_id!("@alice:example.org"), room_id!("!room:example.org"));
+        data.put(alice, None, "org.example.a", &raw(r#"{"n":1}"#)).await.unwrap();
+        let middle = store.durable_position();
+        data.put(alice, Some(room), "org.example.a", &raw(r#"{"n":2}"#)).await.unwrap();
+        data.put(alice, None, "org.example.a", &raw(r#"{"n":3}"#)).await.unwrap();
+        let end = store.durable_position();
+
+        let all = data.scan_account_data_since(alice, Position::ZERO, end).unwrap();
+        let contents: Vec<_> = all.iter().map(|item| (item.room_id.as_deref(), item.content.as_str())).collect();
+        assert_eq!(contents, [(Some(room), r#"{"n":2}"#), (None, r#"{"n":3}"#)]);
+        assert!(data.scan_account_data_since(alice, Position::ZERO, middle).unwrap().is_empty());
+        assert!(data.scan_account_data_since(alice, end, end).unwrap().is_empty());
+        assert_eq!(data.scan(alice, None).unwrap().len(), 1);
+        assert!(data.scan_account_data_since(user_id!("@bob:example.org"), Position::ZERO, end).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn types_of_the_server_are_refused() {
+        let data = AccountData::new(Store::in_memory());
+        let alice = user_id!("@alice:example.org");
+        for reserved in ["m.push_rules", "m.fully_read"] {
+            assert!(matches!(data.put(alice, None, reserved, &raw("{}")).await, Err(PutAccountDataError::Reserved)));
+        }
+        assert!(matches!(data.put(alice, None, "a\0b", &raw("{}")).await, Err(PutAccountDataError::InvalidType)));
+        assert!(matches!(data.put(alice, None, "a", &raw("[]")).await, Err(PutAccountDataError::NotAnObject)));
+    }
+}

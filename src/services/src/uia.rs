@@ -1,0 +1,205 @@
+//! User-interactive authentication: the client proves, in stages, that its user is present (client-server API,
+//! "User-Interactive Authentication API").
+//!
+//! Sessions are kept in memory, in bounded number and for a bounded time: one that is lost costs the client a new start.
+
+use std::{net::IpAddr, num::NonZeroUsize, sync::Arc};
+
+use chappe_protocol::clock::Clock;
+use chappe_store::StoreError;
+use lru::LruCache;
+use parking_lot::Mutex;
+use ruma::{
+    OwnedUserId,
+    api::client::uiaa::{AuthData, AuthType, UserIdentifier},
+};
+
+use crate::{
+    accounts::{Accounts, CheckPasswordError, Session, random_text},
+    registration::RegistrationMode,
+};
+
+const SESSIONS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const SESSION_LIFETIME_MS: u64 = 1_800_000;
+
+/// What the client has to do yet.
+#[derive(Clone, Debug)]
+pub struct Challenge {
+    /// The ways there are: each a row of stages, to be completed all.
+    pub flows: Vec<Vec<AuthType>>,
+    pub completed: Vec<AuthType>,
+    /// Names this authentication in the client's next request.
+    pub session: String,
+    /// Why the stage just tried failed.
+    pub failure: Option<StageFailure>,
+}
+
+/// A stage that was not passed. The client may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StageFailure {
+    #[error("Wrong user or password")]
+    WrongPassword,
+    #[error("Unknown registration token")]
+    WrongToken,
+    #[error("The authentication session is unknown or has expired; here is a new one")]
+    UnknownSession,
+    #[error("This kind of authentication is not offered here")]
+    NotOffered,
+}
+
+/// Why a request does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum UiaError {
+    #[error("authentication is not complete")]
+    Challenge(Challenge),
+    #[error("the authentication is another user's")]
+    WrongUser,
+    #[error("the authentication session belongs to another operation")]
+    WrongOperation,
+    #[error("registration is closed")]
+    RegistrationClosed,
+    /// Too many attempts, or a failure inside; never [`CheckPasswordError::Wrong`].
+    #[error(transparent)]
+    Password(CheckPasswordError),
+    #[error(transparent)]
+    Read(#[from] StoreError),
+}
+
+/// An authentication under way.
+#[derive(Clone)]
+struct Progress {
+    /// What it is for; a session opens nothing else.
+    operation: String,
+    user_id: Option<OwnedUserId>,
+    completed: Vec<AuthType>,
+    begun_at_ms: u64,
+}
+
+/// Carries out user-interactive authentication.
+pub struct Uia {
+    accounts: Arc<Accounts>,
+    clock: Arc<dyn Clock>,
+    sessions: Mutex<LruCache<String, Progress>>,
+}
+
+impl Uia {
+    pub fn new(accounts: Arc<Accounts>, clock: Arc<dyn Clock>) -> Self {
+        Self { accounts, clock, sessions: Mutex::new(LruCache::new(SESSIONS_MAX)) }
+    }
+
+    /// Lets a logged-in user go on who proves again who they are, by password.
+    ///
+    /// `operation` says what is to be done and to what, such as `delete device ABC`: an authentication begun for one operation
+    /// does not serve another.
+    pub async fn authorize_user(
+        &self,
+        session: &Session,
+        operation: &str,
+        auth: Option<&AuthData>,
+        address: Option<IpAddr>,
+    ) -> Result<(), UiaError> {
+        let flows = vec![vec![AuthType::Password]];
+        self.authorize(Some(session.user_id.clone()), operation, flows, auth, address).await
+    }
+
+    /// Lets somebody register, as far as the registration mode does.
+    pub async fn authorize_registration(&self, auth: Option<&AuthData>) -> Result<(), UiaError> {
+        let flows = match self.accounts.registration_config().mode {
+            RegistrationMode::Closed => return Err(UiaError::RegistrationClosed),
+            RegistrationMode::Token => vec![vec![AuthType::RegistrationToken]],
+            RegistrationMode::Open => vec![vec![AuthType::Dummy]],
+        };
+        self.authorize(None, "register", flows, auth, None).await
+    }
+
+    async fn authorize(
+        &self,
+        user_id: Option<OwnedUserId>,
+        operation: &str,
+        flows: Vec<Vec<AuthType>>,
+        auth: Option<&AuthData>,
+        address: Option<IpAddr>,
+    ) -> Result<(), UiaError> {
+        let begun_at_ms = self.clock.now_ms();
+        let mut progress = Progress { operation: operation.to_owned(), user_id, completed: Vec::new(), begun_at_ms };
+        let Some(auth) = auth else {
+            return Err(self.challenge(None, progress, flows, None));
+        };
+        if let Some(id) = auth.session() {
+            match self.get_progress(id) {
+                None => return Err(self.challenge(None, progress, flows, Some(StageFailure::UnknownSession))),
+                Some(found) if found.user_id != progress.user_id => return Err(UiaError::WrongUser),
+                Some(found) if found.operation != progress.operation => return Err(UiaError::WrongOperation),
+                Some(found) => progress = found,
+            }
+        }
+        if let Err(failure) = self.check_stage(&mut progress, &flows, auth, address).await? {
+            return Err(self.challenge(auth.session(), progress, flows, Some(failure)));
+        }
+        if flows.iter().any(|stages| stages.iter().all(|stage| progress.completed.contains(stage))) {
+            if let Some(id) = auth.session() {
+                self.sessions.lock().pop(id);
+            }
+            return Ok(());
+        }
+        Err(self.challenge(auth.session(), progress, flows, None))
+    }
+
+    /// Tries the one stage that a request brings.
+    async fn check_stage(
+        &self,
+        progress: &mut Progress,
+        flows: &[Vec<AuthType>],
+        auth: &AuthData,
+        address: Option<IpAddr>,
+    ) -> Result<Result<(), StageFailure>, UiaError> {
+        // Without a type the client only asks whether a stage was completed elsewhere.
+        let Some(stage) = auth.auth_type() else { return Ok(Ok(())) };
+        if !flows.iter().flatten().any(|offered| *offered == stage) {
+            return Ok(Err(StageFailure::NotOffered));
+        }
+        match auth {
+            AuthData::Dummy(_) => {}
+            AuthData::RegistrationToken(data) => {
+                if !self.accounts.is_registration_token(&data.token) {
+                    return Ok(Err(StageFailure::WrongToken));
+                }
+            }
+            AuthData::Password(data) => {
+                let UserIdentifier::Matrix(identifier) = &data.identifier else { return Ok(Err(StageFailure::WrongPassword)) };
+                let claimed = self.accounts.get_login_user_id(&identifier.user)?;
+                if claimed != progress.user_id {
+                    return Err(UiaError::WrongUser);
+                }
+                match self.accounts.check_password(claimed.as_deref(), &data.password, address).await {
+                    Ok(_) => {}
+                    Err(CheckPasswordError::Wrong) => return Ok(Err(StageFailure::WrongPassword)),
+                    Err(error) => return Err(UiaError::Password(error)),
+                }
+            }
+            _ => return Ok(Err(StageFailure::NotOffered)),
+        }
+        if !progress.completed.contains(&stage) {
+            progress.completed.push(stage);
+        }
+        Ok(Ok(()))
+    }
+
+    fn get_progress(&self, id: &str) -> Option<Progress> {
+        let mut sessions = self.sessions.lock();
+        let progress = sessions.get(id)?.clone();
+        if progress.begun_at_ms.saturating_add(SESSION_LIFETIME_MS) <= self.clock.now_ms() {
+            sessions.pop(id);
+            return None;
+        }
+        Some(progress)
+    }
+
+    fn challenge(&self, id: Option<&str>, progress: Progress, flows: Vec<Vec<AuthType>>, failure: Option<StageFailure>) -> UiaError {
+        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        let session = id.map_or_else(|| random_text(ALPHABET, 24), str::to_owned);
+        let completed = progress.completed.clone();
+        self.sessions.lock().put(session.clone(), progress);
+        UiaError::Challenge(Challenge { flows, completed, session, failure })
+    }
+}
