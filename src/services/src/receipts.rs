@@ -1,0 +1,344 @@
+//! Read receipts (client-server API, receipts): public and private ones, for the whole room or for one thread of it.
+//!
+//! A receipt only moves forward, in the order in which this server learnt of the events. The fully-read marker is room account
+//! data and not kept here; [`Receipts::is_ahead`] tells whether one may move. Counting what is unread is push's.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use chappe_protocol::clock::Clock;
+use chappe_store::{
+    Batch, CommitError, Direction, Position, RoomNid, Stamped, Store, StoreError, Topic,
+    tables::{
+        events::{EVENT_NIDS, EVENT_ORDERS, EVENTS},
+        receipts::{RECEIPT_STREAM, RECEIPTS, ReceiptKey, ReceiptRecord},
+    },
+};
+use parking_lot::Mutex;
+use ruma::{
+    EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UInt, UserId,
+    api::federation::transactions::edu::{Edu, ReceiptContent, ReceiptData, ReceiptMap},
+    events::receipt::{Receipt as ReceiptBody, ReceiptThread},
+};
+use serde_json::{Map, Value as JsonValue, json};
+
+use crate::edu::{is_joined, queue_edu, scan_other_servers};
+
+/// Who may see a receipt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReceiptKind {
+    /// `m.read`: everyone in the room.
+    Public,
+    /// `m.read.private`: its user.
+    Private,
+}
+
+impl ReceiptKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "m.read",
+            Self::Private => "m.read.private",
+        }
+    }
+}
+
+/// Which part of the room a receipt is about.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Thread {
+    /// All of it.
+    Unthreaded,
+    /// What is in no thread.
+    Main,
+    /// The thread under this event.
+    Root(OwnedEventId),
+}
+
+impl Thread {
+    /// Reads a `thread_id`; `None` if it is neither `main` nor an event id.
+    pub fn parse(thread_id: &str) -> Option<Self> {
+        if thread_id == "main" {
+            return Some(Self::Main);
+        }
+        EventId::parse(thread_id).ok().filter(|_| !thread_id.contains('\0')).map(|root| Self::Root(root.to_owned()))
+    }
+
+    fn key(&self) -> &str {
+        match self {
+            Self::Unthreaded => "",
+            Self::Main => "main",
+            Self::Root(root) => root.as_str(),
+        }
+    }
+}
+
+/// One receipt, as readers see it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Receipt {
+    pub position: Position,
+    pub user_id: OwnedUserId,
+    pub receipt_type: String,
+    /// `thread_id` as clients see it; `None`: unthreaded.
+    pub thread_id: Option<String>,
+    pub event_id: OwnedEventId,
+    pub ts_ms: Option<u64>,
+}
+
+/// Why a receipt was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum SetReceiptError {
+    #[error("you are not in this room")]
+    NotJoined,
+    /// The event is in another room.
+    #[error("the event is not in this room")]
+    WrongRoom,
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+impl From<StoreError> for SetReceiptError {
+    fn from(error: StoreError) -> Self {
+        Self::Commit(error.into())
+    }
+}
+
+/// The receipts of all rooms.
+pub struct Receipts {
+    store: Store,
+    server_name: OwnedServerName,
+    clock: Arc<dyn Clock>,
+    /// Held from reading a receipt to enqueueing its successor, so that of two at once the one that is ahead stays. Readers
+    /// do not depend on it: they skip rows of the stream whose receipt has moved on.
+    write: Mutex<()>,
+}
+
+impl Receipts {
+    pub fn new(store: Store, server_name: OwnedServerName, clock: Arc<dyn Clock>) -> Self {
+        Self { store, server_name, clock, write: Mutex::new(()) }
+    }
+
+    /// A local user has read up to an event. A receipt that would move backwards is ignored.
+    pub async fn set(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        kind: ReceiptKind,
+        thread: &Thread,
+        event_id: &EventId,
+    ) -> Result<(), SetReceiptError> {
+        let room = self.store.interner().get_room(&self.store, room_id)?.ok_or(SetReceiptError::NotJoined)?;
+        if !is_joined(&self.store, room, user_id)? {
+            return Err(SetReceiptError::NotJoined);
+        }
+        if self.room_of(event_id)?.is_some_and(|found| found != room) {
+            return Err(SetReceiptError::WrongRoom);
+        }
+        let ts_ms = self.clock.now_ms();
+        let key = (room, user_id.to_owned(), kind.as_str().to_owned(), thread.key().to_owned());
+        let record = ReceiptRecord { event_id: event_id.to_owned(), ts_ms: Some(ts_ms) };
+        let servers = match kind {
+            ReceiptKind::Public => scan_other_servers(&self.store, room, &self.server_name)?,
+            ReceiptKind::Private => Vec::new(),
+        };
+        let ticket = {
+            let _writing = self.write.lock();
+            let mut batch = Batch::new();
+            if self.put(&mut batch, key, record)? {
+                match kind {
+                    ReceiptKind::Public => batch.wake(Topic::Room(room)),
+                    ReceiptKind::Private => batch.wake(Topic::User(user_id.to_owned())),
+                }
+                let edu = outgoing(room_id, user_id, thread, event_id, ts_ms);
+                for server in servers {
+                    queue_edu(&mut batch, &server, &format!("receipt {room_id} {user_id} {}", thread.key()), &edu);
+                }
+                Some(self.store.enqueue(batch)?)
+            } else {
+                None
+            }
+        };
+        match ticket {
+            Some(ticket) => ticket.durable().await?,
+            // Already there: but is it kept?
+            None => return Ok(self.store.barrier().await?),
+        };
+        Ok(())
+    }
+
+    /// Takes the content of an `m.receipt` EDU. Believed only about the origin's own users, in rooms they are joined to; what is
+    /// malformed is skipped by itself.
+    pub async fn apply_edu(&self, origin: &ServerName, content: &JsonValue) -> Result<(), CommitError> {
+        if origin == self.server_name {
+            return Ok(());
+        }
+        let mut incoming = Vec::new();
+        for (room_id, by_type) in content.as_object().into_iter().flatten() {
+            let Ok(room_id) = OwnedRoomId::try_from(room_id.as_str()) else { continue };
+            let Some(room) = self.store.interner().get_room(&self.store, &room_id)? else { continue };
+            for (user_id, data) in by_type.get("m.read").and_then(JsonValue::as_object).into_iter().flatten() {
+                let Ok(user_id) = OwnedUserId::try_from(user_id.as_str()) else { continue };
+                if user_id.server_name() != origin || !is_joined(&self.store, room, &user_id)? {
+                    continue;
+                }
+                let Some((thread, record)) = read_incoming(data) else { continue };
+                if self.room_of(&record.event_id)?.is_some_and(|found| found != room) {
+                    continue;
+                }
+                incoming.push(((room, user_id, ReceiptKind::Public.as_str().to_owned(), thread.key().to_owned()), record));
+            }
+        }
+        let ticket = {
+            let _writing = self.write.lock();
+            let mut batch = Batch::new();
+            for (key, record) in incoming {
+                let room = key.0;
+                if self.put(&mut batch, key, record)? {
+                    batch.wake(Topic::Room(room));
+                }
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.store.enqueue(batch)?
+        };
+        ticket.durable().await.map(|_| ())
+    }
+
+    /// The receipts of a room written after `after` and up to `up_to`, oldest first, without other users' private ones.
+    pub fn scan_receipts(&self, room: RoomNid, viewer: &UserId, after: Position, up_to: Position) -> Result<Vec<Receipt>, StoreError> {
+        let mut receipts = Vec::new();
+        for row in self.store.scan_range(&RECEIPT_STREAM, &(room, after.next()), &(room, up_to.next()), Direction::Forward) {
+            let ((_, position), key) = row?;
+            if key.receipt_type == ReceiptKind::Private.as_str() && key.user_id != viewer {
+                continue;
+            }
+            let Some(current) = self.store.get(&RECEIPTS, &(room, key.user_id.clone(), key.receipt_type.clone(), key.thread.clone()))?
+            else {
+                continue;
+            };
+            if current.position == position {
+                receipts.push(receipt(key.user_id, key.receipt_type, key.thread, current));
+            }
+        }
+        Ok(receipts)
+    }
+
+    /// A user's own receipts in a room, of both kinds and all threads: what unread counts start from.
+    pub fn scan_own(&self, room: RoomNid, user_id: &UserId) -> Result<Vec<Receipt>, StoreError> {
+        self.store
+            .scan(&RECEIPTS, &(room, user_id.to_owned()), Direction::Forward)
+            .map(|row| row.map(|((_, user_id, receipt_type, thread), current)| receipt(user_id, receipt_type, thread, current)))
+            .collect()
+    }
+
+    /// Whether `event_id` comes after `than` in the room, as this server learnt of them. True if `than` is not known.
+    pub fn is_ahead(&self, event_id: &EventId, than: &EventId) -> Result<bool, StoreError> {
+        if event_id == than {
+            return Ok(false);
+        }
+        let Some(nid) = self.store.get(&EVENT_NIDS, &event_id.to_owned())? else {
+            // An event that is still on its way here is newer than all that have arrived.
+            return Ok(true);
+        };
+        let Some(than) = self.store.get(&EVENT_NIDS, &than.to_owned())? else { return Ok(true) };
+        let order = self.store.get(&EVENT_ORDERS, &nid)?;
+        let than_order = self.store.get(&EVENT_ORDERS, &than)?;
+        Ok(match (order, than_order) {
+            (Some(order), Some(than_order)) => order > than_order,
+            _ => true,
+        })
+    }
+
+    /// Whether this server knows the event, and knows it to be in this room.
+    pub fn is_in_room(&self, room_id: &RoomId, event_id: &EventId) -> Result<bool, StoreError> {
+        let room = self.store.interner().get_room(&self.store, room_id)?;
+        Ok(room.is_some() && self.room_of(event_id)? == room)
+    }
+
+    fn room_of(&self, event_id: &EventId) -> Result<Option<RoomNid>, StoreError> {
+        let Some(nid) = self.store.get(&EVENT_NIDS, &event_id.to_owned())? else { return Ok(None) };
+        Ok(self.store.get(&EVENTS, &nid)?.map(|event| event.room))
+    }
+
+    /// Adds a receipt to a batch; false if it would not move forward.
+    fn put(&self, batch: &mut Batch, key: (RoomNid, OwnedUserId, String, String), record: ReceiptRecord) -> Result<bool, StoreError> {
+        if let Some(current) = self.store.get(&RECEIPTS, &key)? {
+            if !self.is_ahead(&record.event_id, &current.value.event_id)? {
+                return Ok(false);
+            }
+            batch.delete(&RECEIPT_STREAM, &(key.0, current.position));
+        }
+        let position = batch.next_position();
+        let (room, user_id, receipt_type, thread) = key.clone();
+        batch.put(&RECEIPT_STREAM, &(room, position), &ReceiptKey { user_id, receipt_type, thread });
+        batch.put(&RECEIPTS, &key, &Stamped { position, value: record });
+        Ok(true)
+    }
+}
+
+fn receipt(user_id: OwnedUserId, receipt_type: String, thread: String, current: Stamped<ReceiptRecord>) -> Receipt {
+    Receipt {
+        position: current.position,
+        user_id,
+        receipt_type,
+        thread_id: (!thread.is_empty()).then_some(thread),
+        event_id: current.value.event_id,
+        ts_ms: current.value.ts_ms,
+    }
+}
+
+/// The contents of the `m.receipt` events that tell a client of these receipts: one, unless a user has receipts for several
+/// threads at one event, which one content cannot hold.
+pub fn contents(receipts: &[Receipt]) -> Vec<JsonValue> {
+    type ByUser = BTreeMap<OwnedUserId, JsonValue>;
+    let mut contents: Vec<BTreeMap<OwnedEventId, BTreeMap<String, ByUser>>> = Vec::new();
+    for receipt in receipts {
+        let mut data = Map::new();
+        if let Some(ts_ms) = receipt.ts_ms {
+            data.insert("ts".to_owned(), ts_ms.into());
+        }
+        if let Some(thread_id) = &receipt.thread_id {
+            data.insert("thread_id".to_owned(), thread_id.as_str().into());
+        }
+        let taken = |content: &BTreeMap<OwnedEventId, BTreeMap<String, ByUser>>| {
+            content
+                .get(&receipt.event_id)
+                .and_then(|by_type| by_type.get(&receipt.receipt_type))
+                .is_some_and(|by_user| by_user.contains_key(&receipt.user_id))
+        };
+        let free = contents.iter().position(|content| !taken(content)).unwrap_or(contents.len());
+        if free == contents.len() {
+            contents.push(BTreeMap::new());
+        }
+        if let Some(content) = contents.get_mut(free) {
+            let by_type = content.entry(receipt.event_id.clone()).or_default();
+            by_type.entry(receipt.receipt_type.clone()).or_default().insert(receipt.user_id.clone(), JsonValue::Object(data));
+        }
+    }
+    contents.into_iter().map(|content| json!(content)).collect()
+}
+
+fn read_incoming(data: &JsonValue) -> Option<(Thread, ReceiptRecord)> {
+    let event_id = data.get("event_ids")?.as_array()?.last()?.as_str()?;
+    let event_id = OwnedEventId::try_from(event_id).ok()?;
+    let body = data.get("data");
+    let thread = match body.and_then(|body| body.get("thread_id")) {
+        None | Some(JsonValue::Null) => Thread::Unthreaded,
+        Some(thread_id) => Thread::parse(thread_id.as_str()?)?,
+    };
+    let ts_ms = body.and_then(|body| body.get("ts")).and_then(JsonValue::as_u64).filter(|ts_ms| UInt::new(*ts_ms).is_some());
+    Some((thread, ReceiptRecord { event_id, ts_ms }))
+}
+
+fn outgoing(room_id: &RoomId, user_id: &UserId, thread: &Thread, event_id: &EventId, ts_ms: u64) -> Edu {
+    let mut body = ReceiptBody::new(ruma::MilliSecondsSinceUnixEpoch(UInt::new_saturating(ts_ms)));
+    body.thread = match thread {
+        Thread::Unthreaded => ReceiptThread::Unthreaded,
+        Thread::Main => ReceiptThread::Main,
+        Thread::Root(root) => ReceiptThread::Thread(root.clone()),
+    };
+    let data = ReceiptData::new(body, vec![event_id.to_owned()]);
+    let map = ReceiptMap::new(BTreeMap::from([(user_id.to_owned(), data)]));
+    Edu::Receipt(ReceiptContent::new(BTreeMap::from([(room_id.to_owned(), map)])))
+}
+
+#[cfg(test)]
+mod tests;
