@@ -1,0 +1,156 @@
+//! Sending and fetching events over federation. Events come back as raw JSON, checked in no way.
+
+use chappe_rooms::remote::{MissingEvents, RawEvents};
+use http::Method;
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName, TransactionId, api::Direction,
+    api::federation::event::get_event_by_timestamp,
+};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue as RawJsonValue};
+
+use super::{FEDERATION_V1, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, path, with_query};
+
+/// State before an event, and its auth chain.
+#[derive(Debug, Deserialize)]
+pub struct StateAnswer {
+    pub pdus: RawEvents,
+    pub auth_chain: RawEvents,
+}
+
+/// The ids of a [`StateAnswer`].
+#[derive(Debug, Deserialize)]
+pub struct StateIdsAnswer {
+    pub pdu_ids: Vec<OwnedEventId>,
+    pub auth_chain_ids: Vec<OwnedEventId>,
+}
+
+#[derive(Deserialize)]
+struct PdusAnswer {
+    pdus: RawEvents,
+}
+
+#[derive(Deserialize)]
+struct MissingEventsAnswer {
+    events: RawEvents,
+}
+
+#[derive(Deserialize)]
+struct AuthChainAnswer {
+    auth_chain: RawEvents,
+}
+
+/// What a server made of each event of a transaction: the reason, where it was refused.
+#[derive(Debug, Default, Deserialize)]
+pub struct TransactionAnswer {
+    #[serde(default)]
+    pub pdus: std::collections::BTreeMap<String, Value>,
+}
+
+impl FederationClient {
+    /// `PUT /_matrix/federation/v1/send/{txnId}`. Background traffic: refused while the server is failing.
+    pub async fn send_transaction(
+        &self,
+        server: &ServerName,
+        transaction_id: &TransactionId,
+        body: Value,
+    ) -> Result<TransactionAnswer, FederationError> {
+        let path = path(FEDERATION_V1, ["send", transaction_id.as_str()]);
+        let request = FederationRequest::new(Method::PUT, path).with_body(body).in_background();
+        self.request(server, FederationRequest { timeout: LONG_TIMEOUT, ..request }).await
+    }
+
+    /// `GET /_matrix/federation/v1/event/{eventId}`.
+    pub async fn fetch_event(&self, server: &ServerName, event_id: &EventId) -> Result<Box<RawJsonValue>, FederationError> {
+        let request = FederationRequest::get(path(FEDERATION_V1, ["event", event_id.as_str()]));
+        let answer: PdusAnswer = self.request(server, request).await?;
+        answer.pdus.into_iter().next().ok_or_else(|| FederationError::Malformed("no event in the answer".to_owned()))
+    }
+
+    /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`.
+    pub async fn fetch_event_auth(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<RawEvents, FederationError> {
+        let path = path(FEDERATION_V1, ["event_auth", room_id.as_str(), event_id.as_str()]);
+        let answer: AuthChainAnswer = self.request(server, FederationRequest::get(path).for_state()).await?;
+        Ok(answer.auth_chain)
+    }
+
+    /// `GET /_matrix/federation/v1/state/{roomId}?event_id=`.
+    pub async fn fetch_state(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<StateAnswer, FederationError> {
+        let path = with_query(path(FEDERATION_V1, ["state", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        self.request(server, FederationRequest::get(path).for_state()).await
+    }
+
+    /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=`.
+    pub async fn fetch_state_ids(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<StateIdsAnswer, FederationError> {
+        let path = with_query(path(FEDERATION_V1, ["state_ids", room_id.as_str()]), [("event_id", event_id.as_str())]);
+        self.request(server, FederationRequest::get(path).for_state()).await
+    }
+
+    /// `GET /_matrix/federation/v1/backfill/{roomId}`: `limit` events up to and including those of `from`.
+    pub async fn fetch_backfill(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        from: &[OwnedEventId],
+        limit: u32,
+    ) -> Result<RawEvents, FederationError> {
+        let limit = limit.to_string();
+        let from = from.iter().map(|event_id| ("v", event_id.as_str()));
+        let path = path(FEDERATION_V1, ["backfill", room_id.as_str()]);
+        let path = with_query(path, from.chain([("limit", limit.as_str())]));
+        let answer: PdusAnswer = self.request(server, FederationRequest::get(path)).await?;
+        Ok(answer.pdus)
+    }
+
+    /// `POST /_matrix/federation/v1/get_missing_events/{roomId}`.
+    pub async fn fetch_missing_events(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        gap: &MissingEvents,
+    ) -> Result<RawEvents, FederationError> {
+        let body = json!({
+            "earliest_events": gap.earliest,
+            "latest_events": gap.latest,
+            "limit": gap.limit,
+            "min_depth": gap.min_depth,
+        });
+        let path = path(FEDERATION_V1, ["get_missing_events", room_id.as_str()]);
+        let answer: MissingEventsAnswer =
+            self.request(server, FederationRequest::new(Method::POST, path).with_body(body)).await?;
+        Ok(answer.events)
+    }
+
+    /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`.
+    pub async fn fetch_event_by_timestamp(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        at: MilliSecondsSinceUnixEpoch,
+        direction: Direction,
+    ) -> Result<get_event_by_timestamp::v1::Response, FederationError> {
+        let direction = match direction {
+            Direction::Forward => "f",
+            Direction::Backward => "b",
+        };
+        let at = at.get().to_string();
+        let path = path(FEDERATION_V1, ["timestamp_to_event", room_id.as_str()]);
+        let path = with_query(path, [("ts", at.as_str()), ("dir", direction)]);
+        self.request_typed(server, FederationRequest::get(path)).await
+    }
+}

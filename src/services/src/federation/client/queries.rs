@@ -1,0 +1,121 @@
+//! Asking other servers about their users, devices, aliases and public rooms.
+
+use http::Method;
+use ruma::{
+    RoomAliasId, RoomId, ServerName, UserId,
+    api::federation::{
+        device::get_devices,
+        directory::get_public_rooms_filtered,
+        discovery::get_server_version,
+        keys::{claim_keys, get_keys},
+        openid::get_openid_userinfo,
+        query::{get_profile_information, get_room_information},
+        space::get_hierarchy,
+    },
+};
+use serde_json::{Value, json};
+
+use super::{FEDERATION_V1, FederationClient, FederationError, FederationRequest, path, with_query};
+
+impl FederationClient {
+    /// `GET /_matrix/federation/v1/query/profile`. `field`: only this one.
+    pub async fn query_profile(
+        &self,
+        server: &ServerName,
+        user: &UserId,
+        field: Option<&str>,
+    ) -> Result<get_profile_information::v1::Response, FederationError> {
+        let pairs = [("user_id", user.as_str())].into_iter().chain(field.map(|field| ("field", field)));
+        let path = with_query(path(FEDERATION_V1, ["query", "profile"]), pairs);
+        self.request_typed(server, FederationRequest::get(path)).await
+    }
+
+    /// `GET /_matrix/federation/v1/query/directory`.
+    pub async fn query_directory(
+        &self,
+        server: &ServerName,
+        alias: &RoomAliasId,
+    ) -> Result<get_room_information::v1::Response, FederationError> {
+        let path = with_query(path(FEDERATION_V1, ["query", "directory"]), [("room_alias", alias.as_str())]);
+        self.request_typed(server, FederationRequest::get(path)).await
+    }
+
+    /// `GET /_matrix/federation/v1/user/devices/{userId}`.
+    pub async fn fetch_user_devices(
+        &self,
+        server: &ServerName,
+        user: &UserId,
+    ) -> Result<get_devices::v1::Response, FederationError> {
+        self.request_typed(server, FederationRequest::get(path(FEDERATION_V1, ["user", "devices", user.as_str()]))).await
+    }
+
+    /// `POST /_matrix/federation/v1/user/keys/query`. `device_keys`: user -> devices, an empty list for all.
+    pub async fn query_user_keys(
+        &self,
+        server: &ServerName,
+        device_keys: &Value,
+    ) -> Result<get_keys::v1::Response, FederationError> {
+        let request = FederationRequest::new(Method::POST, path(FEDERATION_V1, ["user", "keys", "query"]));
+        self.request_typed(server, request.with_body(json!({ "device_keys": device_keys }))).await
+    }
+
+    /// `POST /_matrix/federation/v1/user/keys/claim`. `one_time_keys`: user -> device -> algorithm.
+    pub async fn claim_user_keys(
+        &self,
+        server: &ServerName,
+        one_time_keys: &Value,
+    ) -> Result<claim_keys::v1::Response, FederationError> {
+        let request = FederationRequest::new(Method::POST, path(FEDERATION_V1, ["user", "keys", "claim"]));
+        self.request_typed(server, request.with_body(json!({ "one_time_keys": one_time_keys }))).await
+    }
+
+    /// `POST /_matrix/federation/v1/publicRooms`. `query`: the body as the specification has it.
+    pub async fn fetch_public_rooms(
+        &self,
+        server: &ServerName,
+        query: Value,
+    ) -> Result<get_public_rooms_filtered::v1::Response, FederationError> {
+        let request = FederationRequest::new(Method::POST, path(FEDERATION_V1, ["publicRooms"]));
+        self.request_typed(server, request.with_body(query)).await
+    }
+
+    /// `GET /_matrix/federation/v1/hierarchy/{roomId}`.
+    pub async fn fetch_hierarchy(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        suggested_only: bool,
+    ) -> Result<get_hierarchy::v1::Response, FederationError> {
+        let suggested_only = if suggested_only { "true" } else { "false" };
+        let path = path(FEDERATION_V1, ["hierarchy", room_id.as_str()]);
+        self.request_typed(server, FederationRequest::get(with_query(path, [("suggested_only", suggested_only)]))).await
+    }
+
+    /// `GET /_matrix/federation/v1/openid/userinfo`: whose token this is. Not signed.
+    pub async fn fetch_openid_userinfo(
+        &self,
+        server: &ServerName,
+        access_token: &str,
+    ) -> Result<get_openid_userinfo::v1::Response, FederationError> {
+        let path = with_query(path(FEDERATION_V1, ["openid", "userinfo"]), [("access_token", access_token)]);
+        let answer: UserInfo = self.request_unsigned(server, FederationRequest::get(path)).await?;
+        Ok(get_openid_userinfo::v1::Response::new(answer.sub))
+    }
+
+    /// `GET /_matrix/federation/v1/version`. Not signed.
+    pub async fn fetch_version(&self, server: &ServerName) -> Result<Option<get_server_version::v1::Server>, FederationError> {
+        let answer: VersionAnswer =
+            self.request_unsigned(server, FederationRequest::get(path(FEDERATION_V1, ["version"]))).await?;
+        Ok(answer.server)
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct UserInfo {
+    sub: ruma::OwnedUserId,
+}
+
+#[derive(serde::Deserialize)]
+struct VersionAnswer {
+    server: Option<get_server_version::v1::Server>,
+}
