@@ -6,6 +6,8 @@
 //! Start reading at [`store`], then [`tables`].
 
 pub mod batch;
+#[doc(hidden)]
+pub mod conformance;
 pub mod engine;
 pub mod ids;
 pub mod interner;

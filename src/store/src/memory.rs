@@ -68,6 +68,7 @@ impl Engine for MemoryEngine {
                 Write::Delete { key } => {
                     map.remove(key);
                 }
+                Write::DeleteRange { start, end } if start >= end => {}
                 Write::DeleteRange { start, end } => {
                     let gone: Vec<_> = map.range(start.clone()..end.clone()).map(|(key, _)| key.clone()).collect();
                     for key in gone {
@@ -82,4 +83,13 @@ impl Engine for MemoryEngine {
     fn flush(&self) -> Result<(), EngineError> {
         Ok(())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use super::*;
+
+    crate::conformance_tests!(|_: &Path| Arc::new(MemoryEngine::new()) as Arc<dyn Engine>);
 }

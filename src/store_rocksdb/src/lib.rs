@@ -56,7 +56,7 @@ impl RocksEngine {
                 Err(EngineError(format!("{} is in use by another process; stop it first ({error})", path.display())))
             }
             Err(error) => {
-                let EngineError(what) = engine_error(&error);
+                let EngineError(what) = engine_error(error.as_ref());
                 Err(EngineError(format!("{}: {what}", path.display())))
             }
         }
@@ -100,7 +100,7 @@ fn database_options(options: &RocksOptions) -> Options {
 
 impl Engine for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let value = self.db.get_pinned(key).map_err(|error| engine_error(&error))?;
+        let value = self.db.get_pinned(key).map_err(|error| engine_error(error.as_ref()))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -132,13 +132,13 @@ impl Engine for RocksEngine {
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(|error| engine_error(&error))
+        self.db.write_opt(batch, &options).map_err(|error| engine_error(error.as_ref()))
     }
 
     fn flush(&self) -> Result<(), EngineError> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_opt(&options).map_err(|error| engine_error(&error))
+        self.db.flush_opt(&options).map_err(|error| engine_error(error.as_ref()))
     }
 }
 
@@ -173,7 +173,7 @@ impl Iterator for Scan<'_> {
         }
         self.at = At::End;
         // A block that cannot be read ends the iterator as if there were no more rows; its status tells the difference.
-        self.rows.status().err().map(|error| Err(engine_error(&error)))
+        self.rows.status().err().map(|error| Err(engine_error(error.as_ref())))
     }
 }
 
@@ -182,8 +182,7 @@ fn is_locked(error: &rocksdb::Error) -> bool {
     text.contains("While lock file") || text.contains("lock hold by current process")
 }
 
-fn engine_error(error: &rocksdb::Error) -> EngineError {
-    let text: &str = error.as_ref();
+fn engine_error(text: &str) -> EngineError {
     let full = ["No space left on device", "Disk quota exceeded", "Space limit reached", "Max allowed space was reached"];
     if full.iter().any(|sign| text.contains(sign)) { EngineError(format!("{NO_SPACE} ({text})")) } else { EngineError(text.to_owned()) }
 }
