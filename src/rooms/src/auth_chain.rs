@@ -59,6 +59,11 @@ impl AuthChains {
         self.begin().with_ancestors(events)
     }
 
+    /// Whether an event is indexed.
+    pub fn contains(&self, event: EventNid) -> Result<bool, StoreError> {
+        Ok(self.get_place(event)?.is_some())
+    }
+
     /// As [`ChainBatch::difference`], of what is stored.
     pub fn difference(&self, sets: &[Vec<EventNid>]) -> Result<HashSet<EventNid>, StoreError> {
         self.begin().difference(sets)

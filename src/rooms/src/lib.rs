@@ -1,0 +1,131 @@
+//! Rooms: the event graph, state, membership. The only writer of events.
+//!
+//! What comes from clients enters by [`send`], [`create`] and [`membership`]; what comes from other servers by [`ingest`] and
+//! [`handshake`]. Both end in [`staging`], where one batch takes form: event, state, indexes, extremities, outgoing rows. Readers
+//! use [`read`], [`timeline`] and [`visibility`]. What must be fetched from elsewhere is asked of [`remote::Remote`].
+//!
+//! Nothing here knows HTTP, clients' tokens or sync: those follow the log.
+
+pub mod aliases;
+pub mod auth_chain;
+pub mod backfill;
+pub mod client_event;
+pub mod create;
+pub mod error;
+pub mod event;
+pub mod handshake;
+pub mod ingest;
+pub mod invite;
+pub mod join;
+pub mod locks;
+pub mod membership;
+pub mod read;
+pub mod remote;
+pub mod resolve;
+pub mod send;
+pub mod staging;
+pub mod state;
+pub mod timeline;
+pub mod visibility;
+
+use std::sync::Arc;
+
+use chappe_protocol::{clock::Clock, sign::ServerSigner};
+use chappe_store::Store;
+use ruma::{OwnedServerName, RoomVersionId, ServerName};
+
+pub use error::RoomError;
+pub use event::Event;
+pub use read::Room;
+pub use remote::{Remote, RemoteError};
+pub use send::{EventDraft, Sent};
+
+use crate::{auth_chain::AuthChains, event::EventCache, locks::RoomLocks, membership::LocalProfiles, remote::FederationGate, state::StateTrees};
+
+/// How rooms behave on this server.
+#[derive(Clone, Debug)]
+pub struct RoomsConfig {
+    /// The version of rooms whose creator names none.
+    pub default_version: RoomVersionId,
+    /// Which new rooms are encrypted when their creator says nothing.
+    pub default_encryption: DefaultEncryption,
+    /// State tree nodes kept in memory.
+    pub state_cache_nodes: usize,
+    /// Events kept in memory, parsed.
+    pub event_cache_events: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DefaultEncryption {
+    Off,
+    /// Rooms made with an invite-only preset.
+    Invite,
+    All,
+}
+
+impl Default for RoomsConfig {
+    fn default() -> Self {
+        Self {
+            default_version: RoomVersionId::V12,
+            default_encryption: DefaultEncryption::Off,
+            state_cache_nodes: 100_000,
+            event_cache_events: 50_000,
+        }
+    }
+}
+
+/// A cheap handle to all rooms of this server.
+#[derive(Clone)]
+pub struct Rooms {
+    pub(crate) store: Store,
+    pub(crate) trees: StateTrees,
+    pub(crate) chains: Arc<AuthChains>,
+    pub(crate) cache: Arc<EventCache>,
+    pub(crate) locks: Arc<RoomLocks>,
+    pub(crate) signer: Arc<ServerSigner>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) remote: Arc<dyn Remote>,
+    pub(crate) gate: Arc<dyn FederationGate>,
+    pub(crate) profiles: Arc<dyn LocalProfiles>,
+    pub(crate) config: Arc<RoomsConfig>,
+    pub(crate) server_name: OwnedServerName,
+}
+
+impl Rooms {
+    pub fn new(
+        store: Store,
+        signer: Arc<ServerSigner>,
+        clock: Arc<dyn Clock>,
+        remote: Arc<dyn Remote>,
+        gate: Arc<dyn FederationGate>,
+        profiles: Arc<dyn LocalProfiles>,
+        config: RoomsConfig,
+    ) -> Self {
+        Self {
+            trees: StateTrees::new(store.clone(), config.state_cache_nodes),
+            chains: Arc::new(AuthChains::new(store.clone())),
+            cache: Arc::new(EventCache::new(config.event_cache_events)),
+            locks: Arc::new(RoomLocks::default()),
+            server_name: signer.server_name().to_owned(),
+            store,
+            signer,
+            clock,
+            remote,
+            gate,
+            profiles,
+            config: Arc::new(config),
+        }
+    }
+
+    pub fn server_name(&self) -> &ServerName {
+        &self.server_name
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn config(&self) -> &RoomsConfig {
+        &self.config
+    }
+}

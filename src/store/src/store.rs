@@ -69,25 +69,25 @@ impl Store {
     }
 
     /// The rows whose key begins with `prefix` (the first parts of the key, as a tuple; `&()` for all rows), in key order.
-    pub fn scan<'a, K: Key, V: Value>(
+    pub fn scan<'a, K: Key, V: Value, P: Key>(
         &'a self,
         table: &'a Table<K, V>,
-        prefix: &impl Key,
+        prefix: &P,
         direction: Direction,
-    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
+    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + use<'a, K, V, P> {
         let start = table.key(prefix).bytes;
         let end = prefix_end(&start);
         self.scan_bytes(table, start, end, direction)
     }
 
     /// The rows with keys in `start..end` (either may be only the first parts of a key).
-    pub fn scan_range<'a, K: Key, V: Value>(
+    pub fn scan_range<'a, K: Key, V: Value, S: Key, E: Key>(
         &'a self,
         table: &'a Table<K, V>,
-        start: &impl Key,
-        end: &impl Key,
+        start: &S,
+        end: &E,
         direction: Direction,
-    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
+    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + use<'a, K, V, S, E> {
         self.scan_bytes(table, table.key(start).bytes, table.key(end).bytes, direction)
     }
 

@@ -84,3 +84,6 @@ pub const BACKFILLED: Table<RoomNid, u64> = Table::new(140, "backfilled");
 
 /// User id, device id, a scope (the room id, or the endpoint's name) and transaction id -> event id that the transaction made.
 pub const TRANSACTIONS: Table<(String, String, String, String), String> = Table::new(19, "transactions");
+
+/// Event id of a redaction's target that is not known here, redaction: applied when the target arrives.
+pub const PENDING_REDACTIONS: Table<(OwnedEventId, EventNid), ()> = Table::new(142, "pending_redactions");

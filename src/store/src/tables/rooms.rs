@@ -75,3 +75,6 @@ pub const PUBLIC_ROOMS: Table<RoomNid, ()> = Table::new(33, "public_rooms");
 
 /// Server, room: the rooms that a server has joined users in. The same rows as [`JOINED_SERVERS`], from the server's side.
 pub const SERVER_ROOMS: Table<(OwnedServerName, RoomNid), ()> = Table::new(34, "server_rooms");
+
+/// Room -> its version, for rooms known only by an invite or knock of a local user.
+pub const OUT_OF_BAND_VERSIONS: Table<RoomNid, String> = Table::new(143, "out_of_band_versions");

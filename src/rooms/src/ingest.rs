@@ -1,0 +1,494 @@
+//! Receiving events from other servers: the full pipeline of checks, from raw text to a place in the room.
+//!
+//! Raw JSON -> [`Rooms::check_pdu`] (format, signatures, content hash) -> missing auth and prev events -> state before the event ->
+//! [`Staging::append_received`] (authorization; rejected, soft-failed or accepted). Loops over what other servers say are bounded,
+//! and nothing is recursive.
+//!
+//! Spec: Server-Server API, Checks performed on receipt of a PDU.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use chappe_protocol::{
+    auth, json,
+    pdu::Pdu,
+    redact,
+    sign::{self, Verified},
+};
+use chappe_store::{Batch, EventNid, StoreError, Ticket, tables::events::EventStatus};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName,
+    events::StateEventType,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::value::RawValue as RawJsonValue;
+
+use crate::{
+    Event, RemoteError, Room, RoomError, Rooms,
+    remote::MissingEvents,
+    resolve::{ResolveContext, ResolveEvents, resolve_state},
+    staging::{Decided, Placement, Relay, Staging},
+    state::{StateRoot, TreeBatch},
+};
+
+/// How many events one gap is filled with at a time.
+const GAP_EVENTS_MAX: u32 = 20;
+/// How many auth or state events are fetched one by one before the whole is asked for.
+const SINGLE_FETCHES_MAX: usize = 50;
+
+impl Rooms {
+    /// Takes in one event of a transaction.
+    ///
+    /// `Ok` also for events that are kept but rejected or soft-failed, and for those known before.
+    pub async fn receive_pdu(&self, origin: &ServerName, room_id: &RoomId, raw: &RawJsonValue) -> Result<(), RoomError> {
+        let room = self.require_room(room_id)?;
+        if !self.is_server_joined(room.nid, &self.server_name)? {
+            return Err(RoomError::NotFound("This server is not in the room".to_owned()));
+        }
+        if !self.is_server_admitted(room.nid, origin)? {
+            return Err(RoomError::Forbidden("The room's access list denies your server".to_owned()));
+        }
+        let pdu = self.check_pdu(&room, raw).await?;
+        let _queue = self.locks.ingest(room_id).await;
+        if self.is_placed(&pdu.event_id)? {
+            return Ok(());
+        }
+        self.fill_gap(origin, &room, &pdu).await?;
+        self.ingest(origin, &room, pdu, Placement::Live, Relay::Nobody).await?;
+        Ok(())
+    }
+
+    /// Format, sender's server, signatures and content hash of an event said to be of this room.
+    pub(crate) async fn check_pdu(&self, room: &Room, raw: &RawJsonValue) -> Result<Arc<Pdu>, RoomError> {
+        let object = json::parse_strict(raw.get()).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        self.check_object(&room.id, &room.rules, object).await
+    }
+
+    pub(crate) async fn check_object(&self, room_id: &RoomId, rules: &RoomVersionRules, object: CanonicalJsonObject) -> Result<Arc<Pdu>, RoomError> {
+        let pdu = Pdu::from_object(object.clone(), rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        if pdu.room_id != room_id {
+            return Err(RoomError::Invalid(format!("Event {} is of another room", pdu.event_id)));
+        }
+        if !self.gate.is_allowed(pdu.sender.server_name()) {
+            return Err(RemoteError::Denied(pdu.sender.server_name().to_owned()).into());
+        }
+        let (_, pdu) = self.check_signatures(object, rules).await?;
+        Ok(Arc::new(pdu))
+    }
+
+    /// Verifies the signatures an event needs. Where its content hash does not fit, what comes back is its redacted form.
+    pub(crate) async fn check_signatures(
+        &self,
+        mut object: CanonicalJsonObject,
+        rules: &RoomVersionRules,
+    ) -> Result<(CanonicalJsonObject, Pdu), RoomError> {
+        object.remove("unsigned");
+        let sent_at = match object.get("origin_server_ts") {
+            Some(CanonicalJsonValue::Integer(sent_at)) => u64::try_from(i64::from(*sent_at)).unwrap_or(0),
+            _ => return Err(RoomError::BadJson("The event has no origin_server_ts".to_owned())),
+        };
+        let sent_at = MilliSecondsSinceUnixEpoch(ruma::UInt::new_saturating(sent_at));
+        let keys = self.remote.fetch_keys_for_event(&object, rules, sent_at).await?;
+        let verified = sign::verify_event(&object, rules, &keys).map_err(|error| RoomError::Forbidden(format!("Signatures: {error}")))?;
+        if verified == Verified::Signatures {
+            object = redact::redact_object(object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        }
+        let pdu = Pdu::from_object(object.clone(), rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        Ok((object, pdu))
+    }
+
+    /// Whether an event is known with its place in the graph: not merely as an outlier.
+    fn is_placed(&self, event_id: &EventId) -> Result<bool, RoomError> {
+        Ok(self.get_event(event_id)?.is_some_and(|event| event.record.state_after.is_some()))
+    }
+
+    fn unplaced_prevs(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut missing = Vec::new();
+        for prev in &pdu.prev_events {
+            if !self.is_placed(prev)? {
+                missing.push(prev.clone());
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Asks for the events between what is known and an event that names unknown ones, and takes them in.
+    async fn fill_gap(&self, origin: &ServerName, room: &Room, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
+        if self.unplaced_prevs(pdu)?.is_empty() {
+            return Ok(());
+        }
+        let current = self.require_room(&room.id)?;
+        let extremities = &current.record.forward_extremities;
+        let gap = MissingEvents {
+            earliest: extremities.iter().map(|(_, id, _)| id.clone()).collect(),
+            latest: vec![pdu.event_id.clone()],
+            limit: GAP_EVENTS_MAX,
+            min_depth: extremities.iter().map(|(_, _, depth)| *depth).min().unwrap_or(0),
+        };
+        let events = match self.remote.fetch_missing_events(origin, &room.id, gap).await {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::info!(%error, room.id = %room.id, server = %origin, "gap not filled");
+                return Ok(());
+            }
+        };
+        let mut found = HashMap::new();
+        for raw in events.into_iter().take(usize::try_from(GAP_EVENTS_MAX).unwrap_or(usize::MAX)) {
+            match self.check_pdu(room, &raw).await {
+                Ok(event) => {
+                    found.insert(event.event_id.clone(), event);
+                }
+                // A gap with a bad event in it is not filled at all, as a peer that sends one is not to be trusted with the rest.
+                Err(error) => {
+                    tracing::info!(%error, room.id = %room.id, server = %origin, "gap not filled: bad event");
+                    return Err(RoomError::Invalid(format!("Missing events could not be used: {error}")));
+                }
+            }
+        }
+        let mut events: Vec<_> = found.into_values().filter(|event| event.event_id != pdu.event_id).collect();
+        events.sort_by_key(|event| event.depth);
+        for event in events {
+            if self.is_placed(&event.event_id)? {
+                continue;
+            }
+            if let Err(error) = self.ingest(origin, room, event, Placement::Live, Relay::Nobody).await {
+                tracing::info!(%error, room.id = %room.id, server = %origin, "event of a gap not taken in");
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a checked event its place in the room: fetches the auth events and state it needs, judges it and stores it.
+    ///
+    /// The caller holds the room's ingest lock.
+    pub(crate) async fn ingest(&self, origin: &ServerName, room: &Room, pdu: Arc<Pdu>, placement: Placement, relay: Relay) -> Result<Arc<Event>, RoomError> {
+        self.fetch_missing_auth_events(origin, room, &pdu).await?;
+        let state_before = self.state_before(origin, room, &pdu).await?;
+        let _writing = self.locks.write(&room.id).await;
+        let (rooms, room_id) = (self.clone(), room.id.clone());
+        let (event, ticket) = tokio::task::spawn_blocking(move || rooms.commit_received(&room_id, pdu, state_before, placement, relay))
+            .await
+            .map_err(|error| RoomError::broken(error.to_string()))??;
+        drop(_writing);
+        ticket.durable().await?;
+        Ok(event)
+    }
+
+    fn commit_received(
+        &self,
+        room_id: &RoomId,
+        pdu: Arc<Pdu>,
+        state_before: StateRoot,
+        placement: Placement,
+        relay: Relay,
+    ) -> Result<(Arc<Event>, Ticket), RoomError> {
+        let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+        let event = staging.append_judged(pdu, state_before, placement, relay)?;
+        if let Some(reason) = &event.record.reason {
+            tracing::info!(event.id = %event.pdu.event_id, room.id = %room_id, status = ?event.record.status, reason, "event refused");
+        }
+        Ok((event, staging.enqueue()?))
+    }
+
+    // Auth events.
+
+    /// Makes sure that an event's auth events are known, as outliers if need be.
+    async fn fetch_missing_auth_events(&self, origin: &ServerName, room: &Room, pdu: &Pdu) -> Result<(), RoomError> {
+        let missing = self.unknown_of(&pdu.auth_events)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        match self.remote.fetch_event_auth(origin, &room.id, &pdu.event_id).await {
+            Ok(events) => self.store_outliers(room, events).await?,
+            Err(error) => tracing::info!(%error, event.id = %pdu.event_id, server = %origin, "auth chain not had"),
+        }
+        self.fetch_single_events(origin, room, missing).await?;
+        match self.unknown_of(&pdu.auth_events)?.first() {
+            None => Ok(()),
+            Some(unknown) => Err(RoomError::Invalid(format!("Auth event {unknown} could not be had"))),
+        }
+    }
+
+    fn unknown_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut unknown = Vec::new();
+        for id in ids {
+            if !self.is_indexed(id)? {
+                unknown.push(id.clone());
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Whether an event is known with its auth chain: not merely by an out-of-band invite.
+    fn is_indexed(&self, id: &EventId) -> Result<bool, RoomError> {
+        match self.get_event_nid(id)? {
+            Some(nid) => Ok(self.chains.contains(nid)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Fetches events, and the auth events they turn out to need, one by one.
+    async fn fetch_single_events(&self, origin: &ServerName, room: &Room, mut wanted: Vec<OwnedEventId>) -> Result<(), RoomError> {
+        let mut fetched = Vec::new();
+        let mut asked = HashSet::new();
+        while let Some(id) = wanted.pop() {
+            if asked.len() >= SINGLE_FETCHES_MAX || self.is_indexed(&id)? || !asked.insert(id.clone()) {
+                continue;
+            }
+            match self.remote.fetch_event(origin, &id).await {
+                Ok(raw) => match self.check_pdu(room, &raw).await {
+                    Ok(pdu) if pdu.event_id == id => {
+                        wanted.extend(pdu.auth_events.iter().cloned());
+                        fetched.push(pdu);
+                    }
+                    Ok(_) => tracing::info!(event.id = %id, server = %origin, "asked for one event, was given another"),
+                    Err(error) => tracing::info!(%error, event.id = %id, server = %origin, "fetched event is bad"),
+                },
+                Err(error) => tracing::info!(%error, event.id = %id, server = %origin, "event not had"),
+            }
+        }
+        self.store_checked_outliers(room, fetched).await
+    }
+
+    /// Stores events whose place in the graph is not looked at, those of them that pass their checks.
+    pub(crate) async fn store_outliers(&self, room: &Room, events: Vec<Box<RawJsonValue>>) -> Result<(), RoomError> {
+        let mut checked = Vec::new();
+        for raw in events {
+            match self.check_pdu(room, &raw).await {
+                Ok(pdu) => checked.push(pdu),
+                Err(error) => tracing::info!(%error, room.id = %room.id, "event of an auth chain or state is bad"),
+            }
+        }
+        self.store_checked_outliers(room, checked).await
+    }
+
+    async fn store_checked_outliers(&self, room: &Room, events: Vec<Arc<Pdu>>) -> Result<(), RoomError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let _writing = self.locks.write(&room.id).await;
+        let mut staging = Staging::begin(self, self.require_room(&room.id)?)?;
+        staging.put_outliers(events)?;
+        let ticket = staging.enqueue()?;
+        drop(_writing);
+        ticket.durable().await?;
+        Ok(())
+    }
+
+    // State before.
+
+    async fn state_before(&self, origin: &ServerName, room: &Room, pdu: &Pdu) -> Result<StateRoot, RoomError> {
+        let mut roots = Vec::new();
+        for prev in &pdu.prev_events {
+            let known = self.get_event(prev)?.and_then(|event| event.record.state_after);
+            roots.push(match known {
+                Some(root) => root,
+                None => self.fetch_state_after(origin, room, prev).await?,
+            });
+        }
+        let rooms = self.clone();
+        let room = room.clone();
+        tokio::task::spawn_blocking(move || rooms.resolve_roots(&room, roots)).await.map_err(|error| RoomError::broken(error.to_string()))?
+    }
+
+    /// Resolves several states to one, and stores it.
+    fn resolve_roots(&self, room: &Room, mut roots: Vec<StateRoot>) -> Result<StateRoot, RoomError> {
+        roots.sort_unstable();
+        roots.dedup();
+        if let [root] = roots.as_slice() {
+            return Ok(*root);
+        }
+        let mut staging = Staging::begin(self, room.clone())?;
+        let root = staging.resolve(roots)?;
+        self.store_trees(staging.trees)?;
+        Ok(root)
+    }
+
+    /// Stores new state tree nodes by themselves: they are content-addressed, and harmless where nothing comes to name them.
+    fn store_trees(&self, trees: TreeBatch) -> Result<(), RoomError> {
+        let mut batch = Batch::new();
+        trees.put_into(&mut batch);
+        if !batch.is_empty() {
+            let _later = self.store.enqueue(batch)?;
+        }
+        Ok(())
+    }
+
+    /// The state after an event that is not known here, as another server tells it.
+    async fn fetch_state_after(&self, origin: &ServerName, room: &Room, event_id: &EventId) -> Result<StateRoot, RoomError> {
+        let (state, auth_chain) = self.remote.fetch_state_ids(origin, &room.id, event_id).await?;
+        let mut wanted: Vec<_> = state.clone();
+        wanted.push(event_id.to_owned());
+        wanted.extend(auth_chain);
+        let missing = self.unknown_of(&wanted)?;
+        if missing.len() > SINGLE_FETCHES_MAX {
+            let (mut events, auth_chain) = self.remote.fetch_state(origin, &room.id, event_id).await?;
+            events.extend(auth_chain);
+            self.store_outliers(room, events).await?;
+            self.fetch_single_events(origin, room, vec![event_id.to_owned()]).await?;
+        } else {
+            self.fetch_single_events(origin, room, missing).await?;
+        }
+        let mut trees = self.trees.begin(room.nid);
+        let mut entries = Vec::new();
+        let ids = state.iter().map(|id| &**id).chain([event_id]);
+        for id in ids {
+            let Some(event) = self.get_event(id)? else {
+                if id == event_id {
+                    return Err(RoomError::Invalid(format!("Event {id} could not be had")));
+                }
+                continue;
+            };
+            if event.is_rejected() || event.record.room != room.nid {
+                continue;
+            }
+            if let Some((event_type, state_key)) = event.pdu.state_tuple() {
+                entries.push((self.store.interner().intern_state_key(&self.store, &event_type, state_key)?, event.nid));
+            }
+        }
+        let root = trees.build(entries)?;
+        self.store_trees(trees)?;
+        Ok(root)
+    }
+}
+
+impl Staging {
+    /// Judges and stores an event all of whose prev and auth events are known.
+    pub(crate) fn append_received(&mut self, pdu: Arc<Pdu>, relay: Relay) -> Result<Arc<Event>, RoomError> {
+        let mut roots = Vec::new();
+        for prev in &pdu.prev_events {
+            let state = self.get_event(prev)?.and_then(|event| event.record.state_after);
+            roots.push(state.ok_or_else(|| RoomError::Invalid(format!("Prev event {prev} is not known")))?);
+        }
+        let state_before = self.resolve(roots)?;
+        self.append_judged(pdu, state_before, Placement::Live, relay)
+    }
+
+    pub(crate) fn append_judged(&mut self, pdu: Arc<Pdu>, state_before: StateRoot, placement: Placement, relay: Relay) -> Result<Arc<Event>, RoomError> {
+        let verdict = self.judge(&pdu, state_before, placement)?;
+        let placement = if verdict.0 == EventStatus::Accepted { placement } else { Placement::Hidden };
+        let (status, reason) = verdict;
+        let event = self.put_event(Decided { pdu, status, reason, state_before: Some(state_before), placement, relay, sent_by: None })?;
+        if event.is_accepted() && placement == Placement::Live {
+            self.resolve_current_state()?;
+        }
+        Ok(event)
+    }
+
+    /// The three authorization checks of an event on receipt: against its auth events, the state before it, the current state.
+    fn judge(&self, pdu: &Arc<Pdu>, state_before: StateRoot, placement: Placement) -> Result<(EventStatus, Option<String>), RoomError> {
+        let rules = &self.room.rules;
+        if let Err(rejection) = self.check_against_auth_events(pdu) {
+            return Ok((EventStatus::Rejected, Some(format!("by its auth events: {rejection}"))));
+        }
+        let by_root = |root: StateRoot| {
+            auth::check_state_dependent(rules, pdu, |event_type, state_key| {
+                self.get_from_root(root, event_type, state_key).ok().flatten().map(|event| event.pdu.clone())
+            })
+        };
+        if let Err(rejection) = by_root(state_before) {
+            return Ok((EventStatus::Rejected, Some(format!("by the state before it: {rejection}"))));
+        }
+        if placement == Placement::Live
+            && let Err(rejection) = by_root(self.room.record.state)
+        {
+            return Ok((EventStatus::SoftFailed, Some(format!("by the current state: {rejection}"))));
+        }
+        Ok((EventStatus::Accepted, None))
+    }
+
+    pub(crate) fn check_against_auth_events(&self, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
+        let rules = &self.room.rules;
+        let get = |id: &EventId| self.get_event(id).ok().flatten().map(|event| event.pdu.clone());
+        auth::check_state_independent(rules, pdu, get)?;
+        let mut state: HashMap<(StateEventType, String), Arc<Pdu>> = HashMap::new();
+        let mut auth_events: Vec<_> = pdu.auth_events.iter().filter_map(|id| get(id)).collect();
+        if !rules.event_format.allow_room_create_in_auth_events
+            && let Ok(create) = EventId::parse(self.room.id.as_str().replacen('!', "$", 1))
+        {
+            auth_events.extend(get(&create));
+        }
+        for event in auth_events {
+            if let Some((event_type, state_key)) = event.state_tuple() {
+                state.insert((event_type, state_key.to_owned()), event.clone());
+            }
+        }
+        auth::check_state_dependent(rules, pdu, |event_type, state_key| state.get(&(event_type.clone(), state_key.to_owned())).cloned())?;
+        Ok(())
+    }
+
+    /// Stores checked events as outliers, each after its auth events. Those whose auth events are not to be had are left out.
+    pub(crate) fn put_outliers(&mut self, events: Vec<Arc<Pdu>>) -> Result<(), RoomError> {
+        let mut waiting: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
+        for pdu in events {
+            if self.get_indexed(&pdu.event_id)?.is_none() {
+                waiting.insert(pdu.event_id.clone(), pdu);
+            }
+        }
+        // Auth events first: repeatedly follow an event's waiting auth events down, and store on the way back.
+        let mut roots: Vec<OwnedEventId> = waiting.keys().cloned().collect();
+        let mut open: HashSet<OwnedEventId> = HashSet::new();
+        while let Some(id) = roots.pop() {
+            let Some(pdu) = waiting.get(&id).cloned() else { continue };
+            let first: Vec<_> = pdu.auth_events.iter().filter(|auth| waiting.contains_key(*auth) && !open.contains(*auth)).cloned().collect();
+            if !first.is_empty() && open.insert(id.clone()) {
+                roots.push(id);
+                roots.extend(first);
+                continue;
+            }
+            waiting.remove(&id);
+            self.put_outlier(pdu)?;
+        }
+        Ok(())
+    }
+
+    fn put_outlier(&mut self, pdu: Arc<Pdu>) -> Result<(), RoomError> {
+        for id in &pdu.auth_events {
+            if self.get_indexed(id)?.is_none() {
+                tracing::debug!(event.id = %pdu.event_id, auth_event.id = %id, "outlier left out: auth event missing");
+                return Ok(());
+            }
+        }
+        let (status, reason) = match self.check_against_auth_events(&pdu) {
+            Ok(()) => (EventStatus::Outlier, None),
+            Err(rejection) => (EventStatus::Rejected, Some(rejection.to_string())),
+        };
+        self.put_event(Decided { pdu, status, reason, state_before: None, placement: Placement::Hidden, relay: Relay::Nobody, sent_by: None })?;
+        Ok(())
+    }
+
+    fn resolve(&mut self, mut roots: Vec<StateRoot>) -> Result<StateRoot, RoomError> {
+        roots.sort_unstable();
+        roots.dedup();
+        if let [root] = roots.as_slice() {
+            return Ok(*root);
+        }
+        let context = ResolveContext { store: &self.rooms.store, rules: &self.room.rules, trees: &self.trees, chains: &self.chains, events: &*self };
+        let resolved = resolve_state(&context, &roots)?;
+        Ok(resolved.apply(&mut self.trees)?)
+    }
+
+    /// The current state, from the forward extremities.
+    fn resolve_current_state(&mut self) -> Result<(), RoomError> {
+        let mut roots = Vec::new();
+        for (nid, id, _) in &self.room.record.forward_extremities {
+            let state = self.get_event_by_nid(*nid)?.and_then(|event| event.record.state_after);
+            roots.push(state.ok_or_else(|| RoomError::broken(format!("forward extremity {id} has no state")))?);
+        }
+        let root = self.resolve(roots)?;
+        self.set_current_state(root);
+        Ok(())
+    }
+}
+
+impl ResolveEvents for Staging {
+    fn get_pdu(&self, event: EventNid) -> Result<Option<Arc<Pdu>>, StoreError> {
+        Ok(self.get_event_by_nid(event)?.map(|event| event.pdu.clone()))
+    }
+
+    fn get_pdu_by_id(&self, event_id: &EventId) -> Result<Option<(EventNid, Arc<Pdu>)>, StoreError> {
+        Ok(self.get_event(event_id)?.map(|event| (event.nid, event.pdu.clone())))
+    }
+}

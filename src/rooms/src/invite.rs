@@ -1,0 +1,271 @@
+//! Invites across servers, and what a user has to do with rooms this server is not in.
+//!
+//! Such an invite, knock or leave is *out of band*: its event is kept as an outlier, and only the user's own rows change.
+
+use std::sync::Arc;
+
+use chappe_protocol::{json, pdu::Pdu, room_version};
+use chappe_store::{
+    Batch, Domain, Json, RoomNid, Stamped, Topic,
+    tables::{
+        events::{EVENT_JSON, EVENT_NIDS, EVENTS, EventRecord, EventStatus},
+        rooms::{FORGOTTEN, MEMBERS, MEMBERSHIP_LOG, STRIPPED_STATE, USER_ROOMS},
+    },
+};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
+    events::{StateEventType, TimelineEventType},
+};
+use serde_json::value::RawValue as RawJsonValue;
+
+use crate::{
+    Event, EventDraft, RoomError, Rooms,
+    membership::{MemberProfile, member_draft, with_reason},
+    staging::{Relay, Staging, member_record},
+};
+
+impl Rooms {
+    /// Invites a user of another server: that server signs the invite before it goes into the room.
+    pub(crate) async fn invite_remote(&self, sender: &UserId, room_id: &RoomId, target: &UserId, draft: EventDraft) -> Result<(), RoomError> {
+        let room = self.require_room(room_id)?;
+        self.require_joined(&room, &sender.to_owned())?;
+        let (pdu, stripped) = {
+            let _writing = self.locks.write(room_id).await;
+            let staging = Staging::begin(self, self.require_room(room_id)?)?;
+            let pdu = Arc::new(staging.build_own(sender, draft)?);
+            staging.check_against_current_state(&pdu)?;
+            (pdu, staging.stripped_state(staging.room.record.state)?)
+        };
+        let raw = pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
+        let signed = self.remote.send_invite(target.server_name(), room_id, &pdu.event_id, &room.version, raw, stripped).await?;
+        let pdu = Arc::new(self.add_signatures(&pdu, &signed, target.server_name(), &room.rules)?);
+
+        let ticket = {
+            let _writing = self.locks.write(room_id).await;
+            let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+            staging.check_against_current_state(&pdu)?;
+            staging.append_after(pdu, Relay::Everyone)?;
+            staging.enqueue()?
+        };
+        ticket.durable().await?;
+        Ok(())
+    }
+
+    /// Takes over another server's signature on an event that this server built; anything else it changed is ignored.
+    pub(crate) fn add_signatures(
+        &self,
+        ours: &Pdu,
+        theirs: &RawJsonValue,
+        server: &ServerName,
+        rules: &ruma::room_version_rules::RoomVersionRules,
+    ) -> Result<Pdu, RoomError> {
+        let refuse = |what: &str| crate::RemoteError::Unreachable(format!("{server}: {what}"));
+        let theirs = json::parse_strict(theirs.get()).map_err(|error| refuse(&error.to_string()))?;
+        let mut object = ours.object().map_err(|error| RoomError::broken(error.to_string()))?;
+        let signature = match theirs.get("signatures") {
+            Some(CanonicalJsonValue::Object(signatures)) => signatures.get(server.as_str()).cloned(),
+            _ => None,
+        };
+        let Some(signature) = signature else { return Err(refuse("the event was not signed").into()) };
+        if let Some(CanonicalJsonValue::Object(signatures)) = object.get_mut("signatures") {
+            signatures.insert(server.to_string(), signature);
+        }
+        Ok(Pdu::from_object(object, rules).map_err(|error| refuse(&error.to_string()))?)
+    }
+
+    /// An invite that another server sends to one of this server's users. Answers the invite with this server's signature.
+    ///
+    /// The caller has checked that the user exists, and that the server may federate with this one.
+    ///
+    /// Spec: Server-Server API, `PUT /invite/{roomId}/{eventId}`.
+    pub async fn receive_invite(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        version: &RoomVersionId,
+        event: &RawJsonValue,
+        stripped: Vec<serde_json::Value>,
+    ) -> Result<Box<RawJsonValue>, RoomError> {
+        let Some(rules) = room_version::rules(version) else { return Err(RoomError::IncompatibleVersion(version.clone())) };
+        let object = json::parse_strict(event.get()).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let pdu = Pdu::from_object(object.clone(), &rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        if pdu.room_id != room_id || pdu.event_id != event_id {
+            return Err(RoomError::Invalid("The event does not match the path of the request".to_owned()));
+        }
+        if pdu.membership().is_none_or(|membership| membership.as_str() != "invite") {
+            return Err(RoomError::Invalid("The event is not an invite".to_owned()));
+        }
+        let Some(target) = pdu.state_key().and_then(|user| UserId::parse(user).ok()).filter(|user| self.is_local(user)) else {
+            return Err(RoomError::Invalid("The invited user is not of this server".to_owned()));
+        };
+        if pdu.sender.server_name() != origin {
+            return Err(RoomError::Forbidden("The sender is not of the server that sent the invite".to_owned()));
+        }
+        if !rules.event_format.require_room_create_room_id && !stripped.iter().any(|event| is_create_event_of(event, room_id, &rules)) {
+            return Err(RoomError::MissingParam("The invite needs the room's create event in invite_room_state".to_owned()));
+        }
+        let (object, _) = self.check_signatures(object, &rules).await?;
+        let mut signed = object;
+        self.signer.sign_event(&mut signed, &rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let pdu = Arc::new(Pdu::from_object(signed, &rules).map_err(|error| RoomError::BadJson(error.to_string()))?);
+
+        let nid = self.store.interner().intern_room(&self.store, room_id)?;
+        if !self.is_server_joined(nid, &self.server_name)? {
+            let stripped: Vec<_> = stripped.into_iter().filter(|event| event.is_object()).take(STRIPPED_EVENTS_MAX).collect();
+            self.put_out_of_band(nid, &pdu, &target, version, Some(stripped)).await?;
+        }
+        pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))
+    }
+
+    /// Keeps an event about a local user in a room that this server is not in.
+    pub(crate) async fn put_out_of_band(
+        &self,
+        room: RoomNid,
+        pdu: &Arc<Pdu>,
+        user: &UserId,
+        version: &RoomVersionId,
+        stripped: Option<Vec<serde_json::Value>>,
+    ) -> Result<(), RoomError> {
+        let _writing = self.locks.write(&pdu.room_id).await;
+        let mut batch = Batch::new();
+        batch.guard(Domain::Room(room), self.store.domain_version(&Domain::Room(room))?);
+        let known = self.get_event(&pdu.event_id)?;
+        let nid = known.as_ref().map_or_else(|| self.store.interner().next_event(), |event| event.nid);
+        let position = batch.next_position();
+        let record = EventRecord {
+            room,
+            event_id: pdu.event_id.clone(),
+            status: EventStatus::Outlier,
+            depth: pdu.depth,
+            redacted_because: None,
+            state_before: None,
+            state_after: None,
+            auth_events: Vec::new(),
+            reason: None,
+            sent_by: None,
+        };
+        let event = Arc::new(Event { nid, record, pdu: pdu.clone() });
+        if known.is_none() {
+            batch.put(&EVENT_NIDS, &pdu.event_id, &nid);
+            batch.put(&EVENT_JSON, &nid, &pdu.json().to_owned());
+            batch.put(&EVENTS, &nid, &event.record);
+        }
+        let key = (user.to_owned(), room);
+        let member = Stamped { position, value: member_record(&event) };
+        batch.put(&MEMBERS, &(room, user.to_owned()), &member);
+        batch.put(&USER_ROOMS, &key, &member);
+        batch.put(&MEMBERSHIP_LOG, &(user.to_owned(), position), &room);
+        batch.delete(&FORGOTTEN, &key);
+        batch.put(&chappe_store::tables::rooms::OUT_OF_BAND_VERSIONS, &room, &version.to_string());
+        match stripped {
+            Some(stripped) => batch.put(&STRIPPED_STATE, &key, &Json(stripped)),
+            None => batch.delete(&STRIPPED_STATE, &key),
+        }
+        batch.wake(Topic::User(user.to_owned()));
+        let ticket = self.store.enqueue(batch)?;
+        if known.is_none() {
+            self.cache.replace([event]);
+        }
+        ticket.durable().await?;
+        Ok(())
+    }
+
+    /// Declines an invite, or takes back a knock, in a room that this server is not in.
+    ///
+    /// If no server of the room can be told, the user is out of it all the same, here.
+    pub(crate) async fn leave_by_federation(&self, user: &UserId, room_id: &RoomId, nid: RoomNid, reason: Option<String>) -> Result<(), RoomError> {
+        let Some(member) = self.get_user_room(user, nid)? else { return Err(RoomError::not_in_room()) };
+        let known = match member.value.event {
+            Some(event) => self.get_event_by_nid(event)?,
+            None => None,
+        };
+        let version = match self.get_room(room_id)? {
+            Some(room) => room.version,
+            None => self
+                .store
+                .get(&chappe_store::tables::rooms::OUT_OF_BAND_VERSIONS, &nid)?
+                .and_then(|version| RoomVersionId::try_from(version).ok())
+                .unwrap_or(RoomVersionId::V1),
+        };
+        let mut servers: Vec<OwnedServerName> = vec![member.value.sender.server_name().to_owned()];
+        servers.extend(room_id.server_name().map(ToOwned::to_owned));
+        servers.extend(self.get_joined_servers(nid)?);
+        servers.retain(|server| *server != self.server_name && self.gate.is_allowed(server));
+        dedup(&mut servers);
+        for server in servers.into_iter().take(3) {
+            match self.leave_by_server(&server, user, room_id, &version, reason.clone()).await {
+                Ok(pdu) => return self.put_out_of_band(nid, &pdu, user, &version, None).await,
+                Err(error) => tracing::info!(%error, room.id = %room_id, server = %server, "leave not delivered"),
+            }
+        }
+        let Some(rules) = room_version::rules(&version) else { return Err(RoomError::UnsupportedVersion(version)) };
+        let template = self.out_of_band_leave(user, room_id, known.as_deref(), reason, &rules);
+        let pdu = Arc::new(self.sign_new_event(template, &rules)?);
+        self.put_out_of_band(nid, &pdu, user, &version, None).await
+    }
+
+    async fn leave_by_server(
+        &self,
+        server: &ServerName,
+        user: &UserId,
+        room_id: &RoomId,
+        version: &RoomVersionId,
+        reason: Option<String>,
+    ) -> Result<Arc<Pdu>, RoomError> {
+        let template = self.remote.make_leave(server, room_id, user).await?;
+        let version = template.room_version.clone().unwrap_or_else(|| version.clone());
+        let Some(rules) = room_version::rules(&version) else { return Err(RoomError::UnsupportedVersion(version)) };
+        let content = with_reason(MemberProfile::default().content("leave"), reason);
+        let pdu = Arc::new(self.event_from_template(&template, member_draft(user, content), user, room_id, &rules)?);
+        let raw = pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
+        self.remote.send_leave(server, room_id, &pdu.event_id, raw).await?;
+        Ok(pdu)
+    }
+
+    fn out_of_band_leave(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        known: Option<&Event>,
+        reason: Option<String>,
+        rules: &ruma::room_version_rules::RoomVersionRules,
+    ) -> CanonicalJsonObject {
+        let draft = member_draft(user, with_reason(MemberProfile::default().content("leave"), reason));
+        let before: Vec<_> = known.map(|event| event.pdu.event_id.clone()).into_iter().collect();
+        let depth = known.map_or(1, |event| event.pdu.depth.saturating_add(1));
+        crate::handshake::member_event(draft, user, room_id, rules, &before, &before, depth, self.clock.now_ms(), &self.server_name)
+    }
+}
+
+impl Staging {
+    /// Appends an accepted event that need not name the current extremities: it was built a moment ago.
+    pub(crate) fn append_after(&mut self, pdu: Arc<Pdu>, relay: Relay) -> Result<Arc<Event>, RoomError> {
+        let is_at_the_end = self.room.record.forward_extremities.iter().all(|(_, id, _)| pdu.prev_events.contains(id));
+        if is_at_the_end {
+            return self.append_checked(pdu, relay, None);
+        }
+        let event = self.append_received(pdu, relay)?;
+        match event.record.reason.clone() {
+            None => Ok(event),
+            Some(reason) => Err(RoomError::Forbidden(reason)),
+        }
+    }
+}
+
+/// How many stripped state events an invite may bring.
+const STRIPPED_EVENTS_MAX: usize = 100;
+
+pub(crate) fn dedup(servers: &mut Vec<OwnedServerName>) {
+    let mut seen = std::collections::HashSet::new();
+    servers.retain(|server| seen.insert(server.clone()));
+}
+
+fn is_create_event_of(event: &serde_json::Value, room_id: &RoomId, rules: &ruma::room_version_rules::RoomVersionRules) -> bool {
+    let is_create = event.get("type").and_then(|kind| kind.as_str()) == Some(StateEventType::RoomCreate.to_string().as_str());
+    is_create
+        && json::parse_strict(&event.to_string())
+            .ok()
+            .and_then(|object| Pdu::from_object(object, rules).ok())
+            .is_some_and(|pdu| pdu.room_id == room_id && pdu.kind == TimelineEventType::RoomCreate)
+}

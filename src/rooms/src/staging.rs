@@ -1,0 +1,539 @@
+//! One batch of a room taking form: events, the state after them, indexes, extremities, outgoing rows.
+//!
+//! A [`Staging`] is made under the room's write lock, sees its own events before they are stored, and ends in
+//! [`Staging::enqueue`]. Everything that follows from a change of state (members, servers, the flat index) is derived there, once,
+//! from the difference between the state before and after. It decides nothing: whether an event is accepted is its caller's business.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use chappe_protocol::{pdu::Pdu, power::PowerLevels};
+use chappe_store::{
+    Batch, Direction, Domain, EventNid, Json, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
+    tables::{
+        events::{
+            BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus, NEXT_EVENTS, PENDING_REDACTIONS,
+            RELATIONS, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
+        },
+        outgoing::{OUTGOING, OutgoingItem},
+        rooms::{FORGOTTEN, JOINED_SERVERS, MEMBERS, MEMBERSHIP_LOG, MemberRecord, ROOMS, SERVER_ROOMS, STRIPPED_STATE, USER_ROOMS},
+        state::{CURRENT_STATE, STATE_LOG},
+    },
+};
+use ruma::{
+    EventId, OwnedEventId, OwnedServerName, OwnedUserId, UserId,
+    events::{StateEventType, TimelineEventType},
+};
+use serde::Deserialize;
+
+use crate::{
+    Event, Room, RoomError, Rooms,
+    auth_chain::ChainBatch,
+    state::{StateChange, StateRoot, TreeBatch},
+};
+
+/// Where an event is put among the room's events.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Placement {
+    /// At the end of the timeline.
+    Live,
+    /// In the history, before all that was live.
+    Backfilled,
+    /// Nowhere that clients look: outliers, rejected and soft-failed events.
+    Hidden,
+}
+
+/// Which servers this server must send a live event to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Relay {
+    /// It came by federation: its own server sends it.
+    Nobody,
+    /// Every server in the room, before the event or after it.
+    Everyone,
+    /// As `Everyone`, but for the server that handed it over.
+    EveryoneBut(OwnedServerName),
+}
+
+/// An event about to be stored, all decisions taken.
+pub(crate) struct Decided {
+    pub(crate) pdu: Arc<Pdu>,
+    pub(crate) status: EventStatus,
+    pub(crate) reason: Option<String>,
+    pub(crate) state_before: Option<StateRoot>,
+    pub(crate) placement: Placement,
+    pub(crate) relay: Relay,
+    pub(crate) sent_by: Option<SentBy>,
+}
+
+pub(crate) struct Staging {
+    pub(crate) rooms: Rooms,
+    pub(crate) room: Room,
+    pub(crate) batch: Batch,
+    pub(crate) trees: TreeBatch,
+    pub(crate) chains: ChainBatch,
+    events: HashMap<OwnedEventId, Arc<Event>>,
+    ids: HashMap<EventNid, OwnedEventId>,
+    state_at_start: StateRoot,
+    seen: Position,
+    last_position: Option<Position>,
+    backfilled: Option<u64>,
+    outgoing: Vec<(Position, EventNid, Relay)>,
+}
+
+impl Staging {
+    /// Starts on a room as it is stored now. The caller holds the room's write lock.
+    pub(crate) fn begin(rooms: &Rooms, room: Room) -> Result<Self, RoomError> {
+        Ok(Self {
+            seen: rooms.store.domain_version(&Domain::Room(room.nid))?,
+            trees: rooms.trees.begin(room.nid),
+            chains: rooms.chains.begin(),
+            batch: Batch::new(),
+            events: HashMap::new(),
+            ids: HashMap::new(),
+            state_at_start: room.record.state,
+            last_position: None,
+            backfilled: None,
+            outgoing: Vec::new(),
+            rooms: rooms.clone(),
+            room,
+        })
+    }
+
+    pub(crate) fn nid(&self) -> RoomNid {
+        self.room.nid
+    }
+
+    pub(crate) fn get_event(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, StoreError> {
+        if let Some(event) = self.events.get(event_id) {
+            return Ok(Some(event.clone()));
+        }
+        self.rooms.get_event(event_id)
+    }
+
+    pub(crate) fn get_event_by_nid(&self, nid: EventNid) -> Result<Option<Arc<Event>>, StoreError> {
+        if let Some(event) = self.ids.get(&nid).and_then(|id| self.events.get(id)) {
+            return Ok(Some(event.clone()));
+        }
+        self.rooms.get_event_by_nid(nid)
+    }
+
+    /// An event that is known with its auth chain: not merely by an out-of-band invite.
+    pub(crate) fn get_indexed(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, StoreError> {
+        match self.get_event(event_id)? {
+            Some(event) if self.chains.contains(event.nid)? => Ok(Some(event)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The event at a key of a state, stored or of this batch.
+    pub(crate) fn get_from_root(&self, root: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Event>>, StoreError> {
+        let store = &self.rooms.store;
+        let Some(key) = store.interner().get_state_key(store, event_type, state_key)? else { return Ok(None) };
+        let Some(nid) = self.trees.get(root, key)? else { return Ok(None) };
+        self.get_event_by_nid(nid)
+    }
+
+    /// The event at a key of the current state, this batch included.
+    pub(crate) fn get_state_event(&self, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Event>>, StoreError> {
+        self.get_from_root(self.room.record.state, event_type, state_key)
+    }
+
+    pub(crate) fn get_power_levels(&self, root: StateRoot) -> Result<Option<PowerLevels>, RoomError> {
+        let Some(create) = self.get_from_root(root, &StateEventType::RoomCreate, "")? else { return Ok(None) };
+        let levels = self.get_from_root(root, &StateEventType::RoomPowerLevels, "")?;
+        Ok(PowerLevels::from_events(&self.room.rules, &create.pdu, levels.as_ref().map(|event| &*event.pdu)).ok())
+    }
+
+    /// Stores an event and, if it is an accepted live one, moves the room on: extremities and, from the event's own state, the current state.
+    ///
+    /// Where several extremities remain, the caller sets the current state by [`Staging::set_current_state`].
+    pub(crate) fn put_event(&mut self, decided: Decided) -> Result<Arc<Event>, RoomError> {
+        let Decided { pdu, status, reason, state_before, placement, relay, sent_by } = decided;
+        let known = self.get_event(&pdu.event_id)?;
+        let nid = known.as_ref().map_or_else(|| self.rooms.store.interner().next_event(), |event| event.nid);
+
+        let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
+        for id in &pdu.auth_events {
+            auth_events.extend(self.get_indexed(id)?.map(|event| event.nid));
+        }
+        let takes_part = matches!(status, EventStatus::Accepted | EventStatus::SoftFailed);
+        let state_after = match (state_before, pdu.state_tuple()) {
+            (Some(before), Some((event_type, state_key))) if takes_part => {
+                let key = self.rooms.store.interner().intern_state_key(&self.rooms.store, &event_type, state_key)?;
+                Some(self.trees.update(before, [(key, Some(nid))])?)
+            }
+            (before, _) => before,
+        };
+        let record = EventRecord {
+            room: self.room.nid,
+            event_id: pdu.event_id.clone(),
+            status,
+            depth: pdu.depth,
+            redacted_because: None,
+            state_before,
+            state_after,
+            auth_events,
+            reason,
+            sent_by,
+        };
+        let mut pdu = pdu;
+        if pdu.rejected != (status == EventStatus::Rejected) {
+            let mut marked = (*pdu).clone();
+            marked.rejected = status == EventStatus::Rejected;
+            pdu = Arc::new(marked);
+        }
+        let mut event = Event { nid, record, pdu };
+        if !self.chains.contains(nid)? {
+            self.chains.add(nid, &event.record.auth_events)?;
+            self.batch.put(&EVENT_NIDS, &event.pdu.event_id, &nid);
+            for prev in &event.pdu.prev_events {
+                self.batch.put(&NEXT_EVENTS, &(prev.clone(), nid), &());
+            }
+        }
+        self.apply_pending_redaction(&mut event)?;
+        self.write_rows(&event);
+        let event = Arc::new(event);
+        self.remember(&event);
+
+        if placement != Placement::Hidden {
+            self.place(&event, placement)?;
+        }
+        if placement == Placement::Live && status == EventStatus::Accepted {
+            self.advance(&event);
+            let position = self.last_position.unwrap_or_default();
+            if relay != Relay::Nobody {
+                self.outgoing.push((position, nid, relay));
+            }
+        }
+        if status == EventStatus::Accepted && event.pdu.kind == TimelineEventType::RoomRedaction {
+            self.apply_redaction(&event)?;
+        }
+        Ok(event)
+    }
+
+    /// Replaces the current state, as resolved from the forward extremities.
+    pub(crate) fn set_current_state(&mut self, root: StateRoot) {
+        self.room.record.state = root;
+    }
+
+    /// Remembers the transaction that an event answers, so that a repetition gets the same event.
+    pub(crate) fn put_transaction(&mut self, key: &(String, String, String, String), event_id: &EventId) {
+        self.batch.put(&TRANSACTIONS, key, &event_id.to_string());
+    }
+
+    fn write_rows(&mut self, event: &Event) {
+        self.batch.put(&EVENTS, &event.nid, &event.record);
+        self.batch.put(&EVENT_JSON, &event.nid, &event.pdu.json().to_owned());
+    }
+
+    fn remember(&mut self, event: &Arc<Event>) {
+        self.ids.insert(event.nid, event.pdu.event_id.clone());
+        self.events.insert(event.pdu.event_id.clone(), event.clone());
+    }
+
+    /// Puts an event in timeline and topology, and keeps the graph's back edge.
+    fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
+        let room = self.room.nid;
+        let order = match placement {
+            Placement::Live => {
+                let position = self.batch.next_position();
+                self.last_position = Some(position);
+                self.batch.put(&TIMELINE, &(room, position), &event.nid);
+                Order::Live(position)
+            }
+            _ => {
+                let count = match self.backfilled {
+                    Some(count) => count,
+                    None => self.rooms.store.get(&BACKFILLED, &room)?.unwrap_or(0),
+                } + 1;
+                self.backfilled = Some(count);
+                Order::Backfilled(count)
+            }
+        };
+        self.batch.put(&TOPOLOGY, &(room, event.pdu.depth, order), &event.nid);
+        self.batch.put(&EVENT_ORDERS, &event.nid, &order);
+        if let Some((target, relation)) = relation_of(&event.pdu) {
+            self.batch.put(&RELATIONS, &(target, event.nid), &relation);
+        }
+        self.batch.delete(&BACKWARD_EXTREMITIES, &(room, event.pdu.event_id.clone()));
+        for prev in &event.pdu.prev_events {
+            let known = self.get_event(prev)?;
+            if known.is_none_or(|known| known.record.status == EventStatus::Outlier) {
+                self.batch.put(&BACKWARD_EXTREMITIES, &(room, prev.clone()), &event.pdu.depth);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the forward extremities and, where the event is the only one left, the current state.
+    fn advance(&mut self, event: &Event) {
+        let extremities = &mut self.room.record.forward_extremities;
+        extremities.retain(|(_, id, _)| !event.pdu.prev_events.contains(id));
+        extremities.push((event.nid, event.pdu.event_id.clone(), event.pdu.depth));
+        if let ([_], Some(state)) = (extremities.as_slice(), event.record.state_after) {
+            self.room.record.state = state;
+        }
+    }
+
+    // Redactions.
+
+    fn may_redact(&self, redaction: &Event, target: &Event) -> Result<bool, RoomError> {
+        if target.record.room != self.room.nid {
+            return Ok(false);
+        }
+        if !self.room.rules.authorization.special_case_room_redaction {
+            let Some(root) = redaction.record.state_before else { return Ok(false) };
+            let Some(levels) = self.get_power_levels(root)? else { return Ok(false) };
+            return Ok(levels.can_redact(&redaction.pdu.sender, &target.pdu.sender));
+        }
+        // Versions 1 and 2 judge redactions in their authorization rules.
+        Ok(true)
+    }
+
+    fn apply_redaction(&mut self, redaction: &Event) -> Result<(), RoomError> {
+        let Some(target_id) = redaction.pdu.redaction_target(&self.room.rules).cloned() else { return Ok(()) };
+        let Some(target) = self.get_event(&target_id)? else {
+            self.batch.put(&PENDING_REDACTIONS, &(target_id, redaction.nid), &());
+            return Ok(());
+        };
+        if !self.may_redact(redaction, &target)? {
+            return Ok(());
+        }
+        let mut redacted = (*target).clone();
+        self.redact(&mut redacted, &redaction.pdu.event_id)?;
+        self.write_rows(&redacted);
+        let redacted = Arc::new(redacted);
+        self.remember(&redacted);
+        self.rewrite_member(&redacted)
+    }
+
+    fn apply_pending_redaction(&mut self, event: &mut Event) -> Result<(), RoomError> {
+        let pending: Vec<_> = self
+            .rooms
+            .store
+            .scan(&PENDING_REDACTIONS, &(event.pdu.event_id.clone(),), Direction::Forward)
+            .map(|row| row.map(|((_, redaction), ())| redaction))
+            .collect::<Result<_, _>>()?;
+        for nid in pending {
+            if let Some(redaction) = self.get_event_by_nid(nid)?
+                && self.may_redact(&redaction, event)?
+            {
+                self.redact(event, &redaction.pdu.event_id)?;
+            }
+            self.batch.delete(&PENDING_REDACTIONS, &(event.pdu.event_id.clone(), nid));
+        }
+        Ok(())
+    }
+
+    fn redact(&mut self, event: &mut Event, because: &EventId) -> Result<(), RoomError> {
+        if event.record.redacted_because.is_some() {
+            return Ok(());
+        }
+        if let Some((target, _)) = relation_of(&event.pdu) {
+            self.batch.delete(&RELATIONS, &(target, event.nid));
+        }
+        event.record.redacted_because = Some(because.to_owned());
+        let redacted = event.pdu.redacted(&self.room.rules).map_err(|error| RoomError::broken(format!("redacting {}: {error}", event.pdu.event_id)))?;
+        event.pdu = Arc::new(redacted);
+        Ok(())
+    }
+
+    /// A member event that is in force was redacted: its name and picture go from the member rows too.
+    fn rewrite_member(&mut self, event: &Event) -> Result<(), RoomError> {
+        let Some((StateEventType::RoomMember, user)) = event.pdu.state_tuple() else { return Ok(()) };
+        let Ok(user) = UserId::parse(user) else { return Ok(()) };
+        let Some(mut stored) = self.rooms.get_member(self.room.nid, &user)? else { return Ok(()) };
+        if stored.value.event == Some(event.nid) {
+            stored.value.display_name = None;
+            stored.value.avatar_url = None;
+            self.put_member_rows(&user, &stored);
+        }
+        Ok(())
+    }
+
+    fn put_member_rows(&mut self, user: &OwnedUserId, member: &Stamped<MemberRecord>) {
+        self.batch.put(&MEMBERS, &(self.room.nid, user.clone()), member);
+        if self.rooms.is_local(user) {
+            self.batch.put(&USER_ROOMS, &(user.clone(), self.room.nid), member);
+        }
+    }
+
+    // The end.
+
+    /// Derives what follows from the change of state, and hands the batch to the log.
+    pub(crate) fn enqueue(mut self) -> Result<Ticket, RoomError> {
+        let room = self.room.nid;
+        let servers_before: BTreeSet<OwnedServerName> = self.rooms.get_joined_servers(room)?.into_iter().collect();
+        let mut servers_after = servers_before.clone();
+        if self.room.record.state != self.state_at_start {
+            let changes = self.trees.diff(self.state_at_start, self.room.record.state)?;
+            let position = match self.last_position {
+                Some(position) => position,
+                None => self.batch.next_position(),
+            };
+            self.batch.put(&STATE_LOG, &(room, position), &self.room.record.state);
+            self.derive(changes, position, &mut servers_after)?;
+        }
+        for (position, nid, relay) in std::mem::take(&mut self.outgoing) {
+            for server in servers_before.union(&servers_after) {
+                let handed_over_by = matches!(&relay, Relay::EveryoneBut(but) if but == server);
+                if *server != self.rooms.server_name && !handed_over_by && self.rooms.gate.is_allowed(server) {
+                    self.batch.put(&OUTGOING, &(server.clone(), position), &OutgoingItem::Pdu(nid));
+                    self.batch.wake(Topic::Destination(server.clone()));
+                }
+            }
+        }
+        if let Some(count) = self.backfilled {
+            self.batch.put(&BACKFILLED, &room, &count);
+        }
+        self.batch.put(&ROOMS, &room, &self.room.record);
+        self.batch.guard(Domain::Room(room), self.seen);
+        self.batch.wake(Topic::Room(room));
+        self.trees.put_into(&mut self.batch);
+        self.chains.put_into(&mut self.batch);
+        let ticket = self.rooms.store.enqueue(self.batch)?;
+        self.rooms.cache.replace(self.events.into_values());
+        Ok(ticket)
+    }
+
+    /// Writes the flat current state, and members, rooms and servers that follow from it.
+    fn derive(&mut self, changes: Vec<StateChange>, position: Position, servers: &mut BTreeSet<OwnedServerName>) -> Result<(), RoomError> {
+        let room = self.room.nid;
+        let mut joined_delta: BTreeMap<OwnedServerName, i64> = BTreeMap::new();
+        for StateChange { key, old, new } in changes {
+            match new {
+                Some(nid) => self.batch.put(&CURRENT_STATE, &(room, key), &nid),
+                None => self.batch.delete(&CURRENT_STATE, &(room, key)),
+            }
+            let store = &self.rooms.store;
+            let Some((StateEventType::RoomMember, user)) = store.interner().get_state_key_parts(store, key)? else { continue };
+            let Ok(user) = UserId::parse(&user) else { continue };
+            let old_membership = match old {
+                Some(nid) => self.get_event_by_nid(nid)?.map(|event| member_record(&event).membership),
+                None => None,
+            };
+            let was_joined = old_membership.as_deref() == Some("join");
+            let Some(new) = new else {
+                self.batch.delete(&MEMBERS, &(room, user.clone()));
+                self.batch.delete(&USER_ROOMS, &(user.clone(), room));
+                *joined_delta.entry(user.server_name().to_owned()).or_default() -= i64::from(was_joined);
+                continue;
+            };
+            let Some(event) = self.get_event_by_nid(new)? else {
+                return Err(RoomError::broken(format!("state of room {room} names event {new}, which is not stored")));
+            };
+            let member = Stamped { position, value: member_record(&event) };
+            let is_joined = member.value.membership == "join";
+            *joined_delta.entry(user.server_name().to_owned()).or_default() += i64::from(is_joined) - i64::from(was_joined);
+            self.put_member_rows(&user, &member);
+            if self.rooms.is_local(&user) {
+                self.derive_for_local_user(&user, &member.value, position)?;
+            }
+        }
+        for (server, delta) in joined_delta {
+            let before = self.rooms.store.get(&JOINED_SERVERS, &(room, server.clone()))?.unwrap_or(0);
+            let after = before.saturating_add_signed(delta);
+            if after > 0 {
+                self.batch.put(&JOINED_SERVERS, &(room, server.clone()), &after);
+                self.batch.put(&SERVER_ROOMS, &(server.clone(), room), &());
+                servers.insert(server);
+            } else {
+                self.batch.delete(&JOINED_SERVERS, &(room, server.clone()));
+                self.batch.delete(&SERVER_ROOMS, &(server.clone(), room));
+                servers.remove(&server);
+            }
+        }
+        Ok(())
+    }
+
+    fn derive_for_local_user(&mut self, user: &OwnedUserId, member: &MemberRecord, position: Position) -> Result<(), RoomError> {
+        let room = self.room.nid;
+        self.batch.put(&MEMBERSHIP_LOG, &(user.clone(), position), &room);
+        self.batch.wake(Topic::User(user.clone()));
+        match member.membership.as_str() {
+            "invite" | "knock" => {
+                let stripped = self.stripped_state(self.room.record.state)?;
+                self.batch.put(&STRIPPED_STATE, &(user.clone(), room), &Json(stripped));
+                self.batch.delete(&FORGOTTEN, &(user.clone(), room));
+            }
+            "join" => {
+                self.batch.delete(&STRIPPED_STATE, &(user.clone(), room));
+                self.batch.delete(&FORGOTTEN, &(user.clone(), room));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What somebody outside the room is shown of it with an invite or knock.
+    ///
+    /// Spec: Client-Server API, Stripped state; the create event comes whole.
+    pub(crate) fn stripped_state(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, RoomError> {
+        let mut stripped = Vec::new();
+        for event_type in STRIPPED_TYPES {
+            let Some(event) = self.get_from_root(root, event_type, "")? else { continue };
+            if *event_type == StateEventType::RoomCreate {
+                stripped.push(event.pdu.to_client_json(&Default::default()));
+            } else if let Ok(raw) = event.pdu.to_stripped()
+                && let Ok(value) = serde_json::from_str(raw.get())
+            {
+                stripped.push(value);
+            }
+        }
+        Ok(stripped)
+    }
+}
+
+const STRIPPED_TYPES: &[StateEventType] = &[
+    StateEventType::RoomCreate,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomName,
+    StateEventType::RoomEncryption,
+    StateEventType::RoomTopic,
+];
+
+/// What the member rows keep of a member event.
+pub(crate) fn member_record(event: &Event) -> MemberRecord {
+    #[derive(Deserialize, Default)]
+    struct Profile {
+        #[serde(default)]
+        displayname: Option<serde_json::Value>,
+        #[serde(default)]
+        avatar_url: Option<serde_json::Value>,
+    }
+    let text = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
+    let profile: Profile = event.pdu.get_content().unwrap_or_default();
+    MemberRecord {
+        membership: event.pdu.membership().map_or_else(|| "leave".to_owned(), |membership| membership.to_string()),
+        event: Some(event.nid),
+        event_id: event.pdu.event_id.clone(),
+        sender: event.pdu.sender.clone(),
+        display_name: text(profile.displayname),
+        avatar_url: text(profile.avatar_url),
+    }
+}
+
+/// The event that an event relates to, and how.
+///
+/// Spec: Client-Server API, Forming relationships between events.
+fn relation_of(pdu: &Pdu) -> Option<(OwnedEventId, String)> {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.relates_to")]
+        relates_to: Relation,
+    }
+    #[derive(Deserialize)]
+    struct Relation {
+        rel_type: String,
+        event_id: OwnedEventId,
+    }
+    if !pdu.content.get().contains("m.relates_to") || pdu.is_state() {
+        return None;
+    }
+    let Relation { rel_type, event_id } = pdu.get_content::<Content>().ok()?.relates_to;
+    Some((event_id, rel_type))
+}

@@ -1,0 +1,175 @@
+//! The room's events in order: by arrival for sync, topologically for paging.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use chappe_store::{
+    Direction, Order, Position, RoomNid, StoreError,
+    tables::events::{BACKWARD_EXTREMITIES, EVENT_ORDERS, TIMELINE, TOPOLOGY},
+};
+use ruma::OwnedEventId;
+
+use crate::{Event, Rooms};
+
+/// A point between events of a room, as clients hold it.
+///
+/// `s<position>` is a place in the log, for all rooms, as `/sync` gives out; `t<depth>-<order>` is right after an event in a room's
+/// topological order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Token {
+    Stream(Position),
+    Topological { depth: u64, order: Order },
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(position) => write!(f, "s{position}"),
+            Self::Topological { depth, order } => write!(f, "t{depth}_{}", order.to_signed()),
+        }
+    }
+}
+
+/// A token that this server did not give out.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("Invalid pagination token")]
+pub struct InvalidToken;
+
+impl FromStr for Token {
+    type Err = InvalidToken;
+
+    /// What follows the first part of a sync token (the positions of other streams) is of no interest here.
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        if let Some(rest) = text.strip_prefix('t') {
+            let (depth, order) = rest.split_once('_').ok_or(InvalidToken)?;
+            let depth = depth.parse().map_err(|_| InvalidToken)?;
+            let order = order.parse().map_err(|_| InvalidToken)?;
+            return Ok(Self::Topological { depth, order: Order::from_signed(order) });
+        }
+        let rest = text.strip_prefix('s').ok_or(InvalidToken)?;
+        let position = rest.split('_').next().unwrap_or_default().parse().map_err(|_| InvalidToken)?;
+        if position > Position::MAX.0 {
+            return Err(InvalidToken);
+        }
+        Ok(Self::Stream(Position(position)))
+    }
+}
+
+/// A place in a room's topological order.
+pub type Place = (u64, Order);
+
+impl Rooms {
+    /// Live events after `from`, up to and including `to`, in the order they came, the last `limit` of them; and whether there are more
+    /// than that.
+    pub fn get_timeline(&self, room: RoomNid, from: Position, to: Position, limit: usize) -> Result<(Vec<(Position, Arc<Event>)>, bool), StoreError> {
+        let mut events = Vec::new();
+        let mut limited = false;
+        for row in self.store.scan_range(&TIMELINE, &(room, from.next()), &(room, to.next()), Direction::Reverse) {
+            let ((_, position), nid) = row?;
+            if events.len() == limit {
+                limited = true;
+                break;
+            }
+            events.extend(self.get_event_by_nid(nid)?.map(|event| (position, event)));
+        }
+        events.reverse();
+        Ok((events, limited))
+    }
+
+    /// The position of the room's newest live event, zero if it has none.
+    pub fn get_last_position(&self, room: RoomNid) -> Result<Position, StoreError> {
+        let last = self.store.scan(&TIMELINE, &(room,), Direction::Reverse).next().transpose()?;
+        Ok(last.map_or(Position::ZERO, |((_, position), _)| position))
+    }
+
+    /// The event's place in the topological order, if it is in the timeline.
+    pub fn get_place(&self, event: &Event) -> Result<Option<Place>, StoreError> {
+        Ok(self.store.get(&EVENT_ORDERS, &event.nid)?.map(|order| (event.record.depth, order)))
+    }
+
+    /// Where a token stands in a room's topological order: after everything it has seen.
+    pub fn get_place_of_token(&self, room: RoomNid, token: Token) -> Result<Place, StoreError> {
+        match token {
+            Token::Topological { depth, order } => Ok((depth, order)),
+            Token::Stream(position) => {
+                // The deepest live event up to the position: among the newest ones, as depth grows with time but for forks.
+                let mut deepest = None;
+                for row in self.store.scan_range(&TIMELINE, &(room,), &(room, position.next()), Direction::Reverse).take(NEWEST_EVENTS) {
+                    let ((_, position), nid) = row?;
+                    let Some(event) = self.get_event_by_nid(nid)? else { continue };
+                    deepest = deepest.max(Some((event.record.depth, Order::Live(position))));
+                }
+                Ok(deepest.unwrap_or((0, Order::FIRST)))
+            }
+        }
+    }
+
+    /// Up to `limit` events that come right before (`Direction::Reverse`) or after a place in the topological order, nearest first.
+    pub fn get_page(&self, room: RoomNid, from: Place, direction: Direction, limit: usize) -> Result<Vec<(Place, Arc<Event>)>, StoreError> {
+        let after = |(depth, order): Place| match order {
+            Order::Live(position) => (depth, Order::Live(position.next())),
+            Order::Backfilled(0 | 1) => (depth, Order::Live(Position::ZERO)),
+            Order::Backfilled(n) => (depth, Order::Backfilled(n - 1)),
+        };
+        let (depth, order) = after(from);
+        let mut page = Vec::new();
+        let rows: Box<dyn Iterator<Item = _>> = match direction {
+            Direction::Reverse => Box::new(self.store.scan_range(&TOPOLOGY, &(room,), &(room, depth, order), direction)),
+            Direction::Forward => Box::new(self.store.scan_range(&TOPOLOGY, &(room, depth, order), &(room, u64::MAX), direction)),
+        };
+        for row in rows {
+            let ((_, depth, order), nid) = row?;
+            if page.len() == limit {
+                break;
+            }
+            page.extend(self.get_event_by_nid(nid)?.map(|event| ((depth, order), event)));
+        }
+        Ok(page)
+    }
+
+    /// Prev events that are not known here, of events at the back of what is: with the depth of the event that names each.
+    pub fn get_backward_extremities(&self, room: RoomNid) -> Result<Vec<(OwnedEventId, u64)>, StoreError> {
+        self.store.scan(&BACKWARD_EXTREMITIES, &(room,), Direction::Forward).map(|row| row.map(|((_, id), depth)| (id, depth))).collect()
+    }
+}
+
+/// How many of the newest events are looked at for the deepest.
+const NEWEST_EVENTS: usize = 20;
+
+/// Right before a place: what a page that starts with the event at it begins from.
+pub fn before((depth, order): Place) -> Token {
+    let order = match order {
+        Order::Live(Position(0 | 1)) => Order::Backfilled(1),
+        Order::Live(position) => Order::Live(Position(position.0 - 1)),
+        Order::Backfilled(n) => Order::Backfilled(n.saturating_add(1)),
+    };
+    Token::Topological { depth, order }
+}
+
+/// Right after a place.
+pub fn after((depth, order): Place) -> Token {
+    Token::Topological { depth, order }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_as_they_went_out() {
+        for token in [
+            Token::Stream(Position(0)),
+            Token::Stream(Position(77)),
+            Token::Topological { depth: 5, order: Order::Live(Position(9)) },
+            Token::Topological { depth: 5, order: Order::Backfilled(3) },
+        ] {
+            assert_eq!(token.to_string().parse::<Token>().ok(), Some(token));
+        }
+    }
+
+    #[test]
+    fn foreign_tokens_are_refused() {
+        for text in ["", "s", "t1", "t1_", "sx", "x1", "t_1", "s-1", "s18446744073709551615"] {
+            assert!(text.parse::<Token>().is_err(), "{text}");
+        }
+    }
+}

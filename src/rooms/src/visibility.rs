@@ -1,0 +1,162 @@
+//! Who may see which event: history visibility over the state stored at each event.
+
+use std::collections::HashMap;
+
+use chappe_protocol::visibility::{MembershipAtEvent, ServerStanding, VisibilityAtEvent, visible_to_server, visible_to_user};
+use chappe_store::{EventNid, Position, RoomNid, StoreError};
+use ruma::{
+    ServerName, UserId,
+    events::{
+        StateEventType,
+        room::{history_visibility::HistoryVisibility, member::MembershipState},
+    },
+};
+use serde::Deserialize;
+
+use crate::{Event, Rooms, state::StateRoot};
+
+#[derive(Deserialize)]
+struct VisibilityContent {
+    history_visibility: HistoryVisibility,
+}
+
+/// Judges many events of one room for one user, remembering what it has read.
+pub struct UserEyes<'a> {
+    rooms: &'a Rooms,
+    room: RoomNid,
+    user: &'a UserId,
+    membership_now: MembershipState,
+    /// Where the user's membership last changed: while joined, everything before is "since".
+    changed_at: Position,
+    by_root: HashMap<StateRoot, (HistoryVisibility, MembershipState)>,
+    contents: HashMap<EventNid, HistoryVisibility>,
+}
+
+impl Rooms {
+    /// Prepares to judge a room's events for a user.
+    pub fn eyes_of<'a>(&'a self, room: RoomNid, user: &'a UserId) -> Result<UserEyes<'a>, StoreError> {
+        let member = self.get_member(room, user)?;
+        Ok(UserEyes {
+            rooms: self,
+            room,
+            user,
+            changed_at: member.as_ref().map_or(Position::ZERO, |member| member.position),
+            membership_now: member.map_or(MembershipState::Leave, |member| member.value.membership.into()),
+            by_root: HashMap::new(),
+            contents: HashMap::new(),
+        })
+    }
+
+    /// Whether a user may see an event.
+    pub fn is_visible_to_user(&self, event: &Event, user: &UserId) -> Result<bool, StoreError> {
+        self.eyes_of(event.record.room, user)?.sees(event)
+    }
+
+    /// Whether a server may be given an event of a room, by the state at the event.
+    ///
+    /// Spec: Server-Server API, Backfilling and retrieving missing events.
+    pub fn is_visible_to_server(&self, event: &Event, server: &ServerName) -> Result<bool, StoreError> {
+        let room = event.record.room;
+        let Some(root) = event.record.state_before else { return Ok(false) };
+        let visibility = self.visibility_at(room, root)?;
+        let joined_since = self.is_server_joined(room, server)?;
+        let mut standing = ServerStanding { joined_since, ..ServerStanding::default() };
+        let is_limited = !matches!(visibility, HistoryVisibility::Shared | HistoryVisibility::WorldReadable);
+        if is_limited || !joined_since {
+            for state in [Some(root), event.record.state_after].into_iter().flatten() {
+                self.add_standing(room, state, server, &mut standing)?;
+            }
+        }
+        let visibility = VisibilityAtEvent { before: visibility, after: changed_visibility(event) };
+        Ok(visible_to_server(&visibility, standing))
+    }
+
+    fn add_standing(&self, room: RoomNid, root: StateRoot, server: &ServerName, standing: &mut ServerStanding) -> Result<(), StoreError> {
+        for member in self.scan_members(room) {
+            let (user, _) = member?;
+            if user.server_name() != server {
+                continue;
+            }
+            match self.membership_at(room, root, &user)? {
+                MembershipState::Join => standing.any_joined = true,
+                MembershipState::Invite => standing.any_invited = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn visibility_at(&self, room: RoomNid, root: StateRoot) -> Result<HistoryVisibility, StoreError> {
+        let event = self.get_from_root(room, root, &StateEventType::RoomHistoryVisibility, "")?;
+        Ok(event.and_then(|event| event.pdu.get_content::<VisibilityContent>().ok()).map_or(HistoryVisibility::Shared, |content| content.history_visibility))
+    }
+
+    fn membership_at(&self, room: RoomNid, root: StateRoot, user: &UserId) -> Result<MembershipState, StoreError> {
+        let event = self.get_from_root(room, root, &StateEventType::RoomMember, user.as_str())?;
+        Ok(event.and_then(|event| event.pdu.membership()).unwrap_or(MembershipState::Leave))
+    }
+}
+
+fn changed_visibility(event: &Event) -> Option<HistoryVisibility> {
+    let is_change = matches!(event.pdu.state_tuple(), Some((StateEventType::RoomHistoryVisibility, "")));
+    is_change.then(|| event.pdu.get_content::<VisibilityContent>().ok()).flatten().map(|content| content.history_visibility)
+}
+
+impl UserEyes<'_> {
+    /// Whether the user may see this event of the room.
+    ///
+    /// Spec: Client-Server API, Room history visibility.
+    pub fn sees(&mut self, event: &Event) -> Result<bool, StoreError> {
+        if event.record.room != self.room || !event.is_accepted() {
+            return Ok(false);
+        }
+        let Some(root) = event.record.state_before else { return Ok(false) };
+        let (visibility, membership) = match self.by_root.get(&root) {
+            Some(known) => known.clone(),
+            None => {
+                let read = (self.visibility(root)?, self.rooms.membership_at(self.room, root, self.user)?);
+                self.by_root.insert(root, read.clone());
+                read
+            }
+        };
+        let is_own = matches!(event.pdu.state_tuple(), Some((StateEventType::RoomMember, user)) if user == self.user);
+        let after = if is_own { event.pdu.membership() } else { None };
+        let joined_since = match self.membership_now {
+            MembershipState::Join => true,
+            // Joined until then: what came before was seen, or could have been.
+            MembershipState::Leave | MembershipState::Ban => self.was_joined_after(event)?,
+            _ => false,
+        };
+        let visibility = VisibilityAtEvent { before: visibility, after: changed_visibility(event) };
+        Ok(visible_to_user(&visibility, &MembershipAtEvent { before: membership, after, joined_since }))
+    }
+
+    fn visibility(&mut self, root: StateRoot) -> Result<HistoryVisibility, StoreError> {
+        let Some(event) = self.rooms.get_from_root(self.room, root, &StateEventType::RoomHistoryVisibility, "")? else {
+            return Ok(HistoryVisibility::Shared);
+        };
+        if let Some(known) = self.contents.get(&event.nid) {
+            return Ok(known.clone());
+        }
+        let visibility = event.pdu.get_content::<VisibilityContent>().map_or(HistoryVisibility::Shared, |content| content.history_visibility);
+        self.contents.insert(event.nid, visibility.clone());
+        Ok(visibility)
+    }
+
+    /// Whether a user who is out of the room now was joined at some time after the event.
+    fn was_joined_after(&self, event: &Event) -> Result<bool, StoreError> {
+        let order = self.rooms.get_event_order(event.nid)?;
+        let is_before_change = match order {
+            Some(chappe_store::Order::Live(position)) => position < self.changed_at,
+            Some(chappe_store::Order::Backfilled(_)) => true,
+            None => false,
+        };
+        if !is_before_change {
+            return Ok(false);
+        }
+        // The state right before the last change tells whether it ended a membership.
+        let before = Position(self.changed_at.0.saturating_sub(1));
+        let Some(root) = self.rooms.get_state_root_at(self.room, before)? else { return Ok(false) };
+        Ok(self.rooms.membership_at(self.room, root, self.user)? == MembershipState::Join)
+    }
+}
