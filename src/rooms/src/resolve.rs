@@ -237,10 +237,13 @@ fn needed_keys(rules: &RoomVersionRules, events: &[Arc<Pdu>]) -> HashSet<(StateE
     keys
 }
 
+/// What the source answered about an id.
+type Found = Option<(EventNid, Arc<Pdu>)>;
+
 /// Events, loaded once.
 struct Loader<'a, E> {
     events: &'a E,
-    by_id: RefCell<HashMap<OwnedEventId, Option<(EventNid, Arc<Pdu>)>>>,
+    by_id: RefCell<HashMap<OwnedEventId, Found>>,
     /// The first read that failed while the algorithm, which cannot fail so, asked for an event.
     failure: RefCell<Option<StoreError>>,
 }
@@ -261,7 +264,7 @@ impl<E: ResolveEvents> Loader<'_, E> {
         self.by_id.borrow().values().flatten().map(|(_, pdu)| pdu.clone()).collect()
     }
 
-    fn get(&self, event_id: &EventId) -> Result<Option<(EventNid, Arc<Pdu>)>, StoreError> {
+    fn get(&self, event_id: &EventId) -> Result<Found, StoreError> {
         if let Some(known) = self.by_id.borrow().get(event_id) {
             return Ok(known.clone());
         }

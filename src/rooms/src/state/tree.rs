@@ -35,7 +35,7 @@ pub(super) struct Entry {
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Node {
     Leaf(Vec<Entry>),
-    Branch(Branch),
+    Branch(Box<Branch>),
 }
 
 #[derive(PartialEq, Eq, Debug)]
@@ -104,7 +104,7 @@ impl Node {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         match bytes.split_first() {
             Some((&LEAF, rest)) => decode_leaf(rest).map(Self::Leaf),
-            Some((&BRANCH, rest)) => decode_branch(rest).map(Self::Branch),
+            Some((&BRANCH, rest)) => decode_branch(rest).map(|branch| Self::Branch(Box::new(branch))),
             _ => Err(DecodeError::new("a state node of an unknown kind")),
         }
     }
@@ -286,7 +286,7 @@ impl<S: NodeSource> Editor<'_, S> {
                 *child = name;
             }
         }
-        Subtree::Many(self.keep(Node::Branch(Branch { count: entries.len() as u64, children }), None))
+        Subtree::Many(self.keep(Node::Branch(Box::new(Branch { count: entries.len() as u64, children })), None))
     }
 
     fn edit_branch(&mut self, hash: StateRoot, branch: &Branch, depth: u32, changes: &[Change]) -> Result<Edited, StoreError> {
@@ -315,7 +315,7 @@ impl<S: NodeSource> Editor<'_, S> {
         if children == branch.children {
             return Ok(Edited { subtree: Subtree::Many(hash), grown });
         }
-        let name = self.keep(Node::Branch(Branch { count, children }), Some(hash));
+        let name = self.keep(Node::Branch(Box::new(Branch { count, children })), Some(hash));
         Ok(Edited { subtree: Subtree::Many(name), grown })
     }
 
