@@ -4,7 +4,7 @@
 //!
 //! Spec: Client-Server API, Tracking the device list for a user.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chappe_store::{
     Direction, Position, RoomNid, Store, StoreError,
@@ -17,7 +17,7 @@ use chappe_store::{
 use ruma::{OwnedUserId, UserId};
 use serde::Deserialize;
 
-use super::sharing::{is_in_any, joined_members, joined_rooms};
+use super::sharing::{JOIN, is_in_any, joined_members, joined_rooms};
 
 /// With more new events than this in a room its members are gone through instead of its events.
 const EVENTS_READ_MAX: usize = 100;
@@ -40,6 +40,13 @@ struct MemberEvent {
     #[serde(rename = "type")]
     event_type: String,
     state_key: Option<OwnedUserId>,
+    #[serde(default)]
+    content: MemberContent,
+}
+
+#[derive(Default, Deserialize)]
+struct MemberContent {
+    membership: Option<String>,
 }
 
 impl DeviceLists {
@@ -100,9 +107,9 @@ impl DeviceLists {
         Ok(DeviceListChanges { changed, left })
     }
 
-    /// The rooms in which the user's own membership changed to or from joined. Changes of the user's profile are among them.
+    /// The rooms that the user joined or left, now joined to them or not.
     fn own_membership_changes(&self, user: &UserId, from: Position, to: Position) -> Result<HashSet<RoomNid>, StoreError> {
-        let mut rooms = HashSet::new();
+        let mut moves: HashMap<RoomNid, usize> = HashMap::new();
         let log = self.store.scan_range(
             &MEMBERSHIP_LOG,
             &(user.to_owned(), from.next()),
@@ -110,13 +117,40 @@ impl DeviceLists {
             Direction::Forward,
         );
         for row in log {
-            let (_, room) = row?;
+            *moves.entry(row?.1).or_default() += 1;
+        }
+        let mut rooms = HashSet::new();
+        for (room, moves) in moves {
             let member = self.store.get(&USER_ROOMS, &(user.to_owned(), room))?;
-            if member.is_some_and(|member| matches!(member.value.membership.as_str(), "join" | "leave" | "ban")) {
+            let is_joined = member.is_some_and(|member| member.value.membership == JOIN);
+            // One change from joined to joined is a change of the user's name or picture.
+            let was_joined = self.was_joined(user, room, from)?;
+            if is_joined != was_joined || (is_joined && moves > 1) {
                 rooms.insert(room);
             }
         }
         Ok(rooms)
+    }
+
+    /// Whether the user was joined to a room at an earlier position.
+    fn was_joined(&self, user: &UserId, room: RoomNid, at: Position) -> Result<bool, StoreError> {
+        let before = self.store.scan_range(
+            &MEMBERSHIP_LOG,
+            &(user.to_owned(), Position::ZERO),
+            &(user.to_owned(), at.next()),
+            Direction::Reverse,
+        );
+        for row in before {
+            let ((_, position), moved_in) = row?;
+            if moved_in != room {
+                continue;
+            }
+            let Some(event) = self.store.get(&TIMELINE, &(room, position))? else { return Ok(false) };
+            let json = self.store.get(&EVENT_JSON, &event)?.unwrap_or_default();
+            let event = serde_json::from_str::<MemberEvent>(&json);
+            return Ok(event.is_ok_and(|event| event.content.membership.as_deref() == Some(JOIN)));
+        }
+        Ok(false)
     }
 
     /// The members of a room whose membership events came in the interval.
@@ -134,7 +168,7 @@ impl DeviceLists {
             if !json.contains("m.room.member") {
                 continue;
             }
-            if let Ok(MemberEvent { event_type, state_key: Some(member) }) = serde_json::from_str(&json)
+            if let Ok(MemberEvent { event_type, state_key: Some(member), .. }) = serde_json::from_str(&json)
                 && event_type == "m.room.member"
             {
                 moved.push(member);

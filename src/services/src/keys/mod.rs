@@ -160,3 +160,8 @@ pub fn parse_sync_token(token: &str) -> Option<Position> {
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
     digits.get(..end)?.parse().ok().map(Position)
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

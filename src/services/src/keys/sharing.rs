@@ -9,7 +9,7 @@ use chappe_store::{
 };
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
-const JOIN: &str = "join";
+pub(super) const JOIN: &str = "join";
 
 /// The rooms a local user is joined to.
 pub(crate) fn joined_rooms(store: &Store, user: &UserId) -> Result<Vec<RoomNid>, StoreError> {
