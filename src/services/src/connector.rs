@@ -322,4 +322,6 @@ impl Resolve for Hook {
 }
 
 #[cfg(test)]
+pub(crate) mod test_server;
+#[cfg(test)]
 mod tests;

@@ -372,4 +372,4 @@ const FEDERATION_V1: &str = "/_matrix/federation/v1";
 const FEDERATION_V2: &str = "/_matrix/federation/v2";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

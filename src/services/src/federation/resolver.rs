@@ -9,12 +9,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use chappe_protocol::clock::Clock;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
-use tokio::time::Instant;
 use url::Url;
 
 use crate::connector::{ConnectError, Connector, HostMeaning, Request, dns::DEFAULT_FEDERATION_PORT};
@@ -80,20 +80,22 @@ pub enum WellKnownAnswer {
 #[derive(Clone)]
 struct Cached {
     delegated_to: Option<OwnedServerName>,
-    expires: Instant,
+    /// Milliseconds since the epoch.
+    expires_ms: u64,
 }
 
 /// Resolves server names. Cheap to clone.
 #[derive(Clone)]
 pub struct Resolver {
     source: Arc<dyn WellKnownSource>,
+    clock: Arc<dyn Clock>,
     cache: Arc<Mutex<LruCache<String, Cached>>>,
 }
 
 impl Resolver {
-    pub fn new(source: Arc<dyn WellKnownSource>) -> Self {
+    pub fn new(source: Arc<dyn WellKnownSource>, clock: Arc<dyn Clock>) -> Self {
         let size = std::num::NonZeroUsize::new(CACHE_SIZE).unwrap_or(std::num::NonZeroUsize::MIN);
-        Self { source, cache: Arc::new(Mutex::new(LruCache::new(size))) }
+        Self { source, clock, cache: Arc::new(Mutex::new(LruCache::new(size))) }
     }
 
     /// Where requests for `server` go.
@@ -113,14 +115,14 @@ impl Resolver {
     /// Looks a server up anew next time: called when it cannot be reached, in case it has moved.
     pub fn expire(&self, server: &ServerName) {
         if let Some(cached) = self.cache.lock().get_mut(server.host()) {
-            cached.expires = Instant::now();
+            cached.expires_ms = 0;
         }
     }
 
     async fn delegated(&self, host: &str) -> Option<OwnedServerName> {
         let cached = self.cache.lock().get(host).cloned();
         if let Some(cached) = cached
-            && cached.expires > Instant::now()
+            && cached.expires_ms > self.clock.now_ms()
         {
             return cached.delegated_to;
         }
@@ -133,7 +135,8 @@ impl Resolver {
                 (stale, UNREACHABLE)
             }
         };
-        let cached = Cached { delegated_to: delegated_to.clone(), expires: Instant::now() + keep };
+        let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+        let cached = Cached { delegated_to: delegated_to.clone(), expires_ms: self.clock.now_ms().saturating_add(keep_ms) };
         self.cache.lock().put(host.to_owned(), cached);
         delegated_to
     }
@@ -220,6 +223,8 @@ fn lifetime(headers: &HeaderMap) -> Duration {
 mod tests {
     use std::{collections::HashMap, sync::atomic::{AtomicUsize, Ordering}};
 
+    use chappe_protocol::clock::ManualClock;
+
     use super::*;
 
     #[derive(Default)]
@@ -244,7 +249,7 @@ mod tests {
     }
 
     async fn resolved(web: FakeWeb, name: &str) -> (String, HostMeaning, String) {
-        let resolver = Resolver::new(Arc::new(web));
+        let resolver = Resolver::new(Arc::new(web), Arc::new(ManualClock::new(1)));
         let destination = resolver.resolve(name.try_into().expect("a server name")).await.expect("a destination");
         (destination.base.as_str().to_owned(), destination.host_meaning, destination.host_header)
     }
@@ -270,23 +275,24 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn well_known_is_asked_once_and_survives_a_short_outage() {
         let web = Arc::new(FakeWeb::default());
         web.documents.lock().insert("hs.example", delegation("other.example:1"));
-        let resolver = Resolver::new(web.clone());
+        let clock = Arc::new(ManualClock::new(1));
+        let resolver = Resolver::new(web.clone(), clock.clone());
         let name = ruma::server_name!("hs.example");
         let first = resolver.resolve(name).await.expect("a destination");
         assert_eq!(resolver.resolve(name).await.expect("a destination"), first);
         assert_eq!(web.asked.load(Ordering::SeqCst), 1);
 
         web.documents.lock().insert("hs.example", WellKnownAnswer::Unreachable);
-        tokio::time::advance(Duration::from_secs(2 * 3600)).await;
+        clock.advance(2 * 3_600_000);
         assert_eq!(resolver.resolve(name).await.expect("a destination"), first);
         assert_eq!(web.asked.load(Ordering::SeqCst), 2);
 
         web.documents.lock().insert("hs.example", WellKnownAnswer::Absent);
-        tokio::time::advance(Duration::from_secs(3600)).await;
+        clock.advance(3_600_000);
         assert_ne!(resolver.resolve(name).await.expect("a destination"), first);
     }
 

@@ -1,6 +1,6 @@
 //! Sends what waits in the outgoing table, one task per server that has something waiting.
 //!
-//! The sender follows the log: rows are written by whoever made the event or EDU, inside the same batch, and are deleted here once
+//! The sender follows the log: rows are written by whoever made the event or EDU, inside the same batch (see `crate::edu` for EDUs), and are deleted here once
 //! the other server acknowledged them. So nothing is lost in a crash, and after one the sender just goes on. A row may then be sent
 //! twice; events carry their id and to-device messages their `message_id`, so that does no harm.
 //!
@@ -18,11 +18,11 @@ use std::{
 use chappe_protocol::clock::Clock;
 use chappe_store::{
     Batch, Direction, Position, Store, StoreError, Topic,
-    tables::outgoing::{OUTGOING, OutgoingItem},
+    tables::outgoing::OUTGOING,
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, OwnedTransactionId, ServerName};
+use ruma::{OwnedServerName, OwnedTransactionId, ServerName, api::federation::transactions::edu::Edu};
 use serde_json::Value;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,7 @@ use super::{
     client::{FederationClient, FederationError},
     destinations::Destinations,
 };
+use crate::edu::VolatileEdus;
 
 /// How many servers that answer are sent to at the same time.
 const SLOTS_HEALTHY: usize = 64;
@@ -41,22 +42,6 @@ const SLOTS_FAILING: usize = 16;
 const VOLATILE_MAX: usize = 100;
 /// How long after trouble with our own store a server's queue is looked at again.
 const STORE_TROUBLE_PAUSE: Duration = Duration::from_secs(5);
-
-/// Queues an EDU to be sent to `server` once the batch is durable. `edu` is the whole object, with `edu_type` and `content`.
-pub fn queue_edu(batch: &mut Batch, server: &ServerName, edu: String) {
-    queue(batch, server, OutgoingItem::Edu(edu));
-}
-
-/// Queues an EDU that makes older ones with the same `key` pointless, such as a user's receipt in a room.
-pub fn queue_coalesced_edu(batch: &mut Batch, server: &ServerName, key: String, edu: String) {
-    queue(batch, server, OutgoingItem::CoalescedEdu { key, edu });
-}
-
-fn queue(batch: &mut Batch, server: &ServerName, item: OutgoingItem) {
-    let position = batch.next_position();
-    batch.put(&OUTGOING, &(server.to_owned(), position), &item);
-    batch.wake(Topic::Destination(server.to_owned()));
-}
 
 /// What carries a transaction to its server: the federation client, or a test.
 pub trait Transport: Send + Sync + 'static {
@@ -94,7 +79,7 @@ enum Signal {
     /// The server was heard from.
     Contact(OwnedServerName),
     /// Not kept: sent now or never.
-    Volatile(Vec<OwnedServerName>, Arc<str>),
+    Volatile(OwnedServerName, String),
 }
 
 /// One server's task, as seen from outside.
@@ -109,7 +94,7 @@ struct Worker {
 struct WorkerState {
     /// Something was queued since the worker last looked.
     dirty: bool,
-    volatile: VecDeque<Arc<str>>,
+    volatile: VecDeque<String>,
 }
 
 /// The handle of the sender. Cheap to clone.
@@ -178,10 +163,18 @@ impl Sender {
     }
 
     /// Sends an EDU that is worth nothing later, such as typing: it is not kept, and not sent to servers that are failing.
-    pub fn send_edu_volatile(&self, servers: impl IntoIterator<Item = OwnedServerName>, edu: String) {
-        let servers: Vec<_> = servers.into_iter().filter(|server| !self.destinations.is_failing(server)).collect();
-        if !servers.is_empty() {
-            let _ = self.signals.send(Signal::Volatile(servers, edu.into()));
+    pub fn send_edu_volatile(&self, server: &ServerName, edu: String) {
+        if !self.destinations.is_failing(server) {
+            let _ = self.signals.send(Signal::Volatile(server.to_owned(), edu));
+        }
+    }
+}
+
+impl VolatileEdus for Sender {
+    fn send_edu_volatile(&self, destination: &ServerName, edu: &Edu) {
+        // Serialising an EDU cannot fail: its maps have string keys, and there are no floats.
+        if let Ok(edu) = serde_json::to_string(edu) {
+            Sender::send_edu_volatile(self, destination, edu);
         }
     }
 }
@@ -215,17 +208,13 @@ impl Inner {
                         worker.notify.notify_one();
                     }
                 }
-                Some(Signal::Volatile(servers, edu)) => {
-                    for server in servers {
-                        self.stir(server, |state| {
-                            if state.volatile.len() >= VOLATILE_MAX {
-                                state.volatile.pop_front();
-                            }
-                            state.volatile.push_back(edu.clone());
-                            state.dirty = true;
-                        });
+                Some(Signal::Volatile(server, edu)) => self.stir(server, |state| {
+                    if state.volatile.len() >= VOLATILE_MAX {
+                        state.volatile.pop_front();
                     }
-                }
+                    state.volatile.push_back(edu);
+                    state.dirty = true;
+                }),
             }
         }
     }

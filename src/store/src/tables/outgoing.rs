@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | `OUTGOING` (80) | server name, position | an event (by number) or an EDU (its JSON) |
 //!
-//! Written inside the batch that made the thing to send: by the room engine for events, through `queue_edu` of the federation
-//! sender for EDUs. Read and deleted by the federation sender alone, which deletes a row once the other server acknowledged
+//! Written inside the batch that made the thing to send: by the room engine for events, by the services for
+//! EDUs. Read and deleted by the federation sender alone, which deletes a row once the other server acknowledged
 //! it. Grows with every event a server that is down has missed.
 
 use ruma::OwnedServerName;

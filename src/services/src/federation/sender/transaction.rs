@@ -1,9 +1,6 @@
 //! Making one transaction out of what waits for a server.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{HashMap, VecDeque};
 
 use chappe_protocol::clock::Clock;
 use chappe_store::{
@@ -67,7 +64,7 @@ pub(super) fn assemble(
     own_name: &ServerName,
     server: &OwnedServerName,
     limits: Limits,
-    volatile: VecDeque<Arc<str>>,
+    volatile: VecDeque<String>,
 ) -> Result<Option<Transaction>, StoreError> {
     let durable = store.durable_position();
     let mut window = Window::default();
@@ -135,7 +132,7 @@ impl Window {
         Ok(())
     }
 
-    fn into_transaction(self, now_ms: u64, own_name: &ServerName, volatile: VecDeque<Arc<str>>) -> Transaction {
+    fn into_transaction(self, now_ms: u64, own_name: &ServerName, volatile: VecDeque<String>) -> Transaction {
         let mut edus: Vec<Value> = self.edus.into_iter().flatten().collect();
         edus.extend(volatile.iter().filter_map(|edu| serde_json::from_str::<Value>(edu).ok()));
         let items = self.pdus.len() + edus.len();
