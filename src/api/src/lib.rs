@@ -7,9 +7,19 @@
 use std::sync::Arc;
 
 use axum::{Router, extract::FromRef};
-use chappe_services::accounts::Accounts;
+use chappe_protocol::clock::Clock;
+use chappe_rooms::Rooms;
+use chappe_services::{
+    account_data::AccountData,
+    accounts::Accounts,
+    devices::Devices,
+    federation::{incoming::RequestVerifier, keys::ServerKeys, sender::Sender, transactions::Transactions},
+    filters::Filters, profile::Profiles, uia::Uia,
+};
 
-use crate::{extract::TrustedProxies, rate_limit::RateLimits};
+use chappe_services::{media::Media, presence::Presence, receipts::Receipts, typing::Typing};
+
+use crate::{client::discovery::DiscoveryConfig, extract::TrustedProxies, rate_limit::RateLimits};
 
 pub mod client;
 pub mod error;
@@ -25,9 +35,25 @@ pub use error::ApiError;
 /// The services that endpoints use, one field each. A handler extracts only those it needs: `State<Arc<Accounts>>`.
 #[derive(Clone, FromRef)]
 pub struct App {
+    pub account_data: Arc<AccountData>,
     pub accounts: Arc<Accounts>,
+    pub clock: Arc<dyn Clock>,
+    pub devices: Arc<Devices>,
+    pub discovery: Arc<DiscoveryConfig>,
+    pub filters: Arc<Filters>,
+    pub media: Media,
+    pub presence: Arc<Presence>,
+    pub profiles: Arc<Profiles>,
     pub rate_limits: Arc<RateLimits>,
+    pub receipts: Arc<Receipts>,
+    pub rooms: Rooms,
+    pub sender: Arc<Sender>,
+    pub server_keys: Arc<ServerKeys>,
+    pub transactions: Arc<Transactions>,
     pub trusted_proxies: Arc<TrustedProxies>,
+    pub typing: Arc<Typing>,
+    pub uia: Arc<Uia>,
+    pub verifier: Arc<RequestVerifier>,
 }
 
 /// Every endpoint of the server.

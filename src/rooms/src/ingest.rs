@@ -214,7 +214,7 @@ impl Rooms {
     fn unknown_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
         let mut unknown = Vec::new();
         for id in ids {
-            if !self.is_indexed(id)? {
+            if !self.is_settled(id)? {
                 unknown.push(id.clone());
             }
         }
@@ -222,9 +222,9 @@ impl Rooms {
     }
 
     /// Whether an event is known with its auth chain: not merely by an out-of-band invite.
-    fn is_indexed(&self, id: &EventId) -> Result<bool, RoomError> {
-        match self.get_event_nid(id)? {
-            Some(nid) => Ok(self.chains.contains(nid)?),
+    fn is_settled(&self, id: &EventId) -> Result<bool, RoomError> {
+        match self.get_event(id)? {
+            Some(event) => Ok(!event.pdu.is_state() || self.chains.contains(event.nid)?),
             None => Ok(false),
         }
     }
@@ -234,7 +234,7 @@ impl Rooms {
         let mut fetched = Vec::new();
         let mut asked = HashSet::new();
         while let Some(id) = wanted.pop() {
-            if asked.len() >= SINGLE_FETCHES_MAX || self.is_indexed(&id)? || !asked.insert(id.clone()) {
+            if asked.len() >= SINGLE_FETCHES_MAX || self.is_settled(&id)? || !asked.insert(id.clone()) {
                 continue;
             }
             match self.remote.fetch_event(origin, &id).await {
@@ -423,7 +423,7 @@ impl Staging {
     pub(crate) fn put_outliers(&mut self, events: Vec<Arc<Pdu>>) -> Result<(), RoomError> {
         let mut waiting: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
         for pdu in events {
-            if self.get_indexed(&pdu.event_id)?.is_none() {
+            if self.get_settled(&pdu.event_id)?.is_none() {
                 waiting.insert(pdu.event_id.clone(), pdu);
             }
         }
@@ -446,7 +446,7 @@ impl Staging {
 
     fn put_outlier(&mut self, pdu: Arc<Pdu>) -> Result<(), RoomError> {
         for id in &pdu.auth_events {
-            if self.get_indexed(id)?.is_none() {
+            if self.get_settled(id)?.is_none() {
                 tracing::debug!(event.id = %pdu.event_id, auth_event.id = %id, "outlier left out: auth event missing");
                 return Ok(());
             }

@@ -134,7 +134,7 @@ impl Rooms {
         staging.put_outliers(auth_chain.into_iter().chain(state).collect())?;
         let mut entries = Vec::new();
         for id in &state_ids {
-            let Some(event) = staging.get_indexed(id)? else { continue };
+            let Some(event) = staging.get_settled(id)? else { continue };
             if event.is_rejected() || event.record.room != staging.nid() {
                 continue;
             }

@@ -120,9 +120,9 @@ impl Staging {
     }
 
     /// An event that is known with its auth chain: not merely by an out-of-band invite.
-    pub(crate) fn get_indexed(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, StoreError> {
+    pub(crate) fn get_settled(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, StoreError> {
         match self.get_event(event_id)? {
-            Some(event) if self.chains.contains(event.nid)? => Ok(Some(event)),
+            Some(event) if !event.pdu.is_state() || self.chains.contains(event.nid)? => Ok(Some(event)),
             _ => Ok(None),
         }
     }
@@ -156,7 +156,7 @@ impl Staging {
 
         let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
         for id in &pdu.auth_events {
-            auth_events.extend(self.get_indexed(id)?.map(|event| event.nid));
+            auth_events.extend(self.get_settled(id)?.filter(|event| event.pdu.is_state()).map(|event| event.nid));
         }
         let takes_part = matches!(status, EventStatus::Accepted | EventStatus::SoftFailed);
         let state_after = match (state_before, pdu.state_tuple()) {
@@ -185,8 +185,11 @@ impl Staging {
             pdu = Arc::new(marked);
         }
         let mut event = Event { nid, record, pdu };
-        if !self.chains.contains(nid)? {
-            self.chains.add(nid, &event.record.auth_events)?;
+        if self.get_settled(&event.pdu.event_id)?.is_none() {
+            // Messages are in no state and nobody's auth events: the index can do without them.
+            if event.pdu.is_state() {
+                self.chains.add(nid, &event.record.auth_events)?;
+            }
             self.batch.put(&EVENT_NIDS, &event.pdu.event_id, &nid);
             for prev in &event.pdu.prev_events {
                 self.batch.put(&NEXT_EVENTS, &(prev.clone(), nid), &());

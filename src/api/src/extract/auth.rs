@@ -6,10 +6,14 @@
 use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
-use chappe_services::accounts::{Accounts, Session};
+use chappe_services::{
+    accounts::{Accounts, Session},
+    devices::Devices,
+};
 use http::request::Parts;
 use ruma::api::auth_scheme::extract_bearer_or_query_token;
 
+use super::{ClientAddress, TrustedProxies};
 use crate::error::ApiError;
 
 /// The session of a full account; a guest is refused with M_GUEST_ACCESS_FORBIDDEN.
@@ -24,6 +28,8 @@ pub struct OptionalUser(pub Option<Session>);
 impl<S> FromRequestParts<S> for OptionalUser
 where
     Arc<Accounts>: FromRef<S>,
+    Arc<Devices>: FromRef<S>,
+    Arc<TrustedProxies>: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;
@@ -31,6 +37,8 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Some(token) = access_token(parts)? else { return Ok(Self(None)) };
         let session = Arc::<Accounts>::from_ref(state).authenticate(&token)?;
+        let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(parts, state).await;
+        Arc::<Devices>::from_ref(state).note_seen(&session, address)?;
         tracing::Span::current().record("user.id", session.user_id.as_str());
         Ok(Self(Some(session)))
     }
@@ -39,6 +47,8 @@ where
 impl<S> FromRequestParts<S> for Authenticated
 where
     Arc<Accounts>: FromRef<S>,
+    Arc<Devices>: FromRef<S>,
+    Arc<TrustedProxies>: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;
@@ -52,6 +62,8 @@ where
 impl<S> FromRequestParts<S> for User
 where
     Arc<Accounts>: FromRef<S>,
+    Arc<Devices>: FromRef<S>,
+    Arc<TrustedProxies>: FromRef<S>,
     S: Send + Sync,
 {
     type Rejection = ApiError;

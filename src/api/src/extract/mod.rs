@@ -2,10 +2,14 @@
 
 mod address;
 mod auth;
+mod json;
 mod request;
 mod response;
+mod signed;
 
 pub use address::{ClientAddress, PeerAddress, TrustedProxies};
 pub use auth::{Authenticated, OptionalUser, User};
+pub use json::{JsonBody, JsonText, PathParams};
 pub use request::Ruma;
 pub use response::RumaResponse;
+pub use signed::Signed;

@@ -43,7 +43,7 @@ where
 }
 
 /// The path's variables, decoded, in order. A path that leaves off its last variable (an empty state key) has it as "".
-async fn path_arguments<T: IncomingRequest, S: Send + Sync>(parts: &mut http::request::Parts, state: &S) -> Result<Vec<String>, ApiError> {
+pub(super) async fn path_arguments<T: IncomingRequest, S: Send + Sync>(parts: &mut http::request::Parts, state: &S) -> Result<Vec<String>, ApiError> {
     let expected = T::PATH_BUILDER.all_paths().next().map_or(0, |path| path.matches('{').count());
     let mut arguments: Vec<String> = match RawPathParams::from_request_parts(parts, state).await {
         Ok(params) => params.iter().map(|(_, value)| value.to_owned()).collect(),
@@ -56,14 +56,14 @@ async fn path_arguments<T: IncomingRequest, S: Send + Sync>(parts: &mut http::re
     Ok(arguments)
 }
 
-fn body_error(rejection: BytesRejection) -> ApiError {
+pub(super) fn body_error(rejection: BytesRejection) -> ApiError {
     match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("The request body is too large"),
         _ => ApiError::not_json("The request body could not be read"),
     }
 }
 
-fn request_error(error: FromHttpRequestError) -> ApiError {
+pub(super) fn request_error(error: FromHttpRequestError) -> ApiError {
     match error {
         FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => json_error(&error),
         FromHttpRequestError::Deserialization(error) => ApiError::invalid_param(error.to_string()),
@@ -73,7 +73,7 @@ fn request_error(error: FromHttpRequestError) -> ApiError {
 }
 
 /// M_NOT_JSON for what is no JSON, M_BAD_JSON for JSON of the wrong shape.
-pub(crate) fn json_error(error: &serde_json::Error) -> ApiError {
+pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
     match error.classify() {
         serde_json::error::Category::Data => ApiError::bad_json(error.to_string()),
         _ => ApiError::not_json(error.to_string()),

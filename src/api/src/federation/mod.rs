@@ -1,13 +1,69 @@
-//! The server-server API: one file for each endpoint.
+//! The server-server API: one file for each endpoint, or for a few that are one endpoint in several forms.
 
-use axum::{Router, extract::DefaultBodyLimit};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    routing::{get, put},
+};
+use ruma::api::federation::{
+    authenticated_media::{get_content, get_content_thumbnail},
+    authorization::get_event_authorization,
+    backfill::get_backfill,
+    discovery::{get_remote_server_keys, get_remote_server_keys_batch},
+    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    membership::{create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event, prepare_leave_event},
+    openid::get_openid_userinfo,
+    query::{get_profile_information, get_room_information},
+    transactions::send_transaction_message,
+};
 
-use crate::App;
+use crate::{App, route::Endpoints};
+
+pub mod events;
+pub mod invite;
+pub mod keys;
+pub mod make_membership;
+pub mod media_download;
+pub mod media_thumbnail;
+pub mod openid;
+pub mod query;
+pub mod send;
+pub mod send_join;
+pub mod send_knock;
+pub mod send_leave;
+pub mod version;
 
 /// Largest body of a federation request, in bytes: a transaction holds up to 50 PDUs of 64 KiB and 100 EDUs, and the state in
 /// the answer to an invite or knock can be larger than that.
 const BODY_BYTES_MAX: usize = 16 << 20;
 
 pub fn router() -> Router<App> {
-    Router::new().layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+    Router::new()
+        .endpoint::<send_transaction_message::v1::Request, _>(send::send)
+        .endpoint::<prepare_join_event::v1::Request, _>(make_membership::make_join)
+        .endpoint::<prepare_leave_event::v1::Request, _>(make_membership::make_leave)
+        .endpoint::<prepare_knock_event::v1::Request, _>(make_membership::make_knock)
+        .endpoint::<create_join_event::v2::Request, _>(send_join::send_join)
+        .route("/_matrix/federation/v1/send_join/{room_id}/{event_id}", put(send_join::send_join_v1))
+        .endpoint::<create_leave_event::v2::Request, _>(send_leave::send_leave)
+        .route("/_matrix/federation/v1/send_leave/{room_id}/{event_id}", put(send_leave::send_leave_v1))
+        .endpoint::<create_knock_event::v1::Request, _>(send_knock::send_knock)
+        .route("/_matrix/federation/v2/invite/{room_id}/{event_id}", put(invite::invite))
+        .route("/_matrix/federation/v1/invite/{room_id}/{event_id}", put(invite::invite_v1))
+        .endpoint::<get_content::v1::Request, _>(media_download::media_download)
+        .endpoint::<get_content_thumbnail::v1::Request, _>(media_thumbnail::media_thumbnail)
+        .endpoint::<get_event::v1::Request, _>(events::event)
+        .endpoint::<get_event_authorization::v1::Request, _>(events::event_auth)
+        .endpoint::<get_room_state::v1::Request, _>(events::state)
+        .endpoint::<get_room_state_ids::v1::Request, _>(events::state_ids)
+        .endpoint::<get_backfill::v1::Request, _>(events::backfill)
+        .endpoint::<get_missing_events::v1::Request, _>(events::missing_events)
+        .endpoint::<get_profile_information::v1::Request, _>(query::profile)
+        .endpoint::<get_room_information::v1::Request, _>(query::directory)
+        .endpoint::<get_openid_userinfo::v1::Request, _>(openid::userinfo)
+        .route("/_matrix/key/v2/server", get(keys::server))
+        .endpoint::<get_remote_server_keys::v2::Request, _>(keys::query)
+        .endpoint::<get_remote_server_keys_batch::v2::Request, _>(keys::query_batch)
+        .route("/_matrix/federation/v1/version", get(version::version))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }

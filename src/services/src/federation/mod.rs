@@ -11,4 +11,5 @@ pub mod keys;
 pub mod remote;
 pub mod resolver;
 pub mod sender;
+pub mod transactions;
 pub mod xmatrix;

@@ -1,0 +1,63 @@
+//! [`Signed`]: a request of another server, its signature checked.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequest, Request};
+use bytes::Bytes;
+use chappe_services::federation::{
+    incoming::{RequestRejection, RequestVerifier},
+    sender::Sender,
+};
+use http::{StatusCode, header};
+use ruma::{
+    OwnedServerName,
+    api::{IncomingRequest, IncomingRequestExt, error::ErrorCode},
+};
+
+use super::request::{body_error, json_error, path_arguments, request_error};
+use crate::error::ApiError;
+
+/// A federation request of ruma's type `T`, and the server that is proven to have made it.
+pub struct Signed<T> {
+    pub origin: OwnedServerName,
+    pub body: T,
+}
+
+impl<T, S> FromRequest<S> for Signed<T>
+where
+    T: IncomingRequest,
+    Arc<RequestVerifier>: FromRef<S>,
+    Arc<Sender>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let path_arguments = path_arguments::<T, S>(&mut parts, state).await?;
+        let path_arguments: Vec<&str> = path_arguments.iter().map(String::as_str).collect();
+        let body = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await.map_err(body_error)?;
+        let content: Option<serde_json::Value> = match body.is_empty() {
+            true => None,
+            false => Some(serde_json::from_slice(&body).map_err(|error| json_error(&error))?),
+        };
+        let authorization: Vec<&str> = parts.headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()).collect();
+        let uri = parts.uri.path_and_query().map_or("/", |uri| uri.as_str());
+        let origin = Arc::<RequestVerifier>::from_ref(state).verify(authorization, &parts.method, uri, content.as_ref()).await?;
+        tracing::Span::current().record("origin", origin.as_str());
+        Arc::<Sender>::from_ref(state).poke(&origin);
+        let request = http::Request::from_parts(parts, &*body);
+        let body = T::try_from_http_request(request, &path_arguments).map_err(request_error)?;
+        Ok(Self { origin, body })
+    }
+}
+
+impl From<RequestRejection> for ApiError {
+    fn from(rejection: RequestRejection) -> Self {
+        match rejection {
+            RequestRejection::Policy(rejection) => Self::forbidden(rejection.to_string()),
+            RequestRejection::Store(error) => error.into(),
+            other => Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, other.to_string()),
+        }
+    }
+}
