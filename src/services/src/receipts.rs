@@ -1,14 +1,15 @@
 //! Read receipts (client-server API, receipts): public and private ones, for the whole room or for one thread of it.
 //!
-//! A receipt only moves forward, in the order in which this server learnt of the events. The fully-read marker is room account
-//! data and not kept here; [`Receipts::is_ahead`] tells whether one may move. Counting what is unread is push's.
+//! A receipt only moves forward, in the order in which this server learnt of the events. So does the fully-read marker, which
+//! is written here and kept as room account data. Counting what is unread is push's.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use chappe_protocol::clock::Clock;
 use chappe_store::{
-    Batch, CommitError, Direction, Position, RoomNid, Stamped, Store, StoreError, Topic,
+    Batch, CommitError, Direction, Domain, Position, RoomNid, Stamped, Store, StoreError, Topic,
     tables::{
+        account_data::ACCOUNT_DATA,
         events::{EVENT_NIDS, EVENT_ORDERS, EVENTS},
         receipts::{RECEIPT_STREAM, RECEIPTS, ReceiptKey, ReceiptRecord},
     },
@@ -21,7 +22,13 @@ use ruma::{
 };
 use serde_json::{Map, Value as JsonValue, json};
 
-use crate::edu::{is_joined, queue_edu, scan_other_servers};
+use crate::{
+    account_data,
+    edu::{is_joined, queue_edu, scan_other_servers},
+    guarded::commit_guarded,
+};
+
+const FULLY_READ: &str = "m.fully_read";
 
 /// Who may see a receipt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,6 +170,29 @@ impl Receipts {
         Ok(())
     }
 
+    /// A local user moves their fully-read marker, unless it would move backwards.
+    pub async fn set_fully_read(&self, room_id: &RoomId, user_id: &UserId, event_id: &EventId) -> Result<(), SetReceiptError> {
+        let room = self.store.interner().get_room(&self.store, room_id)?.ok_or(SetReceiptError::NotJoined)?;
+        if !is_joined(&self.store, room, user_id)? {
+            return Err(SetReceiptError::NotJoined);
+        }
+        if self.room_of(event_id)? != Some(room) {
+            return Err(SetReceiptError::WrongRoom);
+        }
+        let content = json!({ "event_id": event_id }).to_string();
+        commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
+            let current = self.store.get(&ACCOUNT_DATA, &(user_id.to_owned(), room_id.to_string(), FULLY_READ.to_owned()))?;
+            if let Some(current) = current
+                && let Some(marked) = marked_event(&current.value)
+                && !self.is_ahead(event_id, &marked)?
+            {
+                return Ok(());
+            }
+            Ok(account_data::queue_put(&self.store, batch, user_id, Some(room_id), FULLY_READ, &content)?)
+        })
+        .await
+    }
+
     /// Takes the content of an `m.receipt` EDU. Believed only about the origin's own users, in rooms they are joined to; what is
     /// malformed is skipped by itself.
     pub async fn apply_edu(&self, origin: &ServerName, content: &JsonValue) -> Result<(), CommitError> {
@@ -230,7 +260,7 @@ impl Receipts {
     }
 
     /// Whether `event_id` comes after `than` in the room, as this server learnt of them. True if `than` is not known.
-    pub fn is_ahead(&self, event_id: &EventId, than: &EventId) -> Result<bool, StoreError> {
+    fn is_ahead(&self, event_id: &EventId, than: &EventId) -> Result<bool, StoreError> {
         if event_id == than {
             return Ok(false);
         }
@@ -245,12 +275,6 @@ impl Receipts {
             (Some(order), Some(than_order)) => order > than_order,
             _ => true,
         })
-    }
-
-    /// Whether this server knows the event, and knows it to be in this room.
-    pub fn is_in_room(&self, room_id: &RoomId, event_id: &EventId) -> Result<bool, StoreError> {
-        let room = self.store.interner().get_room(&self.store, room_id)?;
-        Ok(room.is_some() && self.room_of(event_id)? == room)
     }
 
     fn room_of(&self, event_id: &EventId) -> Result<Option<RoomNid>, StoreError> {
@@ -314,6 +338,11 @@ pub fn contents(receipts: &[Receipt]) -> Vec<JsonValue> {
         }
     }
     contents.into_iter().map(|content| json!(content)).collect()
+}
+
+fn marked_event(content: &str) -> Option<OwnedEventId> {
+    let content: JsonValue = serde_json::from_str(content).ok()?;
+    OwnedEventId::try_from(content.get("event_id")?.as_str()?).ok()
 }
 
 fn read_incoming(data: &JsonValue) -> Option<(Thread, ReceiptRecord)> {

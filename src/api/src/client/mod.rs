@@ -12,6 +12,7 @@ pub mod filter;
 pub mod keys;
 pub mod membership;
 pub mod message;
+pub mod presence;
 pub mod profile;
 pub mod receipt;
 pub mod room;
@@ -34,6 +35,7 @@ pub fn router() -> Router<App> {
         .merge(keys::router())
         .merge(membership::router())
         .merge(message::router())
+        .merge(presence::router())
         .merge(profile::router())
         .merge(receipt::router())
         .merge(room::router())

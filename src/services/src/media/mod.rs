@@ -419,7 +419,7 @@ impl Media {
                 let render = tokio::task::spawn_blocking(move || {
                     // The slot is held until the work ends, also when nobody waits for it any more.
                     let _slot = slot;
-                    let source = std::io::BufReader::new(std::fs::File::open(source)?);
+                    let source = io::BufReader::new(std::fs::File::open(source)?);
                     Ok::<_, io::Error>(thumbnails::render(source, &variant, &limits))
                 });
                 let rendered = match tokio::time::timeout(inner.config.thumbnail_time_max, render).await {

@@ -7,12 +7,16 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::{fs, io::AsyncWriteExt};
+
+/// How long the next piece of a file may take to arrive.
+const STALL_MAX: Duration = Duration::from_secs(60);
 
 /// The folder that holds every file of the media repository.
 pub struct MediaFiles {
@@ -65,7 +69,10 @@ impl MediaFiles {
         let mut hasher = Sha256::new();
         let mut size_bytes: u64 = 0;
         let mut body = std::pin::pin!(body);
-        while let Some(chunk) = body.next().await {
+        while let Some(chunk) = tokio::time::timeout(STALL_MAX, body.next())
+            .await
+            .map_err(|_| WriteError::Incomplete("the sender stalled".to_owned()))?
+        {
             let chunk = chunk.map_err(|error| WriteError::Incomplete(error.to_string()))?;
             size_bytes = size_bytes.saturating_add(chunk.len() as u64);
             if size_bytes > bytes_max {

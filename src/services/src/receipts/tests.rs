@@ -189,6 +189,21 @@ async fn edu_is_believed_only_about_the_origins_members_and_survives_malformed_p
     assert!(setup.outgoing().is_empty());
 }
 
+#[tokio::test]
+async fn fully_read_marker_is_room_account_data_and_moves_forward_only() {
+    let setup = setup().await;
+    let account_data = account_data::AccountData::new(setup.store.clone());
+    let marker = || account_data.get(alice(), Some(the_room()), "m.fully_read").unwrap();
+    setup.receipts.set_fully_read(the_room(), alice(), event_id!("$2")).await.unwrap();
+    assert_eq!(marker().as_deref(), Some(r#"{"event_id":"$2"}"#));
+    setup.receipts.set_fully_read(the_room(), alice(), event_id!("$1")).await.unwrap();
+    assert_eq!(marker().as_deref(), Some(r#"{"event_id":"$2"}"#));
+    setup.receipts.set_fully_read(the_room(), alice(), event_id!("$3")).await.unwrap();
+    assert_eq!(marker().as_deref(), Some(r#"{"event_id":"$3"}"#));
+    let refused = setup.receipts.set_fully_read(the_room(), alice(), event_id!("$unknown")).await;
+    assert!(matches!(refused, Err(SetReceiptError::WrongRoom)));
+}
+
 #[test]
 fn thread_ids_are_main_or_event_ids() {
     assert_eq!(Thread::parse("main"), Some(Thread::Main));

@@ -1,9 +1,12 @@
-//! Endpoints of the family `typing`.
+//! Typing notifications.
 
 use axum::Router;
+use ruma::api::client::typing::create_typing_event;
 
-use crate::App;
+use crate::{App, route::Endpoints};
+
+mod set_typing;
 
 pub fn router() -> Router<App> {
-    Router::new()
+    Router::new().endpoint::<create_typing_event::v3::Request, _>(set_typing::handle)
 }

@@ -1,0 +1,35 @@
+//! GET /_matrix/client/v3/presence/{userId}/status (client-server API, "Presence").
+
+use std::{sync::Arc, time::Duration};
+
+use axum::extract::State;
+use chappe_services::presence::{GetPresenceError, Presence};
+use ruma::api::client::presence::get_presence::v3::{Request, Response};
+
+use crate::{
+    error::ApiError,
+    extract::{Ruma, RumaResponse, User},
+};
+
+pub async fn handle(
+    State(presence): State<Arc<Presence>>,
+    User(session): User,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    let snapshot = presence.get(&session.user_id, &request.user_id)?;
+    Ok(RumaResponse(Response {
+        presence: snapshot.state,
+        status_msg: snapshot.status_msg,
+        last_active_ago: snapshot.last_active_ago_ms.map(Duration::from_millis),
+        currently_active: Some(snapshot.currently_active),
+    }))
+}
+
+impl From<GetPresenceError> for ApiError {
+    fn from(error: GetPresenceError) -> Self {
+        match error {
+            GetPresenceError::Forbidden => Self::forbidden("You share no room with this user"),
+            GetPresenceError::Store(error) => error.into(),
+        }
+    }
+}
