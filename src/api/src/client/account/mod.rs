@@ -1,9 +1,29 @@
-//! Endpoints of the family `account`.
+//! Accounts: registering, passwords, and what an account is.
 
-use axum::Router;
+use axum::{Router, routing::get};
+use ruma::api::client::account as ruma_account;
 
-use crate::App;
+use crate::{App, route::Endpoints};
+
+mod deactivate;
+mod openid;
+mod password;
+mod register;
+mod registration_token;
+mod shared_secret;
+mod threepids;
+mod username;
+mod whoami;
 
 pub fn router() -> Router<App> {
     Router::new()
+        .endpoint::<ruma_account::change_password::v3::Request, _>(password::handle)
+        .endpoint::<ruma_account::check_registration_token_validity::v1::Request, _>(registration_token::handle)
+        .endpoint::<ruma_account::deactivate::v3::Request, _>(deactivate::handle)
+        .endpoint::<ruma_account::get_3pids::v3::Request, _>(threepids::handle)
+        .endpoint::<ruma_account::get_username_availability::v3::Request, _>(username::handle)
+        .endpoint::<ruma_account::register::v3::Request, _>(register::handle)
+        .endpoint::<ruma_account::request_openid_token::v3::Request, _>(openid::handle)
+        .endpoint::<ruma_account::whoami::v3::Request, _>(whoami::handle)
+        .route(shared_secret::PATH, get(shared_secret::handle_nonce).post(shared_secret::handle))
 }

@@ -1,9 +1,15 @@
-//! Endpoints of the family `filter`.
+//! Stored filters.
 
 use axum::Router;
+use ruma::api::client::filter as ruma_filter;
 
-use crate::App;
+use crate::{App, route::Endpoints};
+
+mod create_filter;
+mod get_filter;
 
 pub fn router() -> Router<App> {
     Router::new()
+        .endpoint::<ruma_filter::create_filter::v3::Request, _>(create_filter::handle)
+        .endpoint::<ruma_filter::get_filter::v3::Request, _>(get_filter::handle)
 }

@@ -1,9 +1,23 @@
-//! Endpoints of the family `session`.
+//! Logging in and out.
 
 use axum::Router;
+use ruma::api::client::session as ruma_session;
 
-use crate::App;
+use crate::{App, route::Endpoints};
+
+mod login;
+mod login_flows;
+mod login_token;
+mod logout;
+mod logout_all;
+mod refresh;
 
 pub fn router() -> Router<App> {
     Router::new()
+        .endpoint::<ruma_session::get_login_token::v1::Request, _>(login_token::handle)
+        .endpoint::<ruma_session::get_login_types::v3::Request, _>(login_flows::handle)
+        .endpoint::<ruma_session::login::v3::Request, _>(login::handle)
+        .endpoint::<ruma_session::logout::v3::Request, _>(logout::handle)
+        .endpoint::<ruma_session::logout_all::v3::Request, _>(logout_all::handle)
+        .endpoint::<ruma_session::refresh_token::v3::Request, _>(refresh::handle)
 }

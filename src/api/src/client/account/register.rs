@@ -1,0 +1,75 @@
+//! POST /_matrix/client/v3/register (client-server API, "Account registration").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use chappe_services::{
+    accounts::{Accounts, LoggedIn, NewDevice},
+    registration::NewAccount,
+    uia::Uia,
+};
+use ruma::api::client::account::register::{
+    LoginType, RegistrationKind,
+    v3::{Request, Response},
+};
+use std::time::Duration;
+
+use crate::{
+    error::ApiError,
+    extract::{ClientAddress, Ruma, RumaResponse},
+    rate_limit::{Limit, RateLimits},
+};
+
+pub async fn handle(
+    State(accounts): State<Arc<Accounts>>,
+    State(uia): State<Arc<Uia>>,
+    State(limits): State<Arc<RateLimits>>,
+    ClientAddress(address): ClientAddress,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    match request.kind {
+        RegistrationKind::User => {}
+        RegistrationKind::Guest => {
+            limits.check_address(Limit::Registration, address)?;
+            let guest = accounts.register_guest(request.initial_device_display_name, request.refresh_token).await?;
+            return Ok(RumaResponse(logged_in(guest)));
+        }
+        RegistrationKind::_Custom(_) => return Err(ApiError::invalid_param("The kind of account is \"user\" or \"guest\"")),
+    }
+    if request.login_type == Some(LoginType::ApplicationService) {
+        return Err(ApiError::forbidden("Only application services register this way, and none is known by this token"));
+    }
+    if request.auth.is_some() {
+        limits.check_address(Limit::Registration, address)?;
+    }
+    // A name that cannot be had is refused before the client goes to the trouble of authenticating.
+    if let Some(username) = &request.username {
+        accounts.check_username(username)?;
+    }
+    uia.authorize_registration(request.auth.as_ref()).await?;
+
+    let Some(password) = request.password else {
+        return Err(ApiError::missing_param("A password is needed"));
+    };
+    let account = NewAccount { username: request.username, password: Some(password), admin: false };
+    if request.inhibit_login {
+        let user_id = accounts.create_user(&account).await?;
+        return Ok(RumaResponse(Response { access_token: None, user_id, device_id: None, refresh_token: None, expires_in: None }));
+    }
+    let device = NewDevice {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        refresh: request.refresh_token,
+    };
+    Ok(RumaResponse(logged_in(accounts.register(&account, &device).await?)))
+}
+
+fn logged_in(session: LoggedIn) -> Response {
+    Response {
+        access_token: Some(session.tokens.access),
+        user_id: session.user_id,
+        device_id: Some(session.device_id),
+        refresh_token: session.tokens.refresh,
+        expires_in: session.tokens.expires_in_ms.map(Duration::from_millis),
+    }
+}

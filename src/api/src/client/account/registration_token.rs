@@ -1,0 +1,26 @@
+//! GET /_matrix/client/v1/register/m.login.registration_token/validity (client-server API, "Account registration").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use chappe_services::{accounts::Accounts, registration::RegistrationMode};
+use ruma::api::client::account::check_registration_token_validity::v1::{Request, Response};
+
+use crate::{
+    error::ApiError,
+    extract::{ClientAddress, Ruma, RumaResponse},
+    rate_limit::{Limit, RateLimits},
+};
+
+pub async fn handle(
+    State(accounts): State<Arc<Accounts>>,
+    State(limits): State<Arc<RateLimits>>,
+    ClientAddress(address): ClientAddress,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    if accounts.registration_config().mode == RegistrationMode::Closed {
+        return Err(ApiError::forbidden("Registration is closed"));
+    }
+    limits.check_address(Limit::RegistrationTokenValidity, address)?;
+    Ok(RumaResponse(Response { valid: accounts.is_registration_token(&request.token) }))
+}

@@ -1,0 +1,78 @@
+//! POST /_matrix/client/v3/login (client-server API, "Login").
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::extract::State;
+use chappe_services::accounts::{Accounts, CheckPasswordError, LoggedIn, LoginError, NewDevice};
+use ruma::api::client::{
+    session::login::v3::{DiscoveryInfo, HomeserverInfo, LoginInfo, Password, Request, Response},
+    uiaa::UserIdentifier,
+};
+
+use crate::{
+    client::discovery::DiscoveryConfig,
+    error::ApiError,
+    extract::{ClientAddress, Ruma, RumaResponse},
+    rate_limit::{Limit, RateLimits},
+};
+
+pub async fn handle(
+    State(accounts): State<Arc<Accounts>>,
+    State(discovery): State<Arc<DiscoveryConfig>>,
+    State(limits): State<Arc<RateLimits>>,
+    ClientAddress(address): ClientAddress,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    limits.check_address(Limit::LoginAddress, address)?;
+    let device = NewDevice {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        refresh: request.refresh_token,
+    };
+    let session = match request.login_info {
+        LoginInfo::Password(login) => with_password(&accounts, &limits, &login, &device, address).await?,
+        LoginInfo::Token(login) => accounts.login_with_token(&login.token, &device).await?,
+        _ => return Err(ApiError::new(http::StatusCode::BAD_REQUEST, ruma::api::error::ErrorCode::Unknown, "Unknown login type")),
+    };
+    Ok(RumaResponse(response(session, &discovery)))
+}
+
+async fn with_password(
+    accounts: &Accounts,
+    limits: &RateLimits,
+    login: &Password,
+    device: &NewDevice,
+    address: Option<IpAddr>,
+) -> Result<LoggedIn, ApiError> {
+    // The older form has `user` in place of `identifier`.
+    #[allow(deprecated)]
+    let user = match (&login.identifier, &login.user) {
+        (Some(UserIdentifier::Matrix(identifier)), _) => &identifier.user,
+        // Nobody here has an email address or a telephone number to log in with.
+        (Some(_), _) => return Err(LoginError::Password(CheckPasswordError::Wrong).into()),
+        (None, Some(user)) => user,
+        (None, None) => return Err(ApiError::missing_param("Whom to log in is missing: there is no identifier")),
+    };
+    if let Some(user_id) = accounts.get_login_user_id(user)? {
+        limits.check_user(Limit::LoginAccount, &user_id)?;
+    }
+    Ok(accounts.login_with_password(user, &login.password, device, address).await?)
+}
+
+#[allow(deprecated)]
+fn response(session: LoggedIn, discovery: &DiscoveryConfig) -> Response {
+    let well_known = discovery.client_base_url.as_ref().map(|base_url| DiscoveryInfo {
+        homeserver: HomeserverInfo { base_url: base_url.clone() },
+        identity_server: None,
+    });
+    Response {
+        // Deprecated, but old clients and bots still read it.
+        home_server: Some(session.user_id.server_name().to_owned()),
+        user_id: session.user_id,
+        access_token: session.tokens.access,
+        device_id: session.device_id,
+        well_known,
+        refresh_token: session.tokens.refresh,
+        expires_in: session.tokens.expires_in_ms.map(Duration::from_millis),
+    }
+}

@@ -1,0 +1,20 @@
+//! POST /_matrix/client/v3/logout/all (client-server API, "Login").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use chappe_services::accounts::Accounts;
+use ruma::api::client::session::logout_all::v3::Response;
+
+use crate::{
+    error::ApiError,
+    extract::{Authenticated, RumaResponse},
+};
+
+pub async fn handle(
+    State(accounts): State<Arc<Accounts>>,
+    Authenticated(session): Authenticated,
+) -> Result<RumaResponse<Response>, ApiError> {
+    accounts.delete_all_sessions(&session.user_id).await?;
+    Ok(RumaResponse(Response {}))
+}
