@@ -328,7 +328,9 @@ pub fn observers_hear_of_batches_in_order(fixture: &Fixture<'_>) {
         .collect();
     block_on(async {
         for ticket in tickets {
-            ticket.durable().await.expect("durable");
+            let position = ticket.durable().await.expect("durable");
+            let heard = heard.lock().expect("lock").last().map(|(durable, _)| *durable);
+            assert!(heard >= Some(position), "topics are woken before a commit returns");
         }
     });
     store.close().expect("close");

@@ -232,3 +232,78 @@ tuple_key!(A B);
 tuple_key!(A B C);
 tuple_key!(A B C D);
 tuple_key!(A B C D E);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn encode(key: &impl Key) -> Vec<u8> {
+        let mut writer = KeyWriter::default();
+        key.encode(&mut writer);
+        assert!(!writer.invalid);
+        writer.bytes
+    }
+
+    fn check_round_trip<K: Key + PartialEq + std::fmt::Debug>(key: &K) {
+        let bytes = encode(key);
+        let mut reader = KeyReader::new(&bytes);
+        assert_eq!(&K::decode(&mut reader).unwrap(), key);
+        assert!(reader.is_empty());
+    }
+
+    /// Strings without the zero character, many of them prefixes of each other.
+    fn text() -> impl Strategy<Value = String> {
+        prop_oneof!["[a-b\u{1}\u{10FFFF}]{0,4}", "[^\u{0}]{0,8}"]
+    }
+
+    proptest! {
+        #[test]
+        fn keys_are_ordered_like_what_they_encode(a in (text(), any::<u64>(), text()), b in (text(), any::<u64>(), text())) {
+            prop_assert_eq!(encode(&a).cmp(&encode(&b)), a.cmp(&b));
+            check_round_trip(&a);
+        }
+
+        #[test]
+        fn signed_numbers_are_ordered_through_zero(a: (i64, u8), b: (i64, u8)) {
+            prop_assert_eq!(encode(&a).cmp(&encode(&b)), a.cmp(&b));
+            check_round_trip(&a);
+        }
+
+        #[test]
+        fn a_string_is_no_prefix_of_another(a in text(), b in text()) {
+            prop_assume!(a != b);
+            prop_assert!(!encode(&b).starts_with(&encode(&a)));
+        }
+
+        #[test]
+        fn rows_of_a_prefix_lie_within_its_bounds(a in text(), b in text(), number: u64) {
+            let table: crate::Table<(String, u64), ()> = crate::Table::new(9, "test");
+            let start = table.key(&(a.clone(),)).bytes;
+            let row = table.key(&(b.clone(), number)).bytes;
+            let within = row >= start && row < crate::table::prefix_end(&start);
+            prop_assert_eq!(within, a == b);
+        }
+
+        #[test]
+        fn any_bytes_decode_or_are_refused_without_a_panic(bytes: Vec<u8>) {
+            drop(<(OwnedUserId, RoomNid, OwnedDeviceId)>::decode(&mut KeyReader::new(&bytes)));
+            drop(<(String, i64, [u8; 16])>::decode(&mut KeyReader::new(&bytes)));
+        }
+    }
+
+    #[test]
+    fn a_string_with_a_zero_byte_is_no_key() {
+        let mut writer = KeyWriter::default();
+        "a\0b".to_owned().encode(&mut writer);
+        assert!(writer.invalid);
+    }
+
+    #[test]
+    fn identifiers_come_back_from_keys() {
+        let user = OwnedUserId::try_from("@anna:agency.example").unwrap();
+        check_round_trip(&(user, OwnedDeviceId::from("DEVICE"), Position(7)));
+        assert!(OwnedUserId::decode(&mut KeyReader::new(b"not a user id\0")).is_err());
+    }
+}

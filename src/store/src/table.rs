@@ -43,3 +43,76 @@ pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     }
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use super::*;
+
+    /// The row that docs/STORAGE.md begins with for each table in the sources: id -> (row, file).
+    fn scan_sources(tables: &Path) -> Vec<(u8, String, String)> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(tables).unwrap() {
+            let path = entry.unwrap().path();
+            let file = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            let source = fs::read_to_string(&path).unwrap();
+            for declaration in source.split("pub const ").skip(1) {
+                let Some((_, types)) = declaration.split_once(": Table<") else { continue };
+                // The next constant is behind the next split, so this is the same declaration.
+                let (types, new) = types.split_once("Table::new(").unwrap_or_else(|| panic!("{file}: unusual declaration"));
+                let types = types.split_whitespace().collect::<Vec<_>>().join(" ");
+                let (key, value) = split_types(types.strip_suffix("> =").unwrap());
+                let (id, name) = new.split_once(',').unwrap();
+                let name = name.split('"').nth(1).unwrap();
+                let id: u8 = id.trim().parse().unwrap();
+                found.push((id, format!("| {id} | `{name}` | `{key}` | `{value}` |"), file.clone()));
+            }
+        }
+        found
+    }
+
+    /// Splits `K, V` at the comma that is not within brackets.
+    fn split_types(types: &str) -> (&str, &str) {
+        let mut depth = 0;
+        for (at, letter) in types.char_indices() {
+            match letter {
+                '(' | '<' | '[' => depth += 1,
+                ')' | '>' | ']' => depth -= 1,
+                ',' if depth == 0 => return (types[..at].trim(), types[at + 1..].trim().trim_end_matches(',')),
+                _ => {}
+            }
+        }
+        panic!("no comma between key and value: {types}")
+    }
+
+    #[test]
+    fn every_table_is_documented_and_has_an_id_of_its_own() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let document = fs::read_to_string(root.join("../../docs/STORAGE.md")).unwrap();
+        let tables = scan_sources(&root.join("src/tables"));
+        assert!(tables.len() > 20, "the sources are not read right: {} tables found", tables.len());
+        let mut seen = BTreeMap::new();
+        for (id, row, file) in &tables {
+            if let Some(other) = seen.insert(id, row) {
+                panic!("two tables of one id: {other} and {row} in {file}.rs");
+            }
+            let name = row.split('`').nth(1).unwrap();
+            assert_eq!(tables.iter().filter(|(_, other, _)| other.split('`').nth(1) == Some(name)).count(), 1, "two tables named {name}");
+        }
+        let (_, document) = document.split_once("\n## Tables\n").unwrap();
+        let rows: Vec<_> = document.lines().filter(|line| line.trim_start_matches("| ").starts_with(|letter: char| letter.is_ascii_digit())).collect();
+        let missing: Vec<_> = tables.iter().filter(|(_, row, _)| !rows.iter().any(|line| line.starts_with(row))).collect();
+        let missing: Vec<_> = missing.iter().map(|(_, row, file)| format!("{file}: {row} what it is |")).collect();
+        assert!(missing.is_empty(), "docs/STORAGE.md lacks these rows, or has others for their tables:\n{}", missing.join("\n"));
+        let stale: Vec<_> = rows.iter().filter(|line| !tables.iter().any(|(_, row, _)| line.starts_with(row))).collect();
+        assert!(stale.is_empty(), "docs/STORAGE.md describes tables that are not there: {stale:#?}");
+    }
+
+    #[test]
+    fn a_prefix_ends_where_its_last_byte_rises() {
+        assert_eq!(prefix_end(&[1, 2]), [1, 3]);
+        assert_eq!(prefix_end(&[1, 255]), [2]);
+        assert_eq!(prefix_end(&[7, 255, 255]), [8]);
+    }
+}

@@ -17,7 +17,10 @@ use std::{
     fs::{File, TryLockError},
     future::Future,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -153,6 +156,8 @@ struct Shared {
     closing: Condvar,
     /// What waits for the flusher and the trimmer.
     work: Work,
+    /// The durable position for readers: a little ahead of what tickets see.
+    durable: AtomicU64,
     progress: watch::Sender<Progress>,
     observers: RwLock<Vec<Observer>>,
 }
@@ -283,7 +288,7 @@ impl Log {
 
     /// The position up to which everything is durable.
     pub fn durable_position(&self) -> Position {
-        self.shared.progress.borrow().durable
+        Position(self.shared.durable.load(Ordering::Acquire))
     }
 
     /// Calls `observer` each time the log becomes durable further, in order. It must only set flags and wake wakers: the log waits for it.
@@ -362,6 +367,7 @@ impl Drop for Log {
 
 impl Shared {
     fn new(engine: Arc<dyn Engine>, files: Option<Box<dyn Files>>, durability: Durability, segment_bytes: u64, writer: Writer) -> Self {
+        let durable = AtomicU64::new(writer.last.0);
         let (progress, _) = watch::channel(Progress { durable: writer.last, stopped: None });
         Self {
             engine,
@@ -371,6 +377,7 @@ impl Shared {
             work: Work::new(writer.last),
             writer: Mutex::new(writer),
             closing: Condvar::new(),
+            durable,
             progress,
             observers: RwLock::default(),
         }
@@ -466,12 +473,14 @@ impl Shared {
         }
     }
 
-    /// Makes a new durable position known.
+    /// Makes a new durable position known: to readers, then to observers, then to tickets. So whoever is woken can read up to it, and a
+    /// commit returns only once its topics have been woken.
     fn publish(&self, durable: Position, topics: &[Topic]) {
-        self.progress.send_modify(|progress| progress.durable = durable);
+        self.durable.store(durable.0, Ordering::Release);
         for observer in self.observers.read().iter() {
             observer(durable, topics);
         }
+        self.progress.send_modify(|progress| progress.durable = durable);
     }
 
     /// Stops writes for good. The first cause stays.
