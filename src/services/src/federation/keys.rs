@@ -10,7 +10,10 @@ mod notary;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,9 +39,10 @@ use super::client::{FederationClient, FederationError, FederationRequest};
 
 /// How long a published key document claims to be valid, in milliseconds.
 const OWN_VALIDITY_MS: u64 = 24 * 3_600_000;
-/// The first pause after a fetch that did not give what was wanted, in milliseconds; it doubles up to the last.
+/// The first pause after a fetch that did not give what was wanted, in milliseconds; it doubles up to the last. That one is short,
+/// because anyone can make us look for keys that do not exist, and the real ones must not have to wait long for it.
 const PAUSE_FIRST_MS: u64 = 1_000;
-const PAUSE_MAX_MS: u64 = 3_600_000;
+const PAUSE_MAX_MS: u64 = 60_000;
 /// How many servers' keys are fetched at the same time.
 const FETCHES_MAX: usize = 64;
 const SERVERS_REMEMBERED: usize = 20_000;
@@ -84,8 +88,16 @@ type Known = BTreeMap<OwnedServerSigningKeyId, ServerKeyRecord>;
 /// What is remembered of the fetches from one server.
 #[derive(Default)]
 struct Fetches {
-    pause_ms: u64,
-    next_ms: u64,
+    /// How many there have been: who waited for one sees that it happened.
+    count: AtomicU64,
+    /// Held while one is under way.
+    pause: tokio::sync::Mutex<Pause>,
+}
+
+#[derive(Default)]
+struct Pause {
+    length_ms: u64,
+    ends_ms: u64,
 }
 
 /// The key service. Cheap to clone.
@@ -102,7 +114,7 @@ struct Inner {
     config: ServerKeysConfig,
     denied: HashSet<(OwnedServerName, OwnedServerSigningKeyId)>,
     known: Mutex<LruCache<OwnedServerName, Known>>,
-    fetches: Mutex<LruCache<OwnedServerName, Arc<tokio::sync::Mutex<Fetches>>>>,
+    fetches: Mutex<LruCache<OwnedServerName, Arc<Fetches>>>,
     slots: Semaphore,
 }
 
@@ -240,20 +252,23 @@ impl ServerKeys {
         key_ids: &BTreeSet<OwnedServerSigningKeyId>,
         valid_until_ms: u64,
     ) -> Result<(), FetchKeysError> {
-        let entry = self.inner.fetches.lock().get_or_insert(server.to_owned(), Arc::default).clone();
-        let asked_ms = self.inner.clock.now_ms();
-        let mut fetches = entry.lock().await;
-        if asked_ms < fetches.next_ms || self.inner.clock.now_ms() < fetches.next_ms {
+        let fetches = self.inner.fetches.lock().get_or_insert(server.to_owned(), Arc::default).clone();
+        let count = fetches.count.load(Ordering::SeqCst);
+        let mut pause = fetches.pause.lock().await;
+        if fetches.count.load(Ordering::SeqCst) != count || self.inner.clock.now_ms() < pause.ends_ms {
             return Ok(());
         }
         let outcome = self.fetch(server, valid_until_ms).await;
+        fetches.count.fetch_add(1, Ordering::SeqCst);
         let known = self.get_known(server, key_ids)?;
         let satisfied = key_ids
             .iter()
             .all(|key_id| known.get(key_id).is_some_and(|record| record.retired || usable_until_ms(record) >= valid_until_ms));
-        fetches.pause_ms =
-            if satisfied { 0 } else { fetches.pause_ms.saturating_mul(2).clamp(PAUSE_FIRST_MS, PAUSE_MAX_MS) };
-        fetches.next_ms = self.inner.clock.now_ms() + fetches.pause_ms;
+        pause.length_ms = match outcome {
+            Ok(()) if satisfied => 0,
+            _ => pause.length_ms.saturating_mul(2).clamp(PAUSE_FIRST_MS, PAUSE_MAX_MS),
+        };
+        pause.ends_ms = self.inner.clock.now_ms() + pause.length_ms;
         outcome
     }
 

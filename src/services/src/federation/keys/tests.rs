@@ -1,5 +1,3 @@
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use chappe_protocol::{clock::ManualClock, room_version};
 use http::Method;
 use ruma::{CanonicalJsonValue, RoomVersionId, server_name};
