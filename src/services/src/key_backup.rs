@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 use chappe_store::{
     Batch, CommitError, Direction, Domain, Store, StoreError,
     record::Json,
-    tables::{
-        e2ee::JsonObject,
-        key_backup::{BACKUP_KEYS, BACKUP_VERSIONS, BackupVersionRecord},
-    },
+    tables::key_backup::{BACKUP_KEYS, BACKUP_VERSIONS, BackupVersionRecord},
 };
 use ruma::UserId;
 use serde_json::Value;
+
+pub use chappe_store::tables::e2ee::JsonObject;
 
 use crate::guarded::commit_guarded;
 use crate::keys::{is_storable};

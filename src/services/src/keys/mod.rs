@@ -32,6 +32,7 @@ mod changes;
 mod cross_signing;
 mod device_keys;
 mod device_lists;
+mod federation;
 mod one_time_keys;
 mod remote_lists;
 mod sharing;

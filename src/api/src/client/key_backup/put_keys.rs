@@ -1,0 +1,25 @@
+//! PUT /_matrix/client/v3/room_keys/keys (client-server API, "Server-side key backups").
+
+use axum::extract::State;
+use chappe_services::key_backup::{BackupRooms, KeyBackup};
+use ruma::api::client::backup::add_backup_keys::v3::{Request, Response};
+use ruma::UInt;
+
+use super::parse_sessions;
+use crate::{
+    error::ApiError,
+    extract::{Ruma, RumaResponse, User},
+};
+
+pub async fn handle(
+    State(backup): State<KeyBackup>,
+    User(session): User,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    let mut rooms = BackupRooms::new();
+    for (room, keys) in request.rooms {
+        rooms.insert(room.to_string(), parse_sessions(keys.sessions)?);
+    }
+    let state = backup.put_keys(&session.user_id, &request.version, &rooms).await?;
+    Ok(RumaResponse(Response::new(state.etag, UInt::new_saturating(state.count))))
+}
