@@ -17,7 +17,11 @@ use chappe_services::{
     filters::Filters, profile::Profiles, uia::Uia,
 };
 
-use chappe_services::{media::Media, presence::Presence, receipts::Receipts, typing::Typing};
+use chappe_services::{
+    key_backup::KeyBackup,
+    keys::{DeviceLists, Keys},
+    media::Media, presence::Presence, receipts::Receipts, to_device::ToDevice, typing::Typing,
+};
 
 use crate::{client::discovery::DiscoveryConfig, extract::TrustedProxies, rate_limit::RateLimits};
 
@@ -38,9 +42,12 @@ pub struct App {
     pub account_data: Arc<AccountData>,
     pub accounts: Arc<Accounts>,
     pub clock: Arc<dyn Clock>,
+    pub device_lists: DeviceLists,
     pub devices: Arc<Devices>,
     pub discovery: Arc<DiscoveryConfig>,
     pub filters: Arc<Filters>,
+    pub key_backup: KeyBackup,
+    pub keys: Keys,
     pub media: Media,
     pub presence: Arc<Presence>,
     pub profiles: Arc<Profiles>,
@@ -49,6 +56,7 @@ pub struct App {
     pub rooms: Rooms,
     pub sender: Arc<Sender>,
     pub server_keys: Arc<ServerKeys>,
+    pub to_device: Arc<ToDevice>,
     pub transactions: Arc<Transactions>,
     pub trusted_proxies: Arc<TrustedProxies>,
     pub typing: Arc<Typing>,

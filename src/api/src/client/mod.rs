@@ -9,6 +9,7 @@ pub mod account_data;
 pub mod device;
 pub mod discovery;
 pub mod filter;
+pub mod key_backup;
 pub mod keys;
 pub mod membership;
 pub mod message;
@@ -32,6 +33,7 @@ pub fn router() -> Router<App> {
         .merge(device::router())
         .merge(discovery::router())
         .merge(filter::router())
+        .merge(key_backup::router())
         .merge(keys::router())
         .merge(membership::router())
         .merge(message::router())

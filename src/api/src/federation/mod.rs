@@ -9,8 +9,10 @@ use ruma::api::federation::{
     authenticated_media::{get_content, get_content_thumbnail},
     authorization::get_event_authorization,
     backfill::get_backfill,
+    device::get_devices,
     discovery::{get_remote_server_keys, get_remote_server_keys_batch},
     event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    keys::{claim_keys, get_keys},
     membership::{create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event, prepare_leave_event},
     openid::get_openid_userinfo,
     query::{get_profile_information, get_room_information},
@@ -31,6 +33,9 @@ pub mod send;
 pub mod send_join;
 pub mod send_knock;
 pub mod send_leave;
+pub mod user_devices;
+pub mod user_keys_claim;
+pub mod user_keys_query;
 pub mod version;
 
 /// Largest body of a federation request, in bytes: a transaction holds up to 50 PDUs of 64 KiB and 100 EDUs, and the state in
@@ -60,6 +65,9 @@ pub fn router() -> Router<App> {
         .endpoint::<get_missing_events::v1::Request, _>(events::missing_events)
         .endpoint::<get_profile_information::v1::Request, _>(query::profile)
         .endpoint::<get_room_information::v1::Request, _>(query::directory)
+        .endpoint::<get_devices::v1::Request, _>(user_devices::user_devices)
+        .endpoint::<get_keys::v1::Request, _>(user_keys_query::query)
+        .endpoint::<claim_keys::v1::Request, _>(user_keys_claim::claim)
         .endpoint::<get_openid_userinfo::v1::Request, _>(openid::userinfo)
         .route("/_matrix/key/v2/server", get(keys::server))
         .endpoint::<get_remote_server_keys::v2::Request, _>(keys::query)
