@@ -305,6 +305,12 @@ mod tests {
         assert_eq!(addresses(&dns).await, ["1.0.0.3:2"]);
     }
 
+    #[tokio::test]
+    async fn machine_knows_itself_without_asking_a_name_server() {
+        let found = SystemDns::new().lookup_ip("LocalHost.").await.expect("an address");
+        assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
+    }
+
     #[test]
     fn hosts_file_is_read_with_comments_aliases_and_case() {
         let entries = parse_hosts("127.0.0.1 localhost # comment\n#1.1.1.1 no\n172.17.0.1\tHost.Docker.Internal hs1\n::1 localhost\nbad x");

@@ -1,5 +1,6 @@
 //! Asking other servers about their users, devices, aliases and public rooms.
 
+use futures_util::future::BoxFuture;
 use http::Method;
 use ruma::{
     RoomAliasId, RoomId, ServerName, UserId,
@@ -9,13 +10,14 @@ use ruma::{
         discovery::get_server_version,
         keys::{claim_keys, get_keys},
         openid::get_openid_userinfo,
-        query::{get_profile_information, get_room_information},
+        query::get_room_information,
         space::get_hierarchy,
     },
 };
 use serde_json::{Value, json};
 
 use super::{FEDERATION_V1, FederationClient, FederationError, FederationRequest, path, with_query};
+use crate::profile::{FetchProfileError, Profile, RemoteProfiles};
 
 impl FederationClient {
     /// `GET /_matrix/federation/v1/query/profile`. `field`: only this one.
@@ -24,10 +26,10 @@ impl FederationClient {
         server: &ServerName,
         user: &UserId,
         field: Option<&str>,
-    ) -> Result<get_profile_information::v1::Response, FederationError> {
+    ) -> Result<Profile, FederationError> {
         let pairs = [("user_id", user.as_str())].into_iter().chain(field.map(|field| ("field", field)));
         let path = with_query(path(FEDERATION_V1, ["query", "profile"]), pairs);
-        self.request_typed(server, FederationRequest::get(path)).await
+        self.request(server, FederationRequest::get(path)).await
     }
 
     /// `GET /_matrix/federation/v1/query/directory`.
@@ -107,6 +109,22 @@ impl FederationClient {
         let answer: VersionAnswer =
             self.request_unsigned(server, FederationRequest::get(path(FEDERATION_V1, ["version"]))).await?;
         Ok(answer.server)
+    }
+}
+
+impl RemoteProfiles for FederationClient {
+    fn fetch_profile<'a>(
+        &'a self,
+        user_id: &'a UserId,
+        field: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>> {
+        Box::pin(async move {
+            match self.query_profile(user_id.server_name(), user_id, field).await {
+                Ok(profile) => Ok(Some(profile)),
+                Err(FederationError::Status { status: 404, .. }) => Ok(None),
+                Err(error) => Err(FetchProfileError(error.to_string())),
+            }
+        })
     }
 }
 
