@@ -60,15 +60,28 @@ impl DeviceLists {
     /// those who were invited. `left` holds users who no longer share any room. A user who merely changed their display name
     /// may be among the changed, which costs a client one query.
     pub fn changed_between(&self, user: &UserId, from: Position, to: Position) -> Result<DeviceListChanges, StoreError> {
+        let rooms = joined_rooms(&self.store, user)?;
+        self.changed_with(user, from, to, &rooms, &rooms)
+    }
+
+    /// The same for who knows already in which of the user's rooms anything happened in the interval: the others are not looked
+    /// into. `joined` are the user's joined rooms.
+    pub fn changed_with(
+        &self,
+        user: &UserId,
+        from: Position,
+        to: Position,
+        joined: &[RoomNid],
+        active: &[RoomNid],
+    ) -> Result<DeviceListChanges, StoreError> {
         if from >= to {
             return Ok(DeviceListChanges::default());
         }
-        let rooms = joined_rooms(&self.store, user)?;
         let (mut changed, mut gone) = (BTreeSet::new(), BTreeSet::new());
 
         for row in self.store.scan_range(&DEVICE_LIST_LOG, &from.next(), &to.next(), Direction::Forward) {
             let (_, other) = row?;
-            if other == user || is_in_any(&self.store, &other, &rooms)? {
+            if other == user || is_in_any(&self.store, &other, joined)? {
                 changed.insert(other);
             }
         }
@@ -85,9 +98,9 @@ impl DeviceLists {
         let own_changes = self.own_membership_changes(user, from, to)?;
         for room in &own_changes {
             let members = joined_members(&self.store, *room)?;
-            if rooms.contains(room) { changed.extend(members) } else { gone.extend(members) }
+            if joined.contains(room) { changed.extend(members) } else { gone.extend(members) }
         }
-        for room in &rooms {
+        for room in active.iter().filter(|room| joined.contains(room)) {
             for other in self.moved_members(*room, from, to)? {
                 let member = self.store.get(&MEMBERS, &(*room, other.clone()))?;
                 match member.as_ref().map(|member| member.value.membership.as_str()) {
@@ -99,7 +112,7 @@ impl DeviceLists {
 
         let mut left = BTreeSet::new();
         for other in gone {
-            if other != user && !is_in_any(&self.store, &other, &rooms)? {
+            if other != user && !is_in_any(&self.store, &other, joined)? {
                 left.insert(other);
             }
         }

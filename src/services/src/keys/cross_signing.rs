@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chappe_store::{
-    Batch, CommitError, Direction, Domain, Store, StoreError, Topic,
+    Batch, CommitError, Domain, StoreError, Topic,
     record::Json,
     tables::e2ee::{CROSS_SIGNING_KEYS, DEVICE_KEYS, JsonObject, KEY_SIGNATURES, SIGNATURE_LOG},
 };
@@ -395,21 +395,6 @@ impl Keys {
         let mut answer = self.query(viewer, BTreeMap::from([(target.to_owned(), Vec::new())]), None).await?;
         Ok(answer.master_keys.remove(target).and_then(|key| super::device_keys::cross_signing_key_of(&key, target)))
     }
-
-    /// Whether a user has a master key. For tests and administration.
-    pub fn has_master_key(&self, user: &UserId) -> Result<bool, StoreError> {
-        Ok(self.get_cross_signing_key(user, MASTER)?.is_some())
-    }
-}
-
-/// Removes a user's cross-signing keys and all signatures on them, when the account is deactivated.
-pub fn queue_cross_signing_deleted(store: &Store, batch: &mut Batch, user: &UserId) -> Result<(), StoreError> {
-    let has_keys = store.scan(&CROSS_SIGNING_KEYS, &(user.to_owned(),), Direction::Forward).next().transpose()?.is_some();
-    if has_keys {
-        batch.delete_prefix(&CROSS_SIGNING_KEYS, &(user.to_owned(),));
-        batch.delete_prefix(&KEY_SIGNATURES, &(user.to_owned(),));
-    }
-    Ok(())
 }
 
 /// Notes, for `user` alone, that the keys of `others` carry other signatures now.

@@ -39,7 +39,7 @@ mod sharing;
 mod signature;
 
 pub use changes::{DeviceListChanges, DeviceLists};
-pub use cross_signing::{Reauthentication, SignatureFailure, SignatureFailures, SigningKeys, SigningKeysError, queue_cross_signing_deleted};
+pub use cross_signing::{Reauthentication, SignatureFailure, SignatureFailures, SigningKeys, SigningKeysError};
 pub use device_keys::{DeviceKeysUpload, UploadError};
 pub use device_lists::{
     queue_device_added, queue_device_deleted, queue_device_renamed, queue_devices_deleted,
