@@ -20,6 +20,7 @@ pub mod profile;
 pub mod receipts;
 pub mod registration;
 pub mod secret;
+pub mod sync;
 pub mod to_device;
 pub mod typing;
 pub mod uia;

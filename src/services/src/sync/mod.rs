@@ -1,0 +1,366 @@
+//! `/sync`: what a client has not been told yet, and waiting until there is something.
+//!
+//! An answer is read between two bounds: the client's token, and one durable position taken when the reading starts, which the
+//! next token holds. It costs what changed between them: rooms without a change are not looked at ([`waiters`] knows which),
+//! state is the difference of two trees ([`state`]), timelines are read backwards from their end ([`timeline`]). A poll with
+//! nothing to tell registers with [`waiters`] before it reads, and sleeps until it is woken.
+//!
+//! The readers ([`timeline`], [`state`], [`summary`], [`lazy_members`]) know nothing of `/sync`'s answer; [`rooms`], `joined` and
+//! `outside` put it together. No unread counts are told: those belong to push.
+//!
+//! Start at [`SyncService::sync`], then [`rooms`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use chappe_rooms::{RoomError, Rooms};
+use chappe_store::{CommitError, Position, StoreError};
+use ruma::{
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt,
+    api::client::filter::FilterDefinition,
+    presence::PresenceState,
+};
+use serde_json::{json, value::RawValue};
+use tokio::time::Instant;
+
+use crate::{
+    account_data::{AccountData, AccountDataItem},
+    filters::Filters,
+    keys::{DeviceLists, one_time_key_counts, unused_fallback_key_types},
+    presence::{Presence, Snapshot},
+    receipts::Receipts,
+    to_device::{MESSAGES_PER_SYNC_MAX, ToDevice},
+    typing::Typing,
+};
+
+pub mod filter;
+mod joined;
+pub mod lazy_members;
+mod outside;
+pub mod response;
+pub mod rooms;
+mod show;
+pub mod state;
+pub mod summary;
+pub mod timeline;
+pub mod token;
+pub mod waiters;
+
+use self::{
+    filter::SyncFilter,
+    lazy_members::LazyMembers,
+    response::{DeviceListsSection, Events, SyncResponse},
+    summary::Summaries,
+    token::{InvalidSyncToken, SyncToken},
+    waiters::{Activity, Waiters},
+};
+
+/// The longest a poll may wait.
+const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// What a client asks.
+#[derive(Debug)]
+pub struct SyncRequest {
+    pub user_id: OwnedUserId,
+    pub device_id: OwnedDeviceId,
+    pub since: Option<String>,
+    pub filter: FilterChoice,
+    /// All state of all rooms, also where it did not change.
+    pub full_state: bool,
+    pub state_style: StateStyle,
+    pub timeout: Duration,
+    pub set_presence: PresenceState,
+}
+
+#[derive(Debug)]
+pub enum FilterChoice {
+    None,
+    Inline(Box<FilterDefinition>),
+    /// The id of a filter that the user stored.
+    Stored(String),
+}
+
+/// Which state goes with a timeline.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StateStyle {
+    /// That at its start.
+    Before,
+    /// That at its end, whatever the timeline's own events say.
+    After,
+    /// The same under the name of MSC4222.
+    AfterUnstable,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The client's fault.
+    #[error(transparent)]
+    InvalidToken(#[from] InvalidSyncToken),
+    /// The client's fault.
+    #[error("No such filter")]
+    UnknownFilter,
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The reading was broken off.
+    #[error("the answer could not be read: {0}")]
+    Aborted(String),
+}
+
+/// What sync reads.
+pub struct SyncSources {
+    pub rooms: Rooms,
+    pub account_data: Arc<AccountData>,
+    pub receipts: Arc<Receipts>,
+    pub typing: Arc<Typing>,
+    pub presence: Arc<Presence>,
+    pub to_device: ToDevice,
+    pub device_lists: DeviceLists,
+    pub filters: Arc<Filters>,
+    pub waiters: Waiters,
+}
+
+/// Answers `/sync`.
+pub struct SyncService {
+    sources: SyncSources,
+    lazy_members: LazyMembers,
+    summaries: Summaries,
+}
+
+/// One reading: who asks, from where and up to where.
+pub(crate) struct View<'a> {
+    sources: &'a SyncSources,
+    lazy_members: &'a LazyMembers,
+    summaries: &'a Summaries,
+    request: &'a SyncRequest,
+    filter: &'a SyncFilter,
+    since: Option<SyncToken>,
+    /// Everything is read up to here. It is durable.
+    to: Position,
+    ignored: HashSet<OwnedUserId>,
+}
+
+type KeyCounts = (BTreeMap<OneTimeKeyAlgorithm, UInt>, Vec<OneTimeKeyAlgorithm>);
+
+impl SyncService {
+    /// Lets changes of typing and presence wake polls, too.
+    pub fn new(sources: SyncSources) -> Self {
+        let waiters = sources.waiters.clone();
+        sources.typing.on_change(move |room| waiters.wake_room(room));
+        let waiters = sources.waiters.clone();
+        sources.presence.on_change(move |user, rooms| {
+            waiters.wake_user(user);
+            rooms.iter().for_each(|room| waiters.wake_room(*room));
+        });
+        Self { sources, lazy_members: LazyMembers::default(), summaries: Summaries::default() }
+    }
+
+    /// Answers what the client has not been told, waiting for something up to its timeout.
+    ///
+    /// Spec: Client-Server API, `GET /sync`.
+    pub async fn sync(self: &Arc<Self>, request: SyncRequest) -> Result<SyncResponse, SyncError> {
+        let since = self.check_since(&request)?;
+        let filter = Arc::new(self.get_filter(&request)?);
+        let request = Arc::new(request);
+        let _presence = self.sources.presence.begin_sync(&request.user_id, &request.set_presence)?;
+        if let Some(since) = since {
+            self.acknowledge(&request, since);
+        }
+        if filter.lazy_load.is_on() {
+            self.lazy_members.begin(&request.user_id, &request.device_id, since.map(|since| since.position));
+        }
+        let Some(since) = since else { return self.read_aside(request, filter).await };
+        let may_wait = !request.full_state && !request.timeout.is_zero();
+        let deadline = Instant::now() + request.timeout.min(TIMEOUT_MAX);
+        let counts_at_start = self.get_key_counts(&request)?;
+        loop {
+            // Before reading: what happens after the reading began is not overlooked.
+            let waiter = match may_wait {
+                true => Some(self.sources.waiters.register(&request.user_id, self.sources.rooms.get_joined_rooms(&request.user_id)?)),
+                false => None,
+            };
+            let answer = self.read(&request, &filter, Some(since))?;
+            let counts = (&answer.device_one_time_keys_count, &answer.device_unused_fallback_key_types);
+            let Some(waiter) = waiter.filter(|_| answer.is_empty() && counts == (&counts_at_start.0, &counts_at_start.1)) else {
+                return Ok(answer);
+            };
+            let woken = tokio::time::timeout_at(deadline, waiter.woken()).await;
+            if woken.is_err() || self.sources.waiters.is_closed() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Reads a first sync off the threads that serve everybody else.
+    async fn read_aside(self: &Arc<Self>, request: Arc<SyncRequest>, filter: Arc<SyncFilter>) -> Result<SyncResponse, SyncError> {
+        let service = self.clone();
+        let reading = tokio::task::spawn_blocking(move || service.read(&request, &filter, None));
+        reading.await.map_err(|error| SyncError::Aborted(error.to_string()))?
+    }
+
+    fn check_since(&self, request: &SyncRequest) -> Result<Option<SyncToken>, SyncError> {
+        let Some(since) = &request.since else { return Ok(None) };
+        let token: SyncToken = since.parse()?;
+        // A place that this server's log has not reached: another server's token, or one of a lost past.
+        if token.position > self.sources.waiters.position() {
+            return Err(InvalidSyncToken.into());
+        }
+        Ok(Some(token))
+    }
+
+    fn get_filter(&self, request: &SyncRequest) -> Result<SyncFilter, SyncError> {
+        Ok(match &request.filter {
+            FilterChoice::None => SyncFilter::default(),
+            FilterChoice::Inline(definition) => SyncFilter::new((**definition).clone()),
+            FilterChoice::Stored(id) => {
+                SyncFilter::new(self.sources.filters.get_filter(&request.user_id, id)?.ok_or(SyncError::UnknownFilter)?)
+            }
+        })
+    }
+
+    /// The client has the answer that its token came with: the messages in it are deleted.
+    fn acknowledge(&self, request: &SyncRequest, since: SyncToken) {
+        let outcome = self.sources.to_device.ack(&request.user_id, &request.device_id, since.to_device);
+        match outcome {
+            Ok(()) => {}
+            // They are not given out again in any case; a later sync deletes them.
+            Err(error @ CommitError::Conflict) => tracing::debug!(%error, "messages to a device not deleted yet"),
+            Err(error) => tracing::warn!(%error, "messages to a device not deleted yet"),
+        }
+    }
+
+    fn get_key_counts(&self, request: &SyncRequest) -> Result<KeyCounts, StoreError> {
+        let store = self.sources.rooms.store();
+        let counts = one_time_key_counts(store, &request.user_id, &request.device_id)?;
+        Ok((counts, unused_fallback_key_types(store, &request.user_id, &request.device_id)?))
+    }
+
+    /// Reads one answer, as of now.
+    fn read(&self, request: &SyncRequest, filter: &SyncFilter, since: Option<SyncToken>) -> Result<SyncResponse, SyncError> {
+        let sources = &self.sources;
+        let to = sources.waiters.position();
+        // Before what they are the versions of is read: what changes meanwhile is told twice rather than never.
+        let (typing, presence) = (sources.typing.version(), sources.presence.version());
+        let view = View {
+            sources,
+            lazy_members: &self.lazy_members,
+            summaries: &self.summaries,
+            request,
+            filter,
+            since,
+            to,
+            ignored: ignored_users(&sources.account_data, request)?,
+        };
+        let account_data = view.read_account_data()?;
+        let inbox = sources.to_device.scan(
+            &request.user_id,
+            &request.device_id,
+            since.map_or(Position::ZERO, |since| since.to_device),
+            to,
+            MESSAGES_PER_SYNC_MAX,
+        )?;
+        let (rooms, found) = view.read_rooms(&account_data)?;
+        let (device_one_time_keys_count, device_unused_fallback_key_types) = self.get_key_counts(request)?;
+        let next = SyncToken { position: to, typing, presence, to_device: inbox.up_to.min(to) };
+        Ok(SyncResponse {
+            next_batch: next.to_string(),
+            account_data: view.show_account_data(&account_data),
+            presence: view.read_presence(&found.newly_seen)?,
+            to_device: Events { events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect() },
+            rooms,
+            device_lists: view.read_device_lists(found.is_active)?,
+            device_one_time_keys_count,
+            device_unused_fallback_key_types,
+        })
+    }
+}
+
+impl View<'_> {
+    /// The place in the log that the client has seen everything up to.
+    fn from(&self) -> Position {
+        self.since.map_or(Position::ZERO, |since| since.position)
+    }
+
+    fn user_activity(&self) -> Activity {
+        self.sources.waiters.user_activity(&self.request.user_id, self.from())
+    }
+
+    /// Account data, of rooms and global, that the client has not seen.
+    fn read_account_data(&self) -> Result<Vec<AccountDataItem>, StoreError> {
+        if self.user_activity() == Activity::None {
+            return Ok(Vec::new());
+        }
+        self.sources.account_data.scan_account_data_since(&self.request.user_id, self.from(), self.to)
+    }
+
+    fn show_account_data(&self, items: &[AccountDataItem]) -> Events {
+        let global = items.iter().filter(|item| item.room_id.is_none());
+        let wanted = global.filter(|item| self.filter.account_data.admits_type(&item.event_type));
+        Events { events: wanted.filter_map(show::account_data).take(self.filter.account_data.limit()).collect() }
+    }
+
+    /// Presence that changed, and that of users whom the client sees for the first time.
+    fn read_presence(&self, newly_seen: &BTreeSet<OwnedUserId>) -> Result<Events, StoreError> {
+        let (presence, user) = (&self.sources.presence, &self.request.user_id);
+        if !presence.is_enabled() || !self.filter.presence.admits_type("m.presence") {
+            return Ok(Events::default());
+        }
+        let mut snapshots = presence.changed_since(user, self.since.map_or(0, |since| since.presence))?;
+        for other in newly_seen {
+            if snapshots.iter().any(|snapshot| snapshot.user_id == *other) {
+                continue;
+            }
+            // Somebody who left again meanwhile is no longer the client's business.
+            let Ok(snapshot) = presence.get(user, other) else { continue };
+            if snapshot.state != PresenceState::Offline {
+                snapshots.push(snapshot);
+            }
+        }
+        let wanted = snapshots.iter().filter(|snapshot| self.filter.presence.admits_sender(&snapshot.user_id));
+        Ok(Events { events: wanted.filter_map(show_presence).take(self.filter.presence.limit()).collect() })
+    }
+
+    /// Whose device lists changed. Nothing of the kind happens without waking the user, or a room that the user is in.
+    fn read_device_lists(&self, rooms_are_active: bool) -> Result<DeviceListsSection, StoreError> {
+        if self.since.is_none() || (!rooms_are_active && self.user_activity() == Activity::None) {
+            return Ok(DeviceListsSection::default());
+        }
+        let changes = self.sources.device_lists.changed_between(&self.request.user_id, self.from(), self.to)?;
+        Ok(DeviceListsSection { changed: changes.changed, left: changes.left })
+    }
+}
+
+fn show_presence(snapshot: &Snapshot) -> Option<Box<RawValue>> {
+    let mut content = serde_json::Map::new();
+    content.insert("presence".to_owned(), snapshot.state.as_str().into());
+    if let Some(ago_ms) = snapshot.last_active_ago_ms {
+        content.insert("last_active_ago".to_owned(), ago_ms.into());
+    }
+    if let Some(status_msg) = &snapshot.status_msg {
+        content.insert("status_msg".to_owned(), status_msg.as_str().into());
+    }
+    content.insert("currently_active".to_owned(), snapshot.currently_active.into());
+    show::raw(&json!({ "type": "m.presence", "sender": snapshot.user_id, "content": content }))
+}
+
+/// Whom the user does not want to hear from.
+///
+/// Spec: Client-Server API, Ignoring Users.
+fn ignored_users(account_data: &AccountData, request: &SyncRequest) -> Result<HashSet<OwnedUserId>, StoreError> {
+    #[derive(Default, serde::Deserialize)]
+    struct Content {
+        #[serde(default)]
+        ignored_users: BTreeMap<String, serde_json::Value>,
+    }
+    let Some(content) = account_data.get(&request.user_id, None, "m.ignored_user_list")? else { return Ok(HashSet::new()) };
+    let content: Content = serde_json::from_str(&content).unwrap_or_default();
+    let users = content.ignored_users.into_keys().filter_map(|user| OwnedUserId::try_from(user).ok());
+    Ok(users.filter(|user| *user != request.user_id).collect())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Reading a room's timeline for one user.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+};
+
+use chappe_rooms::{
+    Event, Room, RoomError, Rooms,
+    state::StateRoot,
+    timeline::{self, Token},
+};
+use chappe_store::{Direction, EventNid, Order, Position, tables::events::TIMELINE};
+use ruma::{OwnedEventId, OwnedUserId, UserId};
+
+use super::filter::EventFilter;
+
+/// How many events are looked at for each one that is asked for, before the timeline is cut where the search has come to.
+const SEARCHED_PER_EVENT: usize = 10;
+
+/// How many events are looked at in any case.
+const SEARCHED_MIN: usize = 200;
+
+/// What part of a timeline is wanted, and for whom.
+pub struct TimelineQuery<'a> {
+    pub user: &'a UserId,
+    /// After this place in the log, and up to that one.
+    pub from: Position,
+    pub to: Position,
+    pub filter: &'a EventFilter,
+    pub limit: usize,
+    /// Their messages are left out.
+    pub ignored: &'a HashSet<OwnedUserId>,
+}
+
+/// The newest events of a stretch of a room's timeline, oldest first.
+#[derive(Debug)]
+pub struct Timeline {
+    pub events: Vec<(Position, Arc<Event>)>,
+    /// There are events between the start of the stretch and the first event that were left out for want of room, or that this
+    /// server does not have.
+    pub limited: bool,
+    /// Right before the first event, for `/messages`.
+    pub prev_batch: Token,
+    nids: HashSet<EventNid>,
+}
+
+impl Timeline {
+    pub fn contains(&self, event: EventNid) -> bool {
+        self.nids.contains(&event)
+    }
+
+    /// The state at the start of the timeline; `None` if it has no events.
+    pub fn state_before(&self) -> Option<StateRoot> {
+        self.events.first().and_then(|(_, event)| event.record.state_before)
+    }
+
+    /// A timeline of one event that is in no room's timeline here: a leave over federation.
+    pub fn of_outlier(event: Arc<Event>, at: Position) -> Self {
+        Self { nids: HashSet::from([event.nid]), events: vec![(at, event)], limited: false, prev_batch: Token::Stream(at) }
+    }
+}
+
+/// Reads a timeline backwards from `to`, as far as the limit, the start of the stretch, or a gap in what this server has.
+pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> Result<Timeline, RoomError> {
+    let mut timeline = Timeline { events: Vec::new(), limited: false, prev_batch: Token::Stream(query.to), nids: HashSet::new() };
+    if query.filter.refuses_all(&room.id) || query.from >= query.to {
+        return Ok(timeline);
+    }
+    let mut eyes = rooms.eyes_of(room.nid, query.user)?;
+    let mut gaps: Option<HashSet<OwnedEventId>> = None;
+    let mut budget = query.limit.saturating_mul(SEARCHED_PER_EVENT).max(SEARCHED_MIN);
+    let mut oldest = None;
+    let (start, end) = ((room.nid, query.from.next()), (room.nid, query.to.next()));
+    for row in rooms.store().scan_range(&TIMELINE, &start, &end, Direction::Reverse) {
+        let ((_, position), nid) = row?;
+        let Some(event) = rooms.get_event_by_nid(nid)? else { continue };
+        let is_ignored = !event.pdu.is_state() && query.ignored.contains(&event.pdu.sender);
+        let is_shown = !is_ignored && query.filter.admits(&event.pdu) && eyes.sees(&event)?;
+        if is_shown && timeline.events.len() >= query.limit {
+            timeline.limited = true;
+            break;
+        }
+        let place = (event.record.depth, Order::Live(position));
+        oldest = Some(place);
+        let known_gaps = match &gaps {
+            Some(gaps) => gaps,
+            None => gaps.insert(rooms.get_backward_extremities(room.nid)?.into_iter().map(|(event_id, _)| event_id).collect()),
+        };
+        let follows_gap = !known_gaps.is_empty() && event.pdu.prev_events.iter().any(|prev| known_gaps.contains(prev));
+        if is_shown {
+            timeline.nids.insert(nid);
+            timeline.events.push((position, event));
+            timeline.prev_batch = timeline::before(place);
+        }
+        budget -= 1;
+        if follows_gap || budget == 0 {
+            timeline.limited = true;
+            break;
+        }
+    }
+    if timeline.limited && timeline.events.is_empty() && query.limit > 0 {
+        // All that was looked at is nothing for this client: it goes on from there.
+        timeline.prev_batch = oldest.map_or(Token::Stream(query.to), timeline::before);
+    }
+    timeline.events.reverse();
+    Ok(timeline)
+}
