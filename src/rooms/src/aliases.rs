@@ -6,11 +6,11 @@ use chappe_store::{
     tables::rooms::{ALIASES, AliasRecord, ROOM_ALIASES},
 };
 use ruma::{
-    OwnedRoomAliasId, RoomAliasId, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 
-use crate::{Room, RoomError, Rooms};
+use crate::{EventDraft, Room, RoomError, Rooms};
 
 fn domain(alias: &RoomAliasId) -> Domain {
     Domain::Named { kind: "alias", id: alias.to_string() }
@@ -49,7 +49,8 @@ impl Rooms {
         Ok(())
     }
 
-    /// Removes a local alias: its creator may, and those who may set the room's canonical alias.
+    /// Removes a local alias: its creator may, and those who may set the room's canonical alias. The room's canonical alias event
+    /// no longer names it either, if the user may change that.
     pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId) -> Result<(), RoomError> {
         let version = self.store.domain_version(&domain(alias))?;
         let Some(record) = self.get_alias(alias)? else { return Err(RoomError::NotFound("Room alias not found".to_owned())) };
@@ -65,6 +66,30 @@ impl Rooms {
         batch.delete(&ALIASES, &alias.to_owned());
         batch.delete(&ROOM_ALIASES, &(record.room, alias.to_owned()));
         self.store.commit(batch).await?;
+        match self.drop_canonical_alias(user, record.room, alias).await {
+            Ok(()) => {}
+            Err(RoomError::Forbidden(reason)) => tracing::debug!(reason, alias = %alias, "a deleted alias stays in the canonical alias event"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn drop_canonical_alias(&self, user: &UserId, room: RoomNid, alias: &RoomAliasId) -> Result<(), RoomError> {
+        let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
+        let Some(room_id) = self.get_room_id(room)? else { return Ok(()) };
+        let Some(mut content) = self.get_state_content::<CanonicalJsonObject>(room, &StateEventType::RoomCanonicalAlias, "")? else { return Ok(()) };
+        let mut is_changed = content.get("alias").is_some_and(is_it);
+        if is_changed {
+            content.remove("alias");
+        }
+        if let Some(CanonicalJsonValue::Array(others)) = content.get_mut("alt_aliases") {
+            let before = others.len();
+            others.retain(|other| !is_it(other));
+            is_changed |= others.len() < before;
+        }
+        if is_changed {
+            self.send(user, &room_id, EventDraft::state(StateEventType::RoomCanonicalAlias.to_string(), "", content)).await?;
+        }
         Ok(())
     }
 

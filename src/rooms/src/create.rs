@@ -270,6 +270,12 @@ impl Rooms {
         Ok(self.store.contains(&PUBLIC_ROOMS, &room)?)
     }
 
+    /// The rooms in the public room list.
+    pub fn get_listed_rooms(&self) -> Result<Vec<chappe_store::RoomNid>, RoomError> {
+        let rows = self.store.scan(&PUBLIC_ROOMS, &(), chappe_store::Direction::Forward);
+        Ok(rows.map(|row| row.map(|(room, ())| room)).collect::<Result<_, _>>()?)
+    }
+
     /// Puts the room in the public room list, or takes it out. Only those who may set the canonical alias may do so.
     pub async fn set_listed(&self, user: &UserId, room_id: &RoomId, is_listed: bool) -> Result<(), RoomError> {
         let room = self.require_room(room_id)?;

@@ -19,14 +19,19 @@ pub mod invite;
 pub mod join;
 pub mod locks;
 pub mod membership;
+pub mod paging;
 pub mod read;
 pub mod remote;
 pub mod resolve;
 pub mod send;
 pub mod staging;
 pub mod state;
+pub mod state_view;
 pub mod timeline;
 pub mod visibility;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -156,6 +156,15 @@ impl Rooms {
         self.invite_remote(sender, room_id, target, draft).await
     }
 
+    /// Invites a user with a member event's content as the client has written it.
+    pub async fn invite_with_content(&self, sender: &UserId, room_id: &RoomId, target: &UserId, content: CanonicalJsonObject) -> Result<(), RoomError> {
+        let draft = member_draft(target, content);
+        if self.is_local(target) {
+            return self.send(sender, room_id, draft).await.map(|_| ());
+        }
+        self.invite_remote(sender, room_id, target, draft).await
+    }
+
     pub(crate) fn invite_draft(&self, target: &UserId, reason: Option<String>, is_direct: bool) -> Result<EventDraft, RoomError> {
         let profile = self.profiles.get_local_profile(target).unwrap_or_default();
         let mut content = with_reason(profile.content("invite"), reason);

@@ -1,0 +1,117 @@
+//! Pages of history for a user: what of the room's order the user may see and wants, more of it fetched from other servers where
+//! this one has none.
+//!
+//! Spec: Client-Server API, `GET /rooms/{roomId}/messages` and `GET /rooms/{roomId}/context/{eventId}`.
+
+use std::sync::Arc;
+
+use chappe_store::{Direction, Order, RoomNid, StoreError};
+use ruma::{UserId, api::Direction as Paging};
+
+use crate::{
+    Event, Room, RoomError, Rooms,
+    timeline::{Place, Token, after, before},
+};
+
+/// How often one page asks other servers for more.
+const BACKFILLS_MAX: u32 = 5;
+/// How many events that the user may not see, or does not want, one page passes over.
+const EVENTS_LOOKED_AT_MAX: usize = 2_000;
+/// How many events are read at once.
+const EVENTS_READ: usize = 50;
+/// Deeper than any event.
+const DEPTH_END: u64 = 1 << 53;
+
+/// What a page begins at, ends at, and how long it is.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest {
+    pub from: Place,
+    /// The page stops here, if it comes that far.
+    pub to: Option<Place>,
+    pub direction: Paging,
+    pub limit: usize,
+}
+
+/// A page of history.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// In the order of the direction asked for, each with its place.
+    pub events: Vec<(Place, Arc<Event>)>,
+    /// Where the next page begins; `None`: there is nothing more.
+    pub end: Option<Token>,
+}
+
+impl Rooms {
+    /// The start of the room's order.
+    pub fn start_of_room(&self) -> Place {
+        (0, Order::FIRST)
+    }
+
+    /// Right after the last event of the room's order.
+    pub fn get_end_of_room(&self, room: RoomNid) -> Result<Place, StoreError> {
+        let last = self.get_page(room, (DEPTH_END, Order::FIRST), Direction::Reverse, 1)?;
+        Ok(last.first().map_or(self.start_of_room(), |(place, _)| *place))
+    }
+
+    /// A page of the events that the user may see and `admits` lets pass.
+    ///
+    /// The page may be short, and still have an end from which to go on: where much had to be passed over, or nobody could be
+    /// asked for what is missing here.
+    pub async fn get_visible_page(
+        &self,
+        room: &Room,
+        user: &UserId,
+        request: PageRequest,
+        admits: impl Fn(&Event) -> bool + Send + Sync,
+    ) -> Result<Page, RoomError> {
+        let PageRequest { from, to, direction, limit } = request;
+        let is_back = direction == Paging::Backward;
+        let mut page = Page::default();
+        let mut eyes = self.eyes_of(room.nid, user)?;
+        let mut backfills_left = if is_back && self.is_joined(room.nid, user)? { BACKFILLS_MAX } else { 0 };
+        let can_backfill = backfills_left > 0;
+        let mut place = from;
+        let mut looked_at = 0;
+        while page.events.len() < limit {
+            let wanted = u32::try_from(limit - page.events.len()).unwrap_or(u32::MAX);
+            while backfills_left > 0 && self.backfill(room, place, wanted).await? {
+                backfills_left -= 1;
+            }
+            let count = (limit - page.events.len()).max(EVENTS_READ);
+            let read = self.get_page(room.nid, place, if is_back { Direction::Reverse } else { Direction::Forward }, count)?;
+            if read.is_empty() {
+                let has_more = if is_back { can_backfill && self.has_gap_below(room.nid, place)? } else { true };
+                page.end = (has_more && !page.events.is_empty()).then(|| after(place));
+                return Ok(page);
+            }
+            let gaps = if backfills_left > 0 { self.get_backward_extremities(room.nid)? } else { Vec::new() };
+            for (at, event) in read {
+                if to.is_some_and(|to| if is_back { at <= to } else { at > to }) {
+                    page.end = to.filter(|_| !page.events.is_empty()).map(after);
+                    return Ok(page);
+                }
+                let next = if is_back { before(at) } else { after(at) };
+                if let Token::Topological { depth, order } = next {
+                    place = (depth, order);
+                }
+                page.end = Some(next);
+                looked_at += 1;
+                if eyes.sees(&event)? && admits(&event) {
+                    page.events.push((at, event));
+                }
+                if page.events.len() >= limit || looked_at >= EVENTS_LOOKED_AT_MAX {
+                    return Ok(page);
+                }
+                // What comes next may have a gap before it: look again there.
+                if gaps.iter().any(|(_, named_at)| *named_at == at.0) {
+                    break;
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    fn has_gap_below(&self, room: RoomNid, (depth, _): Place) -> Result<bool, StoreError> {
+        Ok(self.get_backward_extremities(room)?.iter().any(|(_, named_at)| *named_at <= depth.saturating_add(1)))
+    }
+}

@@ -1,0 +1,78 @@
+//! What of a room's state a user may look at: as it is for members, as it was when they left for those who did, and as it is for
+//! everybody where the history is world readable.
+//!
+//! Spec: Client-Server API, Getting events for a room; Room history visibility.
+
+use chappe_store::{Direction, Position, RoomNid, StoreError};
+use ruma::{
+    UserId,
+    events::{
+        StateEventType,
+        room::{history_visibility::HistoryVisibility, member::MembershipState},
+    },
+};
+
+use crate::{Room, RoomError, Rooms, state::StateRoot, timeline::Token};
+
+/// The state that a user may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct StateView {
+    pub root: StateRoot,
+    /// When the user left: what came later is none of the user's business.
+    pub left_at: Option<Position>,
+}
+
+impl Rooms {
+    /// The user's view of the room's state; `None` if the user may not see any.
+    pub fn get_state_view(&self, room: &Room, user: &UserId) -> Result<Option<StateView>, StoreError> {
+        let now = StateView { root: room.record.state, left_at: None };
+        let Some(member) = self.get_member(room.nid, user)? else { return self.peek(room, now) };
+        match member.value.membership.as_str() {
+            "join" => Ok(Some(now)),
+            "leave" | "ban" if !self.is_forgotten(user, room.nid)? => {
+                // Only what ended a membership, not what declined an invite, leaves something to look at.
+                let before = Position(member.position.0.saturating_sub(1));
+                let was_joined = match self.get_state_root_at(room.nid, before)? {
+                    Some(root) => self.get_membership_from_root(room.nid, root, user)? == MembershipState::Join,
+                    None => false,
+                };
+                let root = if was_joined { self.get_state_root_at(room.nid, member.position)? } else { None };
+                match root {
+                    Some(root) => Ok(Some(StateView { root, left_at: Some(member.position) })),
+                    None => self.peek(room, now),
+                }
+            }
+            _ => self.peek(room, now),
+        }
+    }
+
+    /// The room and the user's view of its state.
+    ///
+    /// # Errors
+    /// Forbidden, also for rooms that are not known: nobody learns here which are.
+    pub fn require_state_view(&self, room_id: &ruma::RoomId, user: &UserId) -> Result<(Room, StateView), RoomError> {
+        let room = self.get_room(room_id)?.ok_or_else(RoomError::not_in_room)?;
+        let view = self.get_state_view(&room, user)?.ok_or_else(RoomError::not_in_room)?;
+        Ok((room, view))
+    }
+
+    fn peek(&self, room: &Room, now: StateView) -> Result<Option<StateView>, StoreError> {
+        Ok((self.get_history_visibility(room.nid)? == HistoryVisibility::WorldReadable).then_some(now))
+    }
+
+    fn get_membership_from_root(&self, room: RoomNid, root: StateRoot, user: &UserId) -> Result<MembershipState, StoreError> {
+        let event = self.get_from_root(room, root, &StateEventType::RoomMember, user.as_str())?;
+        Ok(event.and_then(|event| event.pdu.membership()).unwrap_or(MembershipState::Leave))
+    }
+
+    /// The state in force where a token stands; `None` before the room's start.
+    pub fn get_root_at_token(&self, room: RoomNid, token: Token) -> Result<Option<StateRoot>, StoreError> {
+        match token {
+            Token::Stream(position) => self.get_state_root_at(room, position),
+            Token::Topological { depth, order } => {
+                let page = self.get_page(room, (depth, order), Direction::Reverse, 1)?;
+                Ok(page.first().and_then(|(_, event)| event.record.state_after))
+            }
+        }
+    }
+}
