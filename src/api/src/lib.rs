@@ -33,6 +33,8 @@ mod layers;
 pub mod media;
 pub mod rate_limit;
 pub mod route;
+#[cfg(test)]
+mod test_state;
 
 pub use error::ApiError;
 

@@ -33,7 +33,7 @@ pub async fn media_download(State(media): State<Media>, Signed { body, .. }: Sig
 }
 
 /// An empty JSON part, and the file, as a stream.
-pub(super) async fn answer_in_parts(file: &StoredFile) -> Result<Response, ApiError> {
+pub(crate) async fn answer_in_parts(file: &StoredFile) -> Result<Response, ApiError> {
     let boundary: String = rand::rng().sample_iter(rand::distr::Alphanumeric).take(40).map(char::from).collect();
     let head = multipart::write_head(&boundary, content_type(file), &disposition(file));
     let tail = multipart::write_tail(&boundary);

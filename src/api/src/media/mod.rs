@@ -14,6 +14,8 @@ mod download;
 mod error;
 pub(crate) mod query;
 pub(crate) mod serve;
+#[cfg(test)]
+mod tests;
 mod thumbnail;
 mod upload;
 mod upload_to;

@@ -7,6 +7,8 @@ use crate::{App, route::Endpoints};
 
 mod get_presence;
 mod set_presence;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -7,6 +7,8 @@ use ruma::api::client::{read_marker::set_read_marker, receipt::create_receipt};
 use crate::{App, error::ApiError, route::Endpoints};
 
 mod send_receipt;
+#[cfg(test)]
+mod tests;
 mod read_markers;
 
 pub fn router() -> Router<App> {
