@@ -55,7 +55,8 @@ pub struct Batch {
     pub(crate) guards: Vec<(Domain, Position)>,
     pub(crate) positions: u64,
     pub(crate) topics: Vec<Topic>,
-    pub(crate) invalid_key: Option<&'static str>,
+    /// The table of a row that cannot be written.
+    pub(crate) invalid: Option<&'static str>,
 }
 
 impl Batch {
@@ -74,6 +75,9 @@ impl Batch {
         let key = self.checked(table, key);
         let mut writer = ValueWriter::default();
         value.encode(&mut writer);
+        if writer.invalid {
+            self.invalid = Some(table.name);
+        }
         self.writes.push(PendingWrite {
             write: Write::Put { key: key.bytes, value: writer.bytes },
             key_symbolic_at: key.symbolic_at,
@@ -123,13 +127,13 @@ impl Batch {
         self.writes.extend(other.writes);
         self.guards.extend(other.guards);
         other.topics.into_iter().for_each(|topic| self.wake(topic));
-        self.invalid_key = self.invalid_key.or(other.invalid_key);
+        self.invalid = self.invalid.or(other.invalid);
     }
 
     fn checked<K: Key, V: Value>(&mut self, table: &Table<K, V>, key: &impl Key) -> KeyWriter {
         let key = table.key(key);
         if key.invalid {
-            self.invalid_key = Some(table.name);
+            self.invalid = Some(table.name);
         }
         key
     }

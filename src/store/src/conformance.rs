@@ -11,11 +11,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Batch, CommitError, Direction, Domain, Durability, Engine, OpenError, Position, Stamped, Store, Table, Topic, Write,
-    ids::RoomNid,
-    log::Log,
-    record::Value,
-    tables::domains::APPLIED,
+    Batch, CommitError, Direction, Domain, Durability, Engine, OpenError, Position, Stamped, Store, Table, Topic,
+    Write, ids::RoomNid, log::Log, record::Value, tables::domains::APPLIED,
 };
 
 const NAMES: Table<String, String> = Table::new(250, "conformance_names");
@@ -86,7 +83,10 @@ fn put(key: &[u8], value: &[u8]) -> Write {
 }
 
 fn scan(engine: &dyn Engine, start: &[u8], end: &[u8], direction: Direction) -> Vec<(Vec<u8>, Vec<u8>)> {
-    engine.scan(start, end, direction).map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).expect("row")).collect()
+    engine
+        .scan(start, end, direction)
+        .map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())).expect("row"))
+        .collect()
 }
 
 fn scan_keys(engine: &dyn Engine, start: &[u8], end: &[u8], direction: Direction) -> Vec<String> {
@@ -112,7 +112,9 @@ pub fn what_is_put_is_read_until_it_is_deleted(fixture: &Fixture<'_>) {
     engine.apply(&[put(b"key", b"two")]).expect("apply");
     assert_eq!(engine.get(b"key").expect("get"), Some(Bytes::from_static(b"two")));
     engine.flush().expect("flush");
-    engine.apply(&[Write::Delete { key: b"key".to_vec() }, Write::Delete { key: b"never there".to_vec() }]).expect("apply");
+    engine
+        .apply(&[Write::Delete { key: b"key".to_vec() }, Write::Delete { key: b"never there".to_vec() }])
+        .expect("apply");
     assert_eq!(engine.get(b"key").expect("get"), None);
     assert_eq!(scan_keys(engine.as_ref(), b"", b"z", Direction::Forward), ["empty"]);
 }
@@ -143,7 +145,8 @@ pub fn a_deleted_range_is_gone_from_reads_and_scans(fixture: &Fixture<'_>) {
 pub fn an_empty_range_deletes_and_gives_nothing(fixture: &Fixture<'_>) {
     let engine = fixture.engine();
     engine.apply(&[put(b"a", b"1"), put(b"b", b"1")]).expect("apply");
-    let ranges = [(b"b", b"a"), (b"a", b"a")].map(|(start, end)| Write::DeleteRange { start: start.to_vec(), end: end.to_vec() });
+    let ranges = [(b"b", b"a"), (b"a", b"a")]
+        .map(|(start, end)| Write::DeleteRange { start: start.to_vec(), end: end.to_vec() });
     engine.apply(&ranges).expect("an empty range is no error: the batch may be in the log already");
     assert_eq!(scan_keys(engine.as_ref(), b"a", b"z", Direction::Forward), ["a", "b"]);
     for direction in [Direction::Forward, Direction::Reverse] {
@@ -203,7 +206,8 @@ pub fn a_prefix_scan_stays_within_its_prefix(fixture: &Fixture<'_>) {
     assert_eq!(numbers("ab", Direction::Forward), [1]);
     assert_eq!(store.scan(&PAIRS, &(), Direction::Forward).count(), 5);
     let from_one = (("a".to_owned(), 2_u64), ("b".to_owned(),));
-    let range: Vec<_> = store.scan_range(&PAIRS, &from_one.0, &from_one.1, Direction::Forward).map(|row| row.expect("row").0).collect();
+    let range: Vec<_> =
+        store.scan_range(&PAIRS, &from_one.0, &from_one.1, Direction::Forward).map(|row| row.expect("row").0).collect();
     assert_eq!(range, [("a".to_owned(), 2), ("a".to_owned(), u64::MAX), ("ab".to_owned(), 1)]);
 
     let mut batch = Batch::new();
@@ -224,7 +228,11 @@ pub fn a_zero_byte_in_a_string_key_is_refused(fixture: &Fixture<'_>) {
     assert!(matches!(block_on(store.commit(batch)), Err(CommitError::Invalid(_))));
     assert_eq!(store.get(&NAMES, &"b\0d".to_owned()).expect("read"), None);
     assert_eq!(store.get(&NAMES, &"good".to_owned()).expect("read"), None, "nothing of a refused batch is written");
-    assert_eq!(block_on(store.commit(set("good", "y"))).expect("commit"), Position(1), "a refused batch takes no position");
+    assert_eq!(
+        block_on(store.commit(set("good", "y"))).expect("commit"),
+        Position(1),
+        "a refused batch takes no position"
+    );
 }
 
 pub fn batches_get_positions_in_order_without_holes(fixture: &Fixture<'_>) {
@@ -281,7 +289,11 @@ pub fn a_stale_guard_drops_the_whole_batch(fixture: &Fixture<'_>) {
     third.guard(domain.clone(), position);
     assert_eq!(block_on(store.commit(third)).expect("commit"), position.next(), "the dropped batch took no position");
     block_on(store.commit(set("winner", "unguarded"))).expect("commit");
-    assert_eq!(store.domain_version(&domain).expect("read"), position.next(), "only guarded batches count for a domain");
+    assert_eq!(
+        store.domain_version(&domain).expect("read"),
+        position.next(),
+        "only guarded batches count for a domain"
+    );
 }
 
 pub fn guards_let_no_update_get_lost(fixture: &Fixture<'_>) {
@@ -339,7 +351,8 @@ pub fn observers_hear_of_batches_in_order(fixture: &Fixture<'_>) {
     let mut next = 1;
     for (durable, topics) in heard.iter() {
         // Each batch here takes one position and names one room, numbered alike.
-        let mut rooms: Vec<_> = topics.iter().map(|topic| if let Topic::Room(room) = topic { room.0 } else { 0 }).collect();
+        let mut rooms: Vec<_> =
+            topics.iter().map(|topic| if let Topic::Room(room) = topic { room.0 } else { 0 }).collect();
         rooms.sort_unstable();
         assert_eq!(rooms, (next..=durable.0).collect::<Vec<_>>());
         next = durable.0 + 1;
@@ -411,7 +424,10 @@ pub fn an_engine_that_lost_its_memory_holds_whole_batches(fixture: &Fixture<'_>)
     }
     copy_directory(&fixture.dir.join("db"), &crashed);
     let engine = (fixture.open)(&crashed);
-    let applied = engine.get(&APPLIED.key(&()).bytes).expect("get").map_or(Position::ZERO, |row| Position::decode(&row).expect("position"));
+    let applied = engine
+        .get(&APPLIED.key(&()).bytes)
+        .expect("get")
+        .map_or(Position::ZERO, |row| Position::decode(&row).expect("position"));
     for number in 0..40_u64 {
         for side in ["left", "right"] {
             let row = engine.get(&PAIRS.key(&(side.to_owned(), number)).bytes).expect("get");
@@ -427,7 +443,10 @@ pub fn a_second_open_is_refused(fixture: &Fixture<'_>) {
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains("another process"), "{error}");
     store.close().expect("close");
-    drop(Log::open(Arc::new(crate::MemoryEngine::new()), &fixture.log_dir(), Durability::Fsync).expect("free after closing"));
+    drop(
+        Log::open(Arc::new(crate::MemoryEngine::new()), &fixture.log_dir(), Durability::Fsync)
+            .expect("free after closing"),
+    );
 }
 
 /// Copies a directory of files, if it is there (an engine in memory has none).

@@ -12,10 +12,18 @@ pub enum Direction {
 /// One change to the engine. Keys begin with the table's id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Write {
-    Put { key: Vec<u8>, value: Vec<u8> },
-    Delete { key: Vec<u8> },
+    Put {
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
     /// Deletes every key in `start..end`.
-    DeleteRange { start: Vec<u8>, end: Vec<u8> },
+    DeleteRange {
+        start: Vec<u8>,
+        end: Vec<u8>,
+    },
 }
 
 /// A failure of the engine: I/O, corruption, no space.
@@ -45,7 +53,12 @@ pub trait Engine: Send + Sync + 'static {
     /// The entries with keys in `start..end`, in order or in reverse.
     ///
     /// The iterator may or may not see what is applied while it runs: bound it by position where that matters.
-    fn scan<'a>(&'a self, start: &[u8], end: &[u8], direction: Direction) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a>;
+    fn scan<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+    ) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a>;
 
     /// Applies all the writes, or none.
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError>;

@@ -45,14 +45,35 @@ impl Interner {
     /// The room's number; given one now if it has none.
     pub fn intern_room(&self, store: &Store, room_id: &RoomId) -> Result<RoomNid, CommitError> {
         let key = room_id.to_owned();
-        self.intern(store, &interned::ROOM_NIDS, &interned::ROOM_IDS, &self.next_room, &key, &room_id.to_string(), RoomNid)
+        self.intern(
+            store,
+            &interned::ROOM_NIDS,
+            &interned::ROOM_IDS,
+            &self.next_room,
+            &key,
+            &room_id.to_string(),
+            RoomNid,
+        )
     }
 
     /// The number of a pair of event type and state key; given one now if it has none.
-    pub fn intern_state_key(&self, store: &Store, event_type: &StateEventType, state_key: &str) -> Result<StateKeyNid, CommitError> {
+    pub fn intern_state_key(
+        &self,
+        store: &Store,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<StateKeyNid, CommitError> {
         let text = interned::state_key_text(event_type, state_key);
         let key = interned::state_key_hash(&text);
-        self.intern(store, &interned::STATE_KEY_NIDS, &interned::STATE_KEYS, &self.next_state_key, &key, &text, StateKeyNid)
+        self.intern(
+            store,
+            &interned::STATE_KEY_NIDS,
+            &interned::STATE_KEYS,
+            &self.next_state_key,
+            &key,
+            &text,
+            StateKeyNid,
+        )
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -93,16 +114,29 @@ impl Interner {
     }
 
     /// The number of a pair of event type and state key, if any event here ever had it.
-    pub fn get_state_key(&self, store: &Store, event_type: &StateEventType, state_key: &str) -> Result<Option<StateKeyNid>, StoreError> {
-        store.get(&interned::STATE_KEY_NIDS, &interned::state_key_hash(&interned::state_key_text(event_type, state_key)))
+    pub fn get_state_key(
+        &self,
+        store: &Store,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<StateKeyNid>, StoreError> {
+        store
+            .get(&interned::STATE_KEY_NIDS, &interned::state_key_hash(&interned::state_key_text(event_type, state_key)))
     }
 
-    pub fn get_state_key_parts(&self, store: &Store, nid: StateKeyNid) -> Result<Option<(StateEventType, String)>, StoreError> {
+    pub fn get_state_key_parts(
+        &self,
+        store: &Store,
+        nid: StateKeyNid,
+    ) -> Result<Option<(StateEventType, String)>, StoreError> {
         Ok(store.get(&interned::STATE_KEYS, &nid)?.map(|text| interned::state_key_parts(&text)))
     }
 }
 
-fn next_after_last<K: Key, V: crate::record::Value>(engine: &dyn Engine, table: &Table<K, V>) -> Result<u64, OpenError> {
+fn next_after_last<K: Key, V: crate::record::Value>(
+    engine: &dyn Engine,
+    table: &Table<K, V>,
+) -> Result<u64, OpenError> {
     let start = vec![table.id];
     let end = prefix_end(&start);
     let Some(last) = engine.scan(&start, &end, Direction::Reverse).next() else { return Ok(1) };

@@ -56,7 +56,11 @@ impl<'a> KeyReader<'a> {
     }
 
     pub fn string(&mut self) -> Result<&'a str, DecodeError> {
-        let end = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| DecodeError::new("string in key does not end"))?;
+        let end = self
+            .rest
+            .iter()
+            .position(|byte| *byte == 0)
+            .ok_or_else(|| DecodeError::new("string in key does not end"))?;
         let (head, rest) = self.rest.split_at(end);
         self.rest = rest.get(1..).unwrap_or_default();
         std::str::from_utf8(head).map_err(|_| DecodeError::new("string in key is not UTF-8"))

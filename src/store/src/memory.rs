@@ -39,7 +39,12 @@ impl Engine for MemoryEngine {
         Ok(self.map.read().get(key).cloned())
     }
 
-    fn scan<'a>(&'a self, start: &[u8], end: &[u8], direction: Direction) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
+    fn scan<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+    ) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
         let (mut start, mut end) = (start.to_vec(), end.to_vec());
         let mut chunk = self.chunk(&start, &end, direction).into_iter();
         Box::new(std::iter::from_fn(move || {

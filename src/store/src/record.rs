@@ -22,6 +22,8 @@ impl DecodeError {
 pub struct ValueWriter {
     pub(crate) bytes: Vec<u8>,
     pub(crate) symbolic_at: Vec<usize>,
+    /// Something could not be encoded: the batch is refused.
+    pub(crate) invalid: bool,
 }
 
 impl ValueWriter {
@@ -40,8 +42,11 @@ impl ValueWriter {
     pub fn record<T: Serialize>(&mut self, version: u8, record: &T) {
         self.bytes.push(version);
         let buffer = std::mem::take(&mut self.bytes);
-        // Serialising plain data into memory cannot fail: no map keys to refuse, no I/O.
-        self.bytes = postcard::to_extend(record, buffer).unwrap_or_default();
+        match postcard::to_extend(record, buffer) {
+            Ok(bytes) => self.bytes = bytes,
+            // A record type that postcard cannot express, such as a sequence of unknown length.
+            Err(_) => self.invalid = true,
+        }
     }
 }
 
@@ -224,10 +229,73 @@ pub struct Json<T>(pub T);
 
 impl<T: Serialize + DeserializeOwned> Value for Json<T> {
     fn encode(&self, writer: &mut ValueWriter) {
-        // Types stored this way have string map keys and finite numbers only, so this does not fail.
-        writer.bytes(&serde_json::to_vec(&self.0).unwrap_or_default());
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => writer.bytes(&bytes),
+            // A map whose keys are not strings.
+            Err(_) => writer.invalid = true,
+        }
     }
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        serde_json::from_slice(bytes).map(Self).map_err(|error| DecodeError::new(format!("stored JSON does not decode: {error}")))
+        serde_json::from_slice(bytes)
+            .map(Self)
+            .map_err(|error| DecodeError::new(format!("stored JSON does not decode: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+    struct Row {
+        name: String,
+        numbers: Vec<u64>,
+        note: Option<String>,
+    }
+    record!(Row, 3);
+
+    fn encode(value: &impl Value) -> Vec<u8> {
+        let mut writer = ValueWriter::default();
+        value.encode(&mut writer);
+        assert!(!writer.invalid);
+        writer.bytes
+    }
+
+    fn row() -> Row {
+        Row { name: "anna".to_owned(), numbers: vec![1, u64::MAX], note: None }
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let bytes = encode(&row());
+        assert_eq!(bytes[0], 3);
+        assert_eq!(Row::decode(&bytes).unwrap(), row());
+        let stamped = Stamped { position: Position(7), value: row() };
+        assert_eq!(Stamped::<Row>::decode(&encode(&stamped)).unwrap(), stamped);
+    }
+
+    #[test]
+    fn a_record_of_a_newer_version_is_refused_by_name() {
+        let mut bytes = encode(&row());
+        bytes[0] = 4;
+        let error = Row::decode(&bytes).unwrap_err().to_string();
+        assert!(error.contains("Row") && error.contains("version 4") && error.contains("up to 3"), "{error}");
+    }
+
+    #[test]
+    fn a_record_cut_short_is_an_error() {
+        let bytes = encode(&row());
+        for len in 0..bytes.len() {
+            assert!(Row::decode(&bytes[..len]).is_err(), "cut to {len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_encoded_is_noticed() {
+        let mut writer = ValueWriter::default();
+        Json(std::collections::BTreeMap::from([((1, 2), 3)])).encode(&mut writer);
+        assert!(writer.invalid);
     }
 }

@@ -60,7 +60,8 @@ mod tests {
             for declaration in source.split("pub const ").skip(1) {
                 let Some((_, types)) = declaration.split_once(": Table<") else { continue };
                 // The next constant is behind the next split, so this is the same declaration.
-                let (types, new) = types.split_once("Table::new(").unwrap_or_else(|| panic!("{file}: unusual declaration"));
+                let (types, new) =
+                    types.split_once("Table::new(").unwrap_or_else(|| panic!("{file}: unusual declaration"));
                 let types = types.split_whitespace().collect::<Vec<_>>().join(" ");
                 let (key, value) = split_types(types.strip_suffix("> =").unwrap());
                 let (id, name) = new.split_once(',').unwrap();
@@ -98,14 +99,27 @@ mod tests {
                 panic!("two tables of one id: {other} and {row} in {file}.rs");
             }
             let name = row.split('`').nth(1).unwrap();
-            assert_eq!(tables.iter().filter(|(_, other, _)| other.split('`').nth(1) == Some(name)).count(), 1, "two tables named {name}");
+            assert_eq!(
+                tables.iter().filter(|(_, other, _)| other.split('`').nth(1) == Some(name)).count(),
+                1,
+                "two tables named {name}"
+            );
         }
         let (_, document) = document.split_once("\n## Tables\n").unwrap();
-        let rows: Vec<_> = document.lines().filter(|line| line.trim_start_matches("| ").starts_with(|letter: char| letter.is_ascii_digit())).collect();
-        let missing: Vec<_> = tables.iter().filter(|(_, row, _)| !rows.iter().any(|line| line.starts_with(row))).collect();
+        let rows: Vec<_> = document
+            .lines()
+            .filter(|line| line.trim_start_matches("| ").starts_with(|letter: char| letter.is_ascii_digit()))
+            .collect();
+        let missing: Vec<_> =
+            tables.iter().filter(|(_, row, _)| !rows.iter().any(|line| line.starts_with(row))).collect();
         let missing: Vec<_> = missing.iter().map(|(_, row, file)| format!("{file}: {row} what it is |")).collect();
-        assert!(missing.is_empty(), "docs/STORAGE.md lacks these rows, or has others for their tables:\n{}", missing.join("\n"));
-        let stale: Vec<_> = rows.iter().filter(|line| !tables.iter().any(|(_, row, _)| line.starts_with(row))).collect();
+        assert!(
+            missing.is_empty(),
+            "docs/STORAGE.md lacks these rows, or has others for their tables:\n{}",
+            missing.join("\n")
+        );
+        let stale: Vec<_> =
+            rows.iter().filter(|line| !tables.iter().any(|(_, row, _)| line.starts_with(row))).collect();
         assert!(stale.is_empty(), "docs/STORAGE.md describes tables that are not there: {stale:#?}");
     }
 

@@ -15,8 +15,8 @@ use chappe_store::{
     engine::{NO_SPACE, ScanItem},
 };
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, DataBlockIndexType, FlushOptions, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, DataBlockIndexType, FlushOptions,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 /// How much memory, threads and files RocksDB may use.
@@ -104,7 +104,12 @@ impl Engine for RocksEngine {
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn scan<'a>(&'a self, start: &[u8], end: &[u8], direction: Direction) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
+    fn scan<'a>(
+        &'a self,
+        start: &[u8],
+        end: &[u8],
+        direction: Direction,
+    ) -> Box<dyn Iterator<Item = ScanItem> + Send + 'a> {
         if start >= end {
             return Box::new(std::iter::empty());
         }
@@ -183,8 +188,13 @@ fn is_locked(error: &rocksdb::Error) -> bool {
 }
 
 fn engine_error(text: &str) -> EngineError {
-    let full = ["No space left on device", "Disk quota exceeded", "Space limit reached", "Max allowed space was reached"];
-    if full.iter().any(|sign| text.contains(sign)) { EngineError(format!("{NO_SPACE} ({text})")) } else { EngineError(text.to_owned()) }
+    let full =
+        ["No space left on device", "Disk quota exceeded", "Space limit reached", "Max allowed space was reached"];
+    if full.iter().any(|sign| text.contains(sign)) {
+        EngineError(format!("{NO_SPACE} ({text})"))
+    } else {
+        EngineError(text.to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -5,13 +5,18 @@ use std::{path::PathBuf, sync::Arc};
 use super::*;
 
 fn open(path: &Path) -> Result<RocksEngine, EngineError> {
-    RocksEngine::open(path, &RocksOptions { cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, background_jobs: 2, open_files_max: 32 })
+    RocksEngine::open(
+        path,
+        &RocksOptions { cache_bytes: 1 << 20, write_buffer_bytes: 1 << 20, background_jobs: 2, open_files_max: 32 },
+    )
 }
 
 chappe_store::conformance_tests!(|path: &Path| Arc::new(open(path).expect("RocksDB opens")) as Arc<dyn Engine>);
 
 fn rows(range: std::ops::Range<u32>) -> Vec<Write> {
-    range.map(|number| Write::Put { key: number.to_be_bytes().to_vec(), value: number.to_le_bytes().repeat(50) }).collect()
+    range
+        .map(|number| Write::Put { key: number.to_be_bytes().to_vec(), value: number.to_le_bytes().repeat(50) })
+        .collect()
 }
 
 fn table_files(path: &Path) -> Vec<PathBuf> {
@@ -71,7 +76,8 @@ fn a_database_in_use_is_refused_with_a_clear_message() {
 
 #[test]
 fn a_full_disk_is_recognised() {
-    let text = "IO error: No space left on device: While appending to file: /data/db/000012.sst: No space left on device";
+    let text =
+        "IO error: No space left on device: While appending to file: /data/db/000012.sst: No space left on device";
     let error = engine_error(text);
     assert!(error.is_full());
     assert!(error.to_string().contains("000012.sst"));

@@ -13,7 +13,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Pending, Shared, segment::SegmentFile};
+use super::{Pending, Shared, StopOnPanic, segment::SegmentFile};
 use crate::{batch::Topic, ids::Position};
 
 /// How soon a batch that the engine refused is tried again at first, and at the latest.
@@ -105,7 +105,10 @@ impl Work {
 }
 
 pub(super) fn spawn(name: &str, shared: Arc<Shared>, run: fn(&Shared)) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name(name.to_owned()).spawn(move || run(&shared))
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _guard = StopOnPanic(&shared);
+        run(&shared);
+    })
 }
 
 /// Flushes whatever has been appended since its last round, and publishes it: one fsync for all batches that came in meanwhile.

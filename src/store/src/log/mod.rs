@@ -15,7 +15,6 @@ mod tests;
 
 use std::{
     fs::{File, TryLockError},
-    future::Future,
     path::Path,
     sync::{
         Arc,
@@ -122,14 +121,12 @@ impl Ticket {
     }
 
     /// Waits until the batch is durable, and gives its first position. Dropping the future loses nothing but the answer.
-    pub fn durable(mut self) -> impl Future<Output = Result<Position, CommitError>> + Send + 'static {
-        async move {
-            let Self { progress, first, last } = &mut self;
-            match progress.wait_for(|progress| progress.durable >= *last || progress.stopped.is_some()).await {
-                Ok(progress) if progress.durable >= *last => Ok(*first),
-                Ok(progress) => Err(CommitError::Stopped(progress.stopped.as_deref().unwrap_or_default().to_owned())),
-                Err(_) => Err(CommitError::Stopped(CLOSED.to_owned())),
-            }
+    pub async fn durable(mut self) -> Result<Position, CommitError> {
+        let Self { progress, first, last } = &mut self;
+        match progress.wait_for(|progress| progress.durable >= *last || progress.stopped.is_some()).await {
+            Ok(progress) if progress.durable >= *last => Ok(*first),
+            Ok(progress) => Err(CommitError::Stopped(progress.stopped.as_deref().unwrap_or_default().to_owned())),
+            Err(_) => Err(CommitError::Stopped(CLOSED.to_owned())),
         }
     }
 }
@@ -239,15 +236,19 @@ impl Log {
     /// # Errors
     /// Nothing has been written on any error.
     pub fn enqueue(&self, batch: Batch) -> Result<Ticket, CommitError> {
-        if let Some(table) = batch.invalid_key {
-            return Err(CommitError::Invalid(format!("a key for table {table} holds a zero byte")));
+        if let Some(table) = batch.invalid {
+            return Err(CommitError::Invalid(format!(
+                "a row for table {table} cannot be encoded, or has a key with a zero byte"
+            )));
         }
         let shared = &self.shared;
         let mut writer = shared.writer.lock();
         shared.check_writable(&writer)?;
+        let _guard = StopOnPanic(shared);
         shared.check_guards(&batch.guards)?;
 
-        let count = u32::try_from(batch.positions.max(1)).map_err(|_| CommitError::Invalid("a batch of too many positions".to_owned()))?;
+        let count = u32::try_from(batch.positions.max(1))
+            .map_err(|_| CommitError::Invalid("a batch of too many positions".to_owned()))?;
         let first = writer.last.next();
         let last = Position(writer.last.0 + u64::from(count));
         let Batch { writes, guards, topics, .. } = batch;
@@ -333,9 +334,8 @@ impl Log {
         }
         // The flusher goes through what is enqueued before it ends.
         for thread in std::mem::take(&mut *self.threads.lock()) {
-            if thread.join().is_err() {
-                self.shared.stop("a thread of the log has panicked");
-            }
+            // A panic has stopped the log already.
+            drop(thread.join());
         }
         let fault = self.shared.progress.borrow().stopped.clone();
         self.shared.stop(CLOSED);
@@ -366,7 +366,13 @@ impl Drop for Log {
 }
 
 impl Shared {
-    fn new(engine: Arc<dyn Engine>, files: Option<Box<dyn Files>>, durability: Durability, segment_bytes: u64, writer: Writer) -> Self {
+    fn new(
+        engine: Arc<dyn Engine>,
+        files: Option<Box<dyn Files>>,
+        durability: Durability,
+        segment_bytes: u64,
+        writer: Writer,
+    ) -> Self {
         let durable = AtomicU64::new(writer.last.0);
         let (progress, _) = watch::channel(Progress { durable: writer.last, stopped: None });
         Self {
@@ -400,7 +406,9 @@ impl Shared {
                 return Err(CommitError::Invalid("the name of a guarded domain holds a zero byte".to_owned()));
             }
             let current = match self.engine.get(&key.bytes).map_err(StoreError::from)? {
-                Some(bytes) => Position::decode(&bytes).map_err(|cause| StoreError::Decode { table: DOMAINS.name, cause })?,
+                Some(bytes) => {
+                    Position::decode(&bytes).map_err(|cause| StoreError::Decode { table: DOMAINS.name, cause })?
+                }
                 None => Position::ZERO,
             };
             if current != *seen {
@@ -414,7 +422,9 @@ impl Shared {
     fn append(&self, writer: &mut Writer, first: Position, count: u32, writes: &[Write]) -> Result<(), CommitError> {
         let frame = frame::encode(first, count, self.work.synced(), writes)
             .ok_or_else(|| CommitError::Invalid(format!("a batch of more than {} bytes", frame::WRITES_LEN_MAX)))?;
-        let full = |active: &Active| active.offset > 0 && active.offset + frame.len() as u64 + frame::SEAL_LEN > self.segment_bytes;
+        let full = |active: &Active| {
+            active.offset > 0 && active.offset + frame.len() as u64 + frame::SEAL_LEN > self.segment_bytes
+        };
         if writer.active.as_ref().is_some_and(full) {
             self.rotate(writer)?;
         }
@@ -452,7 +462,11 @@ impl Shared {
         let next = writer.last.next();
         let file = files.create(next, self.segment_bytes).map_err(|error| {
             tracing::warn!(%error, "the next log file cannot be made");
-            if segment::is_full(&error) { CommitError::Full } else { CommitError::Stopped(format!("the next log file cannot be made: {error}")) }
+            if segment::is_full(&error) {
+                CommitError::Full
+            } else {
+                CommitError::Stopped(format!("the next log file cannot be made: {error}"))
+            }
         })?;
         // The seal is an extra: with it, a later loss of the next file is noticed.
         if let Err(error) = active.file.write_at(&frame::encode_seal(next, writer.last), active.offset) {
@@ -495,6 +509,17 @@ impl Shared {
             }
             first
         });
+    }
+}
+
+/// Stops writes if the thread panics while this lives: half of an enqueue or of a flush is nothing to go on from.
+struct StopOnPanic<'a>(&'a Shared);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop("the log has panicked");
+        }
     }
 }
 

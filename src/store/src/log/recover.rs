@@ -11,13 +11,7 @@ use super::{
     frame::{self, Parsed},
     segment::{Files, SegmentFile},
 };
-use crate::{
-    engine::Engine,
-    ids::Position,
-    record::Value,
-    store::StoreError,
-    tables::domains::APPLIED,
-};
+use crate::{engine::Engine, ids::Position, record::Value, store::StoreError, tables::domains::APPLIED};
 
 /// A log ready for appending.
 pub(super) struct Recovered {
@@ -95,7 +89,12 @@ pub(super) fn recover(engine: &dyn Engine, files: &dyn Files, segment_bytes: u64
     start_segment(files, firsts, applied, segment_bytes)
 }
 
-fn start_segment(files: &dyn Files, complete: Vec<Position>, last: Position, segment_bytes: u64) -> Result<Recovered, OpenError> {
+fn start_segment(
+    files: &dyn Files,
+    complete: Vec<Position>,
+    last: Position,
+    segment_bytes: u64,
+) -> Result<Recovered, OpenError> {
     let first = last.next();
     let file = files.create(first, segment_bytes).map_err(|cause| io_error(files, first, cause))?;
     Ok(Recovered { last, complete, active: Active { file, first, offset: 0 } })
@@ -120,11 +119,16 @@ fn replay_segment(
             Parsed::Bad(what) => break Some(what),
             Parsed::Frame(frame) => {
                 if frame.first != expected {
-                    let what = format!("byte {offset}: expected position {expected}, found {}: the log has a hole; restore from a backup", frame.first);
+                    let what = format!(
+                        "byte {offset}: expected position {expected}, found {}: the log has a hole; restore from a backup",
+                        frame.first
+                    );
                     return Err(corrupt(files, first, what));
                 }
                 if frame.is_seal() && next_segment.is_none() {
-                    let what = format!("the log goes on at position {expected}, but that file is missing: put it back, or restore from a backup");
+                    let what = format!(
+                        "the log goes on at position {expected}, but that file is missing: put it back, or restore from a backup"
+                    );
                     return Err(corrupt(files, first, what));
                 }
                 if frame.is_seal() {

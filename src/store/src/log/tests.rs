@@ -9,10 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{
-    segment::SegmentFile,
-    *,
-};
+use super::{segment::SegmentFile, *};
 use crate::{MemoryEngine, conformance::block_on, engine::NO_SPACE, ids::RoomNid, table::Table};
 
 const ROWS: Table<u64, String> = Table::new(250, "rows");
@@ -449,7 +446,8 @@ fn no_space_for_the_next_segment_is_a_full_disk() {
     let bench = Bench { segment_bytes: 500, ..Bench::new() };
     let (log, _) = bench.open();
     bench.faults.create_full.store(true, Ordering::SeqCst);
-    let committed = (1..=20).take_while(|number| commit(&log, row(*number, &format!("value {number}"))).is_ok()).count() as u64;
+    let committed =
+        (1..=20).take_while(|number| commit(&log, row(*number, &format!("value {number}"))).is_ok()).count() as u64;
     assert!((1..20).contains(&committed));
     assert!(matches!(commit(&log, row(99, "x")), Err(CommitError::Full)));
     bench.faults.create_full.store(false, Ordering::SeqCst);
@@ -599,4 +597,14 @@ fn closing_twice_is_no_error() {
     log.close().unwrap();
     log.close().unwrap();
     assert_eq!(log.write_fault().as_deref(), Some(CLOSED));
+}
+
+#[test]
+fn a_panic_in_the_log_fails_who_waits_instead_of_leaving_them_waiting() {
+    let bench = Bench::new();
+    let (log, _) = bench.open();
+    log.observe(Box::new(|_, _| panic!("on purpose")));
+    assert!(matches!(commit(&log, row(1, "x")), Err(CommitError::Stopped(_))));
+    assert!(matches!(commit(&log, row(2, "x")), Err(CommitError::Stopped(_))));
+    assert!(log.close().is_err());
 }
