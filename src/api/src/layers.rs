@@ -50,3 +50,38 @@ fn on_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     ApiError::internal(format_args!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::{Method, Request, StatusCode, header};
+    use serde_json::Value as JsonValue;
+
+    use crate::test_app::TestApp;
+
+    #[tokio::test]
+    async fn unknown_paths_and_methods_are_unrecognized() {
+        let server = TestApp::new();
+        let (status, answer) = server.get("/_matrix/client/v3/nothing/here", None).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &"M_UNRECOGNIZED".into()));
+        let (status, answer) = server.call(Method::PATCH, "/_matrix/client/v3/login", None, JsonValue::Null).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::METHOD_NOT_ALLOWED, &"M_UNRECOGNIZED".into()));
+    }
+
+    #[tokio::test]
+    async fn browsers_of_any_origin_may_call() {
+        let server = TestApp::new();
+        let preflight = Request::options("/_matrix/client/v3/login")
+            .header(header::ORIGIN, "https://app.example")
+            .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+            .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization,content-type");
+        let response = server.send(preflight.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        assert!(response.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains("authorization"));
+
+        let get = Request::get("/_matrix/client/v3/unknown").header(header::ORIGIN, "https://app.example");
+        let response = server.send(get.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*", "errors too are for the page to read");
+    }
+}

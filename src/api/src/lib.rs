@@ -34,6 +34,8 @@ pub mod media;
 pub mod rate_limit;
 pub mod route;
 #[cfg(test)]
+mod test_app;
+#[cfg(test)]
 mod test_state;
 
 pub use error::ApiError;
@@ -46,6 +48,7 @@ pub struct App {
     pub clock: Arc<dyn Clock>,
     pub device_lists: DeviceLists,
     pub devices: Arc<Devices>,
+    pub directory: Arc<chappe_services::directory::Directory>,
     pub discovery: Arc<DiscoveryConfig>,
     pub filters: Arc<Filters>,
     pub key_backup: KeyBackup,
@@ -58,6 +61,7 @@ pub struct App {
     pub rooms: Rooms,
     pub sender: Arc<Sender>,
     pub server_keys: Arc<ServerKeys>,
+    pub sync: Arc<chappe_services::sync::SyncService>,
     pub to_device: Arc<ToDevice>,
     pub transactions: Arc<Transactions>,
     pub trusted_proxies: Arc<TrustedProxies>,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use chappe_rooms::membership::{LocalProfiles, MemberProfile};
 use chappe_store::{
     Batch, CommitError, Direction, Domain, Json, Store, StoreError,
     tables::accounts::{ACCOUNTS, PROFILE_FIELDS},
@@ -167,6 +168,20 @@ impl Profiles {
             }
         }
         Ok(true)
+    }
+}
+
+impl LocalProfiles for Profiles {
+    fn get_local_profile(&self, user: &UserId) -> Option<MemberProfile> {
+        match self.get_membership_profile(user) {
+            Ok((None, None)) => None,
+            Ok((display_name, avatar_url)) => Some(MemberProfile { display_name, avatar_url }),
+            Err(error) => {
+                // The membership goes ahead without a name; the next change of the profile adds it.
+                tracing::error!(user.id = %user, %error, "a profile could not be read");
+                None
+            }
+        }
     }
 }
 

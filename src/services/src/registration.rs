@@ -255,3 +255,11 @@ fn shared_secret_mac(secret: &Secret, registration: &SharedSecretRegistration) -
     Ok(mac)
 }
 
+
+/// The HMAC that proves knowledge of the shared secret, as a tool sends it: for the operator's own tools.
+///
+/// # Errors
+/// Never in practice: HMAC takes keys of any length.
+pub fn shared_secret_mac_hex(secret: &Secret, registration: &SharedSecretRegistration) -> Result<String, SharedSecretError> {
+    Ok(hex::encode(shared_secret_mac(secret, registration)?.finalize().into_bytes()))
+}

@@ -18,6 +18,8 @@ mod openid;
 mod password;
 mod refresh;
 mod session;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use chappe_store::tables::accounts::{AccountKind, AccountRecord};

@@ -14,6 +14,8 @@ mod shared_secret;
 mod threepids;
 mod username;
 mod whoami;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

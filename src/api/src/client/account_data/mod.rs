@@ -9,6 +9,8 @@ mod get_global;
 mod get_room;
 mod set_global;
 mod set_room;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -10,6 +10,8 @@ mod delete_devices;
 mod get_device;
 mod get_devices;
 mod update_device;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -10,6 +10,8 @@ mod versions;
 mod well_known_client;
 mod well_known_server;
 mod well_known_support;
+#[cfg(test)]
+mod tests;
 
 pub use well_known_support::SupportContact;
 

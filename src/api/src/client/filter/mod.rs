@@ -7,6 +7,8 @@ use crate::{App, route::Endpoints};
 
 mod create_filter;
 mod get_filter;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

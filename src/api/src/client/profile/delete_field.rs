@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
+use chappe_rooms::Rooms;
 use chappe_services::profile::Profiles;
 use ruma::OwnedUserId;
 use serde_json::{Value as JsonValue, json};
@@ -15,10 +16,11 @@ use crate::{
 
 pub async fn handle(
     State(profiles): State<Arc<Profiles>>,
+    State(rooms): State<Rooms>,
     User(session): User,
     PathParams((user_id, field)): PathParams<(OwnedUserId, String)>,
 ) -> Result<Json<JsonValue>, ApiError> {
     check_own(&session, &user_id)?;
-    change(&profiles, &user_id, &field, None).await?;
+    change(&profiles, &rooms, &user_id, &field, None).await?;
     Ok(Json(json!({})))
 }

@@ -9,6 +9,8 @@ mod delete_field;
 mod get_field;
 mod get_profile;
 mod set_field;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
+use chappe_rooms::{Rooms, membership::MemberProfile};
 use chappe_services::{
     accounts::Session,
     profile::{ProfileChange, Profiles},
@@ -17,6 +18,7 @@ use crate::{
 
 pub async fn handle(
     State(profiles): State<Arc<Profiles>>,
+    State(rooms): State<Rooms>,
     User(session): User,
     PathParams((user_id, field)): PathParams<(OwnedUserId, String)>,
     JsonBody(mut body): JsonBody<Map<String, JsonValue>>,
@@ -27,18 +29,23 @@ pub async fn handle(
     if value.is_none() && !matches!(field.as_str(), "displayname" | "avatar_url") {
         return Err(ApiError::missing_param(format!("The body has no {field}")));
     }
-    change(&profiles, &user_id, &field, value).await?;
+    change(&profiles, &rooms, &user_id, &field, value).await?;
     Ok(Json(json!({})))
 }
 
-/// Writes the field.
+/// Writes the field, and shows the user's rooms a new name or avatar.
 pub(super) async fn change(
     profiles: &Profiles,
+    rooms: &Rooms,
     user_id: &UserId,
     field: &str,
     value: Option<JsonValue>,
-) -> Result<ProfileChange, ApiError> {
-    Ok(profiles.set(user_id, field, value).await?)
+) -> Result<(), ApiError> {
+    if profiles.set(user_id, field, value).await? == ProfileChange::Membership {
+        let (display_name, avatar_url) = profiles.get_membership_profile(user_id)?;
+        rooms.update_profile_in_rooms(user_id, &MemberProfile { display_name, avatar_url }).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn check_own(session: &Session, user_id: &UserId) -> Result<(), ApiError> {

@@ -11,6 +11,8 @@ mod login_token;
 mod logout;
 mod logout_all;
 mod refresh;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -1,0 +1,205 @@
+use http::{Method, StatusCode};
+use ruma::user_id;
+use serde_json::json;
+
+use crate::test_app::{TestApp, TestConfig};
+
+const REGISTER: &str = "/_matrix/client/v3/register";
+
+#[tokio::test]
+async fn dummy_authentication_without_a_session_registers_in_one_request() {
+    let server = TestApp::new();
+    let request = json!({
+        "username": "Alice", "password": "übers3kr1t", "device_id": "PHONE", "auth": { "type": "m.login.dummy" },
+    });
+    let (status, answer) = server.post(REGISTER, None, request).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!((&answer["user_id"], &answer["device_id"]), (&"@alice:chappe.example".into(), &"PHONE".into()));
+    assert_eq!(answer.get("refresh_token"), None);
+
+    let (status, answer) = server.get("/_matrix/client/r0/account/whoami", answer["access_token"].as_str()).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(answer, json!({ "user_id": "@alice:chappe.example", "device_id": "PHONE" }));
+}
+
+#[tokio::test]
+async fn registration_without_authentication_gives_flows_and_a_session() {
+    let server = TestApp::new();
+    let (status, answer) = server.post(REGISTER, None, json!({})).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer["flows"], json!([{ "stages": ["m.login.dummy"] }]));
+    assert!(answer["params"].is_object() && answer.get("errcode").is_none());
+
+    let auth = json!({ "type": "m.login.dummy", "session": answer["session"] });
+    let (status, answer) = server.post(REGISTER, None, json!({ "username": "bob", "password": "x", "auth": auth })).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_had_are_refused() {
+    let server = TestApp::new();
+    server.register("alice").await;
+    for (username, errcode) in [("alice", "M_USER_IN_USE"), ("al,ice", "M_INVALID_USERNAME"), ("é", "M_INVALID_USERNAME"), ("12", "M_INVALID_USERNAME")] {
+        let request = json!({ "username": username, "password": "x", "auth": { "type": "m.login.dummy" } });
+        let (status, answer) = server.post(REGISTER, None, request).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &errcode.into()), "{username}");
+    }
+    let (status, answer) = server.get("/_matrix/client/v3/register/available?username=alice", None).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_USER_IN_USE".into()));
+    let (status, answer) = server.get("/_matrix/client/v3/register/available?username=carol", None).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({ "available": true })));
+}
+
+#[tokio::test]
+async fn inhibited_login_gives_no_token() {
+    let server = TestApp::new();
+    let request = json!({ "username": "alice", "password": "x", "inhibit_login": true, "auth": { "type": "m.login.dummy" } });
+    let (status, answer) = server.post(REGISTER, None, request).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!((answer.get("access_token"), &answer["user_id"]), (None, &"@alice:chappe.example".into()));
+}
+
+#[tokio::test]
+async fn guests_are_refused_unless_allowed_and_kept_from_what_is_for_users() {
+    let server = TestApp::new();
+    let (status, answer) = server.post("/_matrix/client/v3/register?kind=guest", None, json!({})).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_GUEST_ACCESS_FORBIDDEN".into()));
+
+    let mut config = TestConfig::default();
+    config.accounts.registration.allow_guests = true;
+    let server = TestApp::with(config);
+    let (status, answer) = server.post("/_matrix/client/v3/register?kind=guest", None, json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = answer["access_token"].as_str();
+    let (_, answer) = server.get("/_matrix/client/v3/account/whoami", token).await;
+    assert_eq!(answer["is_guest"], true);
+    let (status, answer) = server.get("/_matrix/client/v3/account/3pid", token).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_GUEST_ACCESS_FORBIDDEN".into()));
+}
+
+#[tokio::test]
+async fn registration_token_is_asked_for_and_checked() {
+    use chappe_services::{registration::RegistrationMode, secret::Secret};
+    let mut config = TestConfig::default();
+    config.accounts.registration.mode = RegistrationMode::Token;
+    config.accounts.registration.token = Some(Secret::new("open sesame"));
+    let server = TestApp::with(config);
+    let validity = "/_matrix/client/v1/register/m.login.registration_token/validity?token=";
+    assert_eq!(server.get(&format!("{validity}open%20sesame"), None).await.1, json!({ "valid": true }));
+    assert_eq!(server.get(&format!("{validity}guess"), None).await.1, json!({ "valid": false }));
+
+    let request = |auth| json!({ "username": "alice", "password": "x", "auth": auth });
+    let (status, answer) = server.post(REGISTER, None, request(json!({ "type": "m.login.dummy" }))).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{answer}");
+    let guess = json!({ "type": "m.login.registration_token", "token": "guess" });
+    let (status, answer) = server.post(REGISTER, None, request(guess)).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::UNAUTHORIZED, &"M_UNAUTHORIZED".into()));
+    let right = json!({ "type": "m.login.registration_token", "token": "open sesame", "session": answer["session"] });
+    assert_eq!(server.post(REGISTER, None, request(right)).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn shared_secret_needs_a_nonce_and_the_right_mac() {
+    let server = TestApp::new();
+    let path = "/_synapse/admin/v1/register";
+    let mac = |nonce: &str, secret: &str| {
+        use chappe_services::registration::{SharedSecretRegistration, shared_secret_mac_hex};
+        let registration = SharedSecretRegistration {
+            nonce: nonce.to_owned(),
+            username: "Root".to_owned(),
+            password: "pw".to_owned(),
+            admin: true,
+            user_type: None,
+            mac: String::new(),
+        };
+        shared_secret_mac_hex(&chappe_services::secret::Secret::new(secret), &registration).unwrap()
+    };
+    let request = |nonce: &str, secret: &str| {
+        json!({ "nonce": nonce, "username": "Root", "password": "pw", "admin": true, "mac": mac(nonce, secret) })
+    };
+    let nonce = server.get(path, None).await.1["nonce"].as_str().unwrap().to_owned();
+    let (status, answer) = server.post(path, None, request(&nonce, "wrong")).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_FORBIDDEN".into()));
+    assert_eq!(server.post(path, None, request(&nonce, "shared")).await.0, StatusCode::BAD_REQUEST, "a nonce is good once");
+
+    let nonce = server.get(path, None).await.1["nonce"].as_str().unwrap().to_owned();
+    let (status, answer) = server.post(path, None, request(&nonce, "shared")).await;
+    assert_eq!((status, &answer["user_id"]), (StatusCode::OK, &"@root:chappe.example".into()));
+    assert!(server.app.accounts.get_account(user_id!("@root:chappe.example")).unwrap().unwrap().admin);
+    assert_eq!(server.post(path, None, json!({ "nonce": 1 })).await.1["errcode"], "M_BAD_JSON");
+}
+
+#[tokio::test]
+async fn changed_password_ends_other_sessions_by_default() {
+    let server = TestApp::new();
+    let token = server.register("alice").await;
+    let login = |password: &str| {
+        json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": password })
+    };
+    let (_, other) = server.post("/_matrix/client/v3/login", None, login("secret")).await;
+    // The older form of the stage, with `user`.
+    let auth = |password: &str| json!({ "type": "m.login.password", "user": "@alice:chappe.example", "password": password });
+    let change = |old: &str, new: &str| json!({ "new_password": new, "auth": auth(old) });
+
+    let path = "/_matrix/client/v3/account/password";
+    assert_eq!(server.post(path, None, change("secret", "new")).await.1["errcode"], "M_MISSING_TOKEN");
+    let (status, answer) = server.post(path, Some(&token), change("wrong", "new")).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::UNAUTHORIZED, &"M_FORBIDDEN".into()));
+    assert!(answer["session"].is_string() && answer["flows"].is_array());
+    assert_eq!(server.post(path, Some(&token), change("secret", "new")).await.0, StatusCode::OK);
+
+    let whoami = "/_matrix/client/v3/account/whoami";
+    assert_eq!(server.get(whoami, Some(&token)).await.0, StatusCode::OK);
+    assert_eq!(server.get(whoami, other["access_token"].as_str()).await.1["errcode"], "M_UNKNOWN_TOKEN");
+    assert_eq!(server.post("/_matrix/client/v3/login", None, login("secret")).await.1["errcode"], "M_FORBIDDEN");
+    assert_eq!(server.post("/_matrix/client/v3/login", None, login("new")).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn deactivated_account_is_gone_for_good() {
+    let server = TestApp::new();
+    let token = server.register("alice").await;
+    let path = "/_matrix/client/v3/account/deactivate";
+    assert_eq!(server.post(path, Some(&token), json!({})).await.0, StatusCode::UNAUTHORIZED);
+    let auth = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "secret" });
+    let (status, answer) = server.post(path, Some(&token), json!({ "auth": auth, "erase": true })).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!({ "id_server_unbind_result": "success" })));
+    assert_eq!(server.get("/_matrix/client/v3/account/whoami", Some(&token)).await.0, StatusCode::UNAUTHORIZED);
+    let login = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "secret" });
+    assert_eq!(server.post("/_matrix/client/v3/login", None, login).await.0, StatusCode::FORBIDDEN);
+    let again = json!({ "username": "alice", "password": "x", "auth": { "type": "m.login.dummy" } });
+    assert_eq!(server.post(REGISTER, None, again).await.1["errcode"], "M_USER_IN_USE");
+    assert_eq!(server.get("/_matrix/client/v3/profile/@alice:chappe.example", None).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn openid_token_names_its_user() {
+    let server = TestApp::new();
+    let token = server.register("alice").await;
+    let path = |user: &str| format!("/_matrix/client/v3/user/{user}/openid/request_token");
+    let (status, answer) = server.post(&path("@alice:chappe.example"), Some(&token), json!({})).await;
+    assert_eq!((status, &answer["expires_in"]), (StatusCode::OK, &3600.into()));
+    let openid = answer["access_token"].as_str().unwrap();
+    assert_eq!(server.app.accounts.get_openid_user(openid).unwrap().unwrap(), "@alice:chappe.example");
+    server.clock.advance(3_600_000);
+    assert_eq!(server.app.accounts.get_openid_user(openid).unwrap(), None);
+    assert_eq!(server.post(&path("@bob:chappe.example"), Some(&token), json!({})).await.1["errcode"], "M_FORBIDDEN");
+}
+
+#[tokio::test]
+async fn malformed_requests_are_told_apart() {
+    let server = TestApp::new();
+    let token = server.register("alice").await;
+    let raw = |body: &'static str| http::Request::post(REGISTER).body(axum::body::Body::from(body)).unwrap();
+    for (body, errcode) in [("{nope", "M_NOT_JSON"), (r#"{"username":7}"#, "M_BAD_JSON"), (r#"{"auth":7}"#, "M_BAD_JSON")] {
+        let response = server.send(raw(body)).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        assert!(String::from_utf8_lossy(&body).contains(errcode), "{body:?}");
+    }
+    let (status, answer) = server.get("/_matrix/client/v3/register/available", None).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_INVALID_PARAM".into()));
+    let (status, answer) = server.call(Method::POST, "/_matrix/client/v3/user/alice/openid/request_token", Some(&token), json!({})).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_INVALID_PARAM".into()));
+}

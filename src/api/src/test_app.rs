@@ -1,0 +1,227 @@
+//! A whole server in memory for endpoint tests: requests go in as HTTP and come out as status and JSON. No network is used.
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body};
+use chappe_protocol::{clock::ManualClock, sign::ServerSigner};
+use chappe_rooms::{Rooms, RoomsConfig};
+use chappe_services::{
+    account_data::AccountData,
+    accounts::{Accounts, AccountsConfig, PasswordHashing},
+    connector::{Connector, ConnectorConfig},
+    devices::Devices,
+    directory::Directory,
+    federation::{
+        client::FederationClient,
+        destinations::Destinations,
+        incoming::RequestVerifier,
+        keys::{ServerKeys, ServerKeysConfig},
+        remote::FederationRemote,
+        resolver::Resolver,
+        sender::Sender,
+        transactions::Transactions,
+    },
+    filters::Filters,
+    key_backup::KeyBackup,
+    keys::{DeviceLists, Keys},
+    media::{Media, MediaConfig},
+    policy::FederationPolicy,
+    presence::Presence,
+    profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
+    receipts::Receipts,
+    registration::RegistrationMode,
+    secret::Secret,
+    sync::{SyncService, SyncSources, waiters::Waiters},
+    to_device::ToDevice,
+    typing::Typing,
+    uia::Uia,
+};
+use chappe_store::Store;
+use futures_util::future::BoxFuture;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use ruma::{OwnedServerName, RoomVersionId, UserId, owned_server_name};
+use serde_json::{Value as JsonValue, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::{
+    App,
+    client::discovery::{DiscoveryConfig, Stability},
+    extract::TrustedProxies,
+    rate_limit::{RateLimits, RateLimitsConfig},
+};
+
+/// The one remote user there is, for profile look-ups.
+struct OneRemoteUser;
+
+impl RemoteProfiles for OneRemoteUser {
+    fn fetch_profile<'a>(&'a self, user_id: &'a UserId, _: Option<&'a str>) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>> {
+        let profile = match user_id.as_str() {
+            "@remote:elsewhere.example" => Ok(json!({ "displayname": "Remote" }).as_object().cloned()),
+            "@silent:elsewhere.example" => Err(FetchProfileError("no answer".to_owned())),
+            _ => Ok(None),
+        };
+        Box::pin(async move { profile })
+    }
+}
+
+/// What tests may want otherwise.
+pub(crate) struct TestConfig {
+    pub(crate) accounts: AccountsConfig,
+    pub(crate) rate_limits: RateLimitsConfig,
+}
+
+impl Default for TestConfig {
+    fn default() -> Self {
+        let mut accounts = AccountsConfig::new(owned_server_name!("chappe.example"));
+        accounts.registration.mode = RegistrationMode::Open;
+        accounts.registration.shared_secret = Some(Secret::new("shared"));
+        accounts.password_hashing = PasswordHashing { memory_kib: 64, passes: 1, lanes: 1, concurrent_max: 4 };
+        Self { accounts, rate_limits: RateLimitsConfig { enabled: false, ..Default::default() } }
+    }
+}
+
+/// A server under test.
+pub(crate) struct TestApp {
+    pub(crate) app: App,
+    pub(crate) clock: Arc<ManualClock>,
+    router: Router,
+    _media: tempfile::TempDir,
+}
+
+impl TestApp {
+    pub(crate) fn new() -> Self {
+        Self::with(TestConfig::default())
+    }
+
+    pub(crate) fn with(config: TestConfig) -> Self {
+        let store = Store::in_memory();
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let name: OwnedServerName = config.accounts.server_name.clone();
+        let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), config.accounts).unwrap());
+        let profiles = Arc::new(Profiles::new(store.clone(), name.clone(), Arc::new(OneRemoteUser)));
+
+        let signer = Arc::new(ServerSigner::from_seed(name.clone(), "test", &[7; 32]).unwrap());
+        let policy = Arc::new(FederationPolicy::new(name.clone(), true, &[], &[]));
+        let destinations = Destinations::load(store.clone(), clock.clone()).unwrap();
+        let connector = Connector::new(ConnectorConfig::default()).unwrap();
+        let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
+        let client = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
+        let server_keys = ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), ServerKeysConfig::default());
+        let remote = Arc::new(FederationRemote::new(client.clone(), server_keys.clone()));
+        let transport = Arc::new(client.clone());
+        let sender =
+            Sender::start(name.clone(), store.clone(), clock.clone(), transport, destinations.clone(), CancellationToken::new()).unwrap();
+        let edus = Arc::new(sender.clone());
+
+        let rooms =
+            Rooms::new(store.clone(), signer, clock.clone(), remote, policy.clone(), profiles.clone(), RoomsConfig::default());
+        let keys = Keys::new(store.clone(), name.clone(), Arc::new(client.clone()));
+        let to_device = Arc::new(ToDevice::new(store.clone(), name.clone(), clock.clone(), keys.clone()));
+        let typing = Arc::new(Typing::new(store.clone(), name.clone(), clock.clone(), edus.clone()));
+        let receipts = Arc::new(Receipts::new(store.clone(), name.clone(), clock.clone()));
+        let presence = Arc::new(Presence::new(store.clone(), name.clone(), clock.clone(), edus, true));
+        let transactions = Arc::new(Transactions {
+            rooms: rooms.clone(),
+            typing: typing.clone(),
+            receipts: receipts.clone(),
+            presence: presence.clone(),
+            keys: keys.clone(),
+            to_device: to_device.clone(),
+        });
+        let directory_client = client.clone();
+        let media_root = tempfile::tempdir().unwrap();
+        let media =
+            Media::open(media_root.path(), store.clone(), name.clone(), clock.clone(), Arc::new(client), MediaConfig::default()).unwrap();
+        let discovery = DiscoveryConfig {
+            client_base_url: Some("https://matrix.chappe.example".to_owned()),
+            federation_host: None,
+            support_contacts: Vec::new(),
+            support_page: None,
+            room_version_default: RoomVersionId::V12,
+            room_versions: vec![(RoomVersionId::V11, Stability::Stable), (RoomVersionId::V12, Stability::Stable)],
+        };
+        let (account_data, filters) = (Arc::new(AccountData::new(store.clone())), Arc::new(Filters::new(store.clone())));
+        let device_lists = DeviceLists::new(store.clone());
+        let sync = Arc::new(SyncService::new(SyncSources {
+            rooms: rooms.clone(),
+            account_data: account_data.clone(),
+            receipts: receipts.clone(),
+            typing: typing.clone(),
+            presence: presence.clone(),
+            to_device: to_device.clone(),
+            device_lists: device_lists.clone(),
+            filters: filters.clone(),
+            waiters: Waiters::follow(&store),
+        }));
+        let app = App {
+            account_data,
+            uia: Arc::new(Uia::new(accounts.clone(), clock.clone())),
+            accounts,
+            clock: clock.clone(),
+            device_lists,
+            devices: Arc::new(Devices::new(store.clone(), clock.clone())),
+            directory: Arc::new(Directory::new(rooms.clone(), directory_client)),
+            discovery: Arc::new(discovery),
+            filters,
+            key_backup: KeyBackup::new(store),
+            keys,
+            media,
+            presence,
+            profiles,
+            rate_limits: Arc::new(RateLimits::new(config.rate_limits, clock.clone())),
+            receipts,
+            rooms,
+            sender: Arc::new(sender),
+            verifier: Arc::new(RequestVerifier::new(name, server_keys.clone(), policy, destinations)),
+            server_keys: Arc::new(server_keys),
+            sync,
+            to_device,
+            transactions,
+            trusted_proxies: Arc::new(TrustedProxies::default()),
+            typing,
+        };
+        let router = crate::router(app.clone());
+        Self { app, clock, router, _media: media_root }
+    }
+
+    /// Sends a request as it is.
+    pub(crate) async fn send(&self, request: Request<Body>) -> http::Response<Body> {
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        response
+    }
+
+    /// Sends JSON, with an access token if there is one; the answer is the status and the body, `null` if it is no JSON.
+    pub(crate) async fn call(&self, method: Method, path: &str, token: Option<&str>, body: JsonValue) -> (StatusCode, JsonValue) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let response = self.send(request.body(body).unwrap()).await;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&bytes).unwrap_or_default())
+    }
+
+    pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> (StatusCode, JsonValue) {
+        self.call(Method::GET, path, token, JsonValue::Null).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, token: Option<&str>, body: JsonValue) -> (StatusCode, JsonValue) {
+        self.call(Method::POST, path, token, body).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, token: Option<&str>, body: JsonValue) -> (StatusCode, JsonValue) {
+        self.call(Method::PUT, path, token, body).await
+    }
+
+    /// Registers a user with the password `secret`; the answer is the access token.
+    pub(crate) async fn register(&self, username: &str) -> String {
+        let request = json!({ "username": username, "password": "secret", "auth": { "type": "m.login.dummy" } });
+        let (status, answer) = self.post("/_matrix/client/v3/register", None, request).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+}
