@@ -53,6 +53,7 @@ use self::{
     filter::SyncFilter,
     lazy_members::LazyMembers,
     response::{DeviceListsSection, Events, SyncResponse},
+    rooms::Found,
     summary::Summaries,
     token::{InvalidSyncToken, SyncToken},
     waiters::{Activity, Waiters},
@@ -118,7 +119,7 @@ pub struct SyncSources {
     pub receipts: Arc<Receipts>,
     pub typing: Arc<Typing>,
     pub presence: Arc<Presence>,
-    pub to_device: ToDevice,
+    pub to_device: Arc<ToDevice>,
     pub device_lists: DeviceLists,
     pub filters: Arc<Filters>,
     pub waiters: Waiters,
@@ -272,7 +273,7 @@ impl SyncService {
             presence: view.read_presence(&found.newly_seen)?,
             to_device: Events { events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect() },
             rooms,
-            device_lists: view.read_device_lists(found.is_active)?,
+            device_lists: view.read_device_lists(&found)?,
             device_one_time_keys_count,
             device_unused_fallback_key_types,
         })
@@ -325,11 +326,12 @@ impl View<'_> {
     }
 
     /// Whose device lists changed. Nothing of the kind happens without waking the user, or a room that the user is in.
-    fn read_device_lists(&self, rooms_are_active: bool) -> Result<DeviceListsSection, StoreError> {
-        if self.since.is_none() || (!rooms_are_active && self.user_activity() == Activity::None) {
+    fn read_device_lists(&self, found: &Found) -> Result<DeviceListsSection, StoreError> {
+        if self.since.is_none() || (found.active.is_empty() && self.user_activity() == Activity::None) {
             return Ok(DeviceListsSection::default());
         }
-        let changes = self.sources.device_lists.changed_between(&self.request.user_id, self.from(), self.to)?;
+        let lists = &self.sources.device_lists;
+        let changes = lists.changed_with(&self.request.user_id, self.from(), self.to, &found.joined, &found.active)?;
         Ok(DeviceListsSection { changed: changes.changed, left: changes.left })
     }
 }

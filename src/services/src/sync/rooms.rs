@@ -24,8 +24,9 @@ use crate::account_data::AccountDataItem;
 /// What was found out about rooms besides their part of the answer.
 #[derive(Default)]
 pub(super) struct Found {
-    /// Something may have happened in one of the joined rooms.
-    pub(super) is_active: bool,
+    pub(super) joined: Vec<RoomNid>,
+    /// The joined rooms in which something may have happened.
+    pub(super) active: Vec<RoomNid>,
     /// Users of whom the client has not heard before: members of rooms that it joined, and those who joined its rooms.
     pub(super) newly_seen: BTreeSet<OwnedUserId>,
 }
@@ -87,6 +88,7 @@ impl View<'_> {
                 section.join.insert(room.id, part);
             }
         }
+        found.joined = joined;
         Ok((section, found))
     }
 
@@ -114,7 +116,7 @@ impl View<'_> {
     ) -> Result<BTreeSet<RoomNid>, StoreError> {
         let Some(since) = self.since else { return Ok(joined.iter().copied().collect()) };
         let mut candidates = self.sources.waiters.active_rooms(joined.iter().copied(), since.position);
-        found.is_active = !candidates.is_empty();
+        found.active = candidates.iter().copied().collect();
         if self.request.full_state {
             return Ok(joined.iter().copied().collect());
         }
