@@ -1,0 +1,45 @@
+# The commands of this project. Each does its own set-up.
+
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
+
+.PHONY: help run test demo lint fmt deps complement-image complement docker-image
+
+help:
+	@echo "make run               build the server and start it on its trial configuration"
+	@echo "make test              run every test"
+	@echo "make demo              two servers, two people, one encrypted room between them"
+	@echo "make lint              check format and lints"
+	@echo "make fmt               format the code"
+	@echo "make docker-image      build the production image"
+	@echo "make complement-image  build the image that the Complement suite tests"
+	@echo "make complement        run the suite; COMPLEMENT_DIR names its checkout"
+
+deps:
+	@.ci/deps.sh
+
+run: deps
+	cargo run --release --locked -p chappe-server -- serve
+
+test: deps
+	cargo test --workspace --locked
+
+demo: deps
+	cargo build --locked -p chappe-server
+	cargo run --locked -p chappe-tests --bin demo
+
+lint: deps
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+fmt:
+	cargo fmt --all
+
+docker-image:
+	docker build -f docker/Dockerfile -t chappe .
+
+complement-image: deps
+	complement/build.sh
+
+complement: complement-image
+	complement/run.sh
