@@ -1,0 +1,10 @@
+//! Rigs for tests against the real binary: certification authority, servers as processes, people on real clients, and the
+//! scenarios they play. Shared by the suite (`tests/suite`) and the demonstration (`tests/demo.rs`).
+
+pub mod authority;
+pub mod conversation;
+pub mod person;
+pub mod server;
+
+/// What stopped a scenario, in words.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -131,7 +131,7 @@ impl Rooms {
         let pdu = self.check_membership_event(origin, &room, Some(event_id), raw, Wanted::Knock).await?;
         self.ingest_membership(origin, &room, pdu).await?;
         let staging = Staging::begin(self, self.require_room(room_id)?)?;
-        staging.stripped_state(staging.room.record.state)
+        Ok(staging.stripped_state(staging.room.record.state)?)
     }
 
     /// A room this server is in, and whose access list admits the asking server.

@@ -20,7 +20,7 @@ use chappe_protocol::{
 use chappe_store::{Batch, EventNid, StoreError, Ticket, tables::events::EventStatus};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName,
-    events::StateEventType,
+    events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue as RawJsonValue;
@@ -429,6 +429,8 @@ impl Staging {
         }
         // Auth events first: repeatedly follow an event's waiting auth events down, and store on the way back.
         let mut roots: Vec<OwnedEventId> = waiting.keys().cloned().collect();
+        // The create event first: every event needs it, and from version 12 none names it.
+        roots.sort_by_key(|id| waiting.get(id).is_some_and(|pdu| pdu.kind == TimelineEventType::RoomCreate));
         let mut open: HashSet<OwnedEventId> = HashSet::new();
         while let Some(id) = roots.pop() {
             let Some(pdu) = waiting.get(&id).cloned() else { continue };

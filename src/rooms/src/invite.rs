@@ -4,7 +4,11 @@
 
 use std::sync::Arc;
 
-use chappe_protocol::{json, pdu::Pdu, room_version};
+use chappe_protocol::{
+    json,
+    pdu::{ClientFormat, Pdu},
+    room_version,
+};
 use chappe_store::{
     Batch, Domain, Json, RoomNid, Stamped, Topic,
     tables::{
@@ -14,7 +18,8 @@ use chappe_store::{
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    events::{StateEventType, TimelineEventType},
+    events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue as RawJsonValue;
 
@@ -34,7 +39,7 @@ impl Rooms {
             let staging = Staging::begin(self, self.require_room(room_id)?)?;
             let pdu = Arc::new(staging.build_own(sender, draft)?);
             staging.check_against_current_state(&pdu)?;
-            (pdu, staging.stripped_state(staging.room.record.state)?)
+            (pdu, staging.stripped_state_for_server(staging.room.record.state)?)
         };
         let raw = pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
         let signed = self.remote.send_invite(target.server_name(), room_id, &pdu.event_id, &room.version, raw, stripped).await?;
@@ -57,7 +62,7 @@ impl Rooms {
         ours: &Pdu,
         theirs: &RawJsonValue,
         server: &ServerName,
-        rules: &ruma::room_version_rules::RoomVersionRules,
+        rules: &RoomVersionRules,
     ) -> Result<Pdu, RoomError> {
         let refuse = |what: &str| crate::RemoteError::Unreachable(format!("{server}: {what}"));
         let theirs = json::parse_strict(theirs.get()).map_err(|error| refuse(&error.to_string()))?;
@@ -102,7 +107,8 @@ impl Rooms {
         if pdu.sender.server_name() != origin {
             return Err(RoomError::Forbidden("The sender is not of the server that sent the invite".to_owned()));
         }
-        if !rules.event_format.require_room_create_room_id && !stripped.iter().any(|event| is_create_event_of(event, room_id, &rules)) {
+        let create = stripped.iter().find_map(|event| create_event_of(event, room_id, &rules));
+        if !rules.event_format.require_room_create_room_id && create.is_none() {
             return Err(RoomError::MissingParam("The invite needs the room's create event in invite_room_state".to_owned()));
         }
         let (object, _) = self.check_signatures(object, &rules).await?;
@@ -112,8 +118,12 @@ impl Rooms {
 
         let nid = self.store.interner().intern_room(&self.store, room_id)?;
         if !self.is_server_joined(nid, &self.server_name)? {
-            let stripped: Vec<_> = stripped.into_iter().filter(|event| event.is_object()).take(STRIPPED_EVENTS_MAX).collect();
-            self.put_out_of_band(nid, &pdu, &target, version, Some(stripped)).await?;
+            let mut shown: Vec<_> = stripped.into_iter().take(STRIPPED_EVENTS_MAX).filter_map(as_stripped).collect();
+            if let Some(create) = create {
+                shown.retain(|event| event.get("type") != Some(&"m.room.create".into()));
+                shown.push(create.to_client_json(&ClientFormat::default()));
+            }
+            self.put_out_of_band(nid, &pdu, &target, version, Some(shown)).await?;
         }
         pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))
     }
@@ -229,7 +239,7 @@ impl Rooms {
         room_id: &RoomId,
         known: Option<&Event>,
         reason: Option<String>,
-        rules: &ruma::room_version_rules::RoomVersionRules,
+        rules: &RoomVersionRules,
     ) -> CanonicalJsonObject {
         let draft = member_draft(user, with_reason(MemberProfile::default().content("leave"), reason));
         let before: Vec<_> = known.map(|event| event.pdu.event_id.clone()).into_iter().collect();
@@ -261,11 +271,18 @@ pub(crate) fn dedup(servers: &mut Vec<OwnedServerName>) {
     servers.retain(|server| seen.insert(server.clone()));
 }
 
-fn is_create_event_of(event: &serde_json::Value, room_id: &RoomId, rules: &ruma::room_version_rules::RoomVersionRules) -> bool {
-    let is_create = event.get("type").and_then(|kind| kind.as_str()) == Some(StateEventType::RoomCreate.to_string().as_str());
-    is_create
-        && json::parse_strict(&event.to_string())
-            .ok()
-            .and_then(|object| Pdu::from_object(object, rules).ok())
-            .is_some_and(|pdu| pdu.room_id == room_id && pdu.kind == TimelineEventType::RoomCreate)
+/// A piece of invite state as clients get it: other servers may send whole events.
+fn as_stripped(event: serde_json::Value) -> Option<serde_json::Value> {
+    let serde_json::Value::Object(mut event) = event else { return None };
+    event.retain(|key, _| matches!(key.as_str(), "type" | "sender" | "state_key" | "content" | "origin_server_ts"));
+    Some(event.into())
+}
+
+/// The room's create event, if this is it.
+fn create_event_of(event: &serde_json::Value, room_id: &RoomId, rules: &RoomVersionRules) -> Option<Pdu> {
+    if event.get("type")?.as_str()? != "m.room.create" {
+        return None;
+    }
+    let pdu = Pdu::from_object(json::parse_strict(&event.to_string()).ok()?, rules).ok()?;
+    (pdu.room_id == room_id && pdu.kind == TimelineEventType::RoomCreate).then_some(pdu)
 }

@@ -74,8 +74,11 @@ impl Rooms {
         let mut looked_at = 0;
         while page.events.len() < limit {
             let wanted = u32::try_from(limit - page.events.len()).unwrap_or(u32::MAX);
-            while backfills_left > 0 && self.backfill(room, place, wanted).await? {
+            while backfills_left > 0 {
                 backfills_left -= 1;
+                if !self.backfill(room, place, wanted).await? {
+                    break;
+                }
             }
             let count = (limit - page.events.len()).max(EVENTS_READ);
             let read = self.get_page(room.nid, place, if is_back { Direction::Reverse } else { Direction::Forward }, count)?;

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use chappe_protocol::{pdu::Pdu, power::PowerLevels};
+use chappe_protocol::{
+    pdu::{ClientFormat, Pdu},
+    power::PowerLevels,
+};
 use chappe_store::{
     Batch, Direction, Domain, EventNid, Json, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
@@ -27,6 +30,7 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
+use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
     Event, Room, RoomError, Rooms,
@@ -470,20 +474,26 @@ impl Staging {
         Ok(())
     }
 
-    /// What somebody outside the room is shown of it with an invite or knock.
+    /// What a user outside the room is shown of it with an invite or knock. The create event comes whole.
     ///
-    /// Spec: Client-Server API, Stripped state; the create event comes whole.
-    pub(crate) fn stripped_state(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, RoomError> {
+    /// Spec: Client-Server API, Stripped state.
+    pub(crate) fn stripped_state(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, StoreError> {
+        self.stripped(root, |create| serde_json::value::to_raw_value(&create.to_client_json(&ClientFormat::default())).ok())
+    }
+
+    /// The same for the server of that user, which gets the create event as a PDU and can check it against the room id.
+    ///
+    /// Spec: Server-Server API, Inviting to a room.
+    pub(crate) fn stripped_state_for_server(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, StoreError> {
+        self.stripped(root, |create| create.to_federation_raw().ok())
+    }
+
+    fn stripped(&self, root: StateRoot, of_create: impl Fn(&Pdu) -> Option<Box<RawJsonValue>>) -> Result<Vec<serde_json::Value>, StoreError> {
         let mut stripped = Vec::new();
         for event_type in STRIPPED_TYPES {
             let Some(event) = self.get_from_root(root, event_type, "")? else { continue };
-            if *event_type == StateEventType::RoomCreate {
-                stripped.push(event.pdu.to_client_json(&Default::default()));
-            } else if let Ok(raw) = event.pdu.to_stripped()
-                && let Ok(value) = serde_json::from_str(raw.get())
-            {
-                stripped.push(value);
-            }
+            let raw = if *event_type == StateEventType::RoomCreate { of_create(&event.pdu) } else { event.pdu.to_stripped().ok() };
+            stripped.extend(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()));
         }
         Ok(stripped)
     }

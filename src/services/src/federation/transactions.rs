@@ -50,20 +50,27 @@ struct Edu {
 impl Transactions {
     /// Takes in one transaction: returns when all of it that is to be kept is durable.
     pub async fn receive(&self, origin: &ServerName, pdus: Vec<Box<RawJsonValue>>, edus: Vec<Box<RawJsonValue>>) -> PduResults {
+        let edus = edus.iter().filter_map(|edu| match serde_json::from_str::<Edu>(edu.get()) {
+            Ok(edu) => Some(edu),
+            Err(error) => {
+                tracing::debug!(%origin, %error, "malformed EDU");
+                None
+            }
+        });
+        // Keys come before the messages they open, so that no client sees the one without the other.
+        let (keys, others): (Vec<_>, Vec<_>) = edus.partition(|edu| carries_keys(&edu.edu_type));
+        self.receive_edus(origin, keys).await;
         let results = self.receive_pdus(origin, pdus).await;
+        self.receive_edus(origin, others).await;
+        results
+    }
+
+    async fn receive_edus(&self, origin: &ServerName, edus: Vec<Edu>) {
         for edu in edus {
-            let edu: Edu = match serde_json::from_str(edu.get()) {
-                Ok(edu) => edu,
-                Err(error) => {
-                    tracing::debug!(%origin, %error, "malformed EDU");
-                    continue;
-                }
-            };
             if let Err(error) = self.receive_edu(origin, &edu).await {
                 tracing::debug!(%origin, edu_type = edu.edu_type, error, "EDU not taken in");
             }
         }
-        results
     }
 
     async fn receive_pdus(&self, origin: &ServerName, pdus: Vec<Box<RawJsonValue>>) -> PduResults {
@@ -138,6 +145,10 @@ impl Transactions {
             _ => false,
         }
     }
+}
+
+fn carries_keys(edu_type: &str) -> bool {
+    matches!(edu_type, "m.direct_to_device" | "m.device_list_update" | "m.signing_key_update" | "org.matrix.signing_key_update")
 }
 
 fn event_id_of(rooms: &Rooms, room_id: &RoomId, raw: &RawJsonValue) -> Option<OwnedEventId> {

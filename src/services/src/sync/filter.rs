@@ -82,7 +82,7 @@ pub struct EventFilter {
 
 impl SyncFilter {
     pub fn new(definition: FilterDefinition) -> Self {
-        let FilterDefinition { event_fields, event_format, presence, account_data, room } = definition;
+        let FilterDefinition { event_fields, event_format, presence, account_data, room, .. } = definition;
         let lazy_load = match room.state.lazy_load_options {
             LazyLoadOptions::Disabled => LazyLoad::Off,
             LazyLoadOptions::Enabled { include_redundant_members: true } => LazyLoad::Redundant,

@@ -1,0 +1,289 @@
+use chappe_store::{Direction, Order, tables::events::EventStatus};
+use ruma::{RoomVersionId, events::StateEventType};
+use serde_json::{Value, json};
+
+use super::network::{Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user};
+use crate::{EventDraft, RoomError, create::Preset, membership::MemberProfile, send::integer, staging::Staging};
+
+const VERSIONS: [RoomVersionId; 5] = [RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+
+#[tokio::test]
+async fn join_over_federation_gives_both_servers_the_same_state() {
+    for version in VERSIONS {
+        let network = Network::new();
+        let (one, two) = (network.add("one.example"), network.add("two.example"));
+        let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+        let room_id = public_room(&one, &alice, version.clone()).await;
+        one.send(&alice, &room_id, text("before")).await.expect("send");
+        two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+        network.deliver().await;
+        assert_eq!(state_of(&one, &room_id), state_of(&two, &room_id), "{version}");
+        two.send(&bob, &room_id, text("from two")).await.expect("send");
+        one.send(&alice, &room_id, text("from one")).await.expect("send");
+        network.deliver().await;
+        for server in [&one, &two] {
+            let mut bodies = bodies(server, &room_id);
+            bodies.retain(|body| body != "before");
+            bodies.sort();
+            assert_eq!(bodies, ["from one", "from two"], "{version}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn invite_to_another_server_is_signed_there_and_can_be_accepted() {
+    for version in VERSIONS {
+        let network = Network::new();
+        let (one, two) = (network.add("one.example"), network.add("two.example"));
+        let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+        let mut request = room_request(version.clone(), Preset::PrivateChat);
+        request.invite = vec![bob.clone()];
+        let room_id = one.create_room(&alice, request).await.expect("room");
+        assert_eq!(membership(&one, &room_id, &bob), "invite", "{version}");
+        assert_eq!(membership(&two, &room_id, &bob), "invite", "{version}");
+        let nid = two.get_room_nid(&room_id).expect("read").expect("room");
+        let shown = two.get_stripped_state(&bob, nid).expect("read");
+        assert!(shown.iter().any(|event| event["type"] == "m.room.name"), "{version}");
+        two.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
+        network.deliver().await;
+        assert_eq!(state_of(&one, &room_id), state_of(&two, &room_id), "{version}");
+        assert_eq!(membership(&one, &room_id, &bob), "join", "{version}");
+    }
+}
+
+#[tokio::test]
+async fn declined_invite_is_known_on_both_servers_even_if_one_is_down() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob, carol) = (user(&one, "alice"), user(&two, "bob"), user(&two, "carol"));
+    let mut request = room_request(RoomVersionId::V11, Preset::PrivateChat);
+    request.invite = vec![bob.clone(), carol.clone()];
+    let room_id = one.create_room(&alice, request).await.expect("room");
+    two.leave(&bob, &room_id, None).await.expect("decline");
+    assert_eq!(membership(&one, &room_id, &bob), "leave");
+    assert_eq!(membership(&two, &room_id, &bob), "leave");
+    network.set_down(&one, true);
+    two.leave(&carol, &room_id, None).await.expect("decline");
+    assert_eq!(membership(&two, &room_id, &carol), "leave");
+}
+
+#[tokio::test]
+async fn uninvited_join_is_refused_by_the_resident_server() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = one.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
+    let via = [one.server_name().to_owned()];
+    assert!(two.join(&bob, &room_id, &via, &MemberProfile::default(), None).await.is_err());
+    assert_eq!(membership(&one, &room_id, &bob), "leave");
+    assert!(two.get_room(&room_id).expect("read").is_none());
+}
+
+#[tokio::test]
+async fn gap_is_filled_with_missing_events_alone() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    let mut last = None;
+    for n in 0..5 {
+        last = Some(one.send(&alice, &room_id, text(&n.to_string())).await.expect("send").event_id);
+    }
+    network.asked.lock().clear();
+    let last = one.get_event(&last.expect("sent")).expect("read").expect("event");
+    two.receive_pdu(one.server_name(), &room_id, &last.pdu.to_federation_raw().expect("raw")).await.expect("receive");
+    assert_eq!(bodies(&two, &room_id), ["0", "1", "2", "3", "4"]);
+    assert_eq!(*network.asked.lock(), ["get_missing_events"]);
+}
+
+#[tokio::test]
+async fn gap_too_wide_to_fill_takes_the_state_from_the_other_server() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    one.send(&alice, &room_id, set_topic("changed unseen")).await.expect("send");
+    let mut last = None;
+    for n in 0..40 {
+        last = Some(one.send(&alice, &room_id, text(&n.to_string())).await.expect("send").event_id);
+    }
+    let last = one.get_event(&last.expect("sent")).expect("read").expect("event");
+    two.receive_pdu(one.server_name(), &room_id, &last.pdu.to_federation_raw().expect("raw")).await.expect("receive");
+    assert!(bodies(&two, &room_id).contains(&"39".to_owned()));
+    assert_eq!(topic(&two, &room_id).as_deref(), Some("changed unseen"));
+}
+
+#[tokio::test]
+async fn cut_link_ends_in_the_same_state_on_both_sides() {
+    for version in VERSIONS {
+        let network = Network::new();
+        let (one, two) = (network.add("one.example"), network.add("two.example"));
+        let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+        let room_id = public_room(&one, &alice, version.clone()).await;
+        two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+        network.deliver().await;
+        let mut levels = EventDraft::state("m.room.power_levels", "", content(json!({ "users": { bob.as_str(): 50 } })));
+        if version != RoomVersionId::V12 {
+            levels.content = content(json!({ "users": { alice.as_str(): 100, bob.as_str(): 50 } }));
+        }
+        one.send(&alice, &room_id, levels).await.expect("send");
+        network.deliver().await;
+        network.set_down(&two, true);
+        one.send(&alice, &room_id, set_topic("of one")).await.expect("send");
+        two.send(&bob, &room_id, set_topic("of two")).await.expect("send");
+        one.send(&alice, &room_id, text("one")).await.expect("send");
+        two.send(&bob, &room_id, text("two")).await.expect("send");
+        network.set_down(&two, false);
+        network.deliver().await;
+        assert_eq!(state_of(&one, &room_id), state_of(&two, &room_id), "{version}");
+        assert_eq!(one.require_room(&room_id).expect("room").record.forward_extremities.len(), 2);
+        one.send(&alice, &room_id, text("mended")).await.expect("send");
+        network.deliver().await;
+        assert_eq!(two.require_room(&room_id).expect("room").record.forward_extremities.len(), 1);
+        assert_eq!(state_of(&one, &room_id), state_of(&two, &room_id), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn soft_failed_event_is_not_in_the_timeline_and_not_built_upon() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    network.set_down(&two, true);
+    one.ban(&alice, &room_id, &bob, None).await.expect("ban");
+    // Bob's server has not heard of the ban yet.
+    let late = two.send(&bob, &room_id, text("too late")).await.expect("send").event_id;
+    network.set_down(&two, false);
+    network.deliver().await;
+    let event = one.get_event(&late).expect("read").expect("kept");
+    assert_eq!(event.record.status, EventStatus::SoftFailed);
+    assert!(!bodies(&one, &room_id).contains(&"too late".to_owned()));
+    let next = one.send(&alice, &room_id, text("next")).await.expect("send").event_id;
+    assert!(!one.get_event(&next).expect("read").expect("event").pdu.prev_events.contains(&late));
+}
+
+#[tokio::test]
+async fn forged_and_tampered_events_are_refused_or_redacted() {
+    let network = Network::new();
+    let (one, two, three) = (network.add("one.example"), network.add("two.example"), network.add("three.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    let room = two.require_room(&room_id).expect("room");
+    let staging = Staging::begin(&two, room.clone()).expect("staging");
+
+    // Signed by somebody else's key.
+    let mut object = staging.template(&bob, &text("forged")).expect("template");
+    object.insert("origin_server_ts".to_owned(), integer(1_700_000_000_000));
+    let forged = three.sign_new_event(object.clone(), &room.rules).expect("event");
+    let forged = forged.to_federation_raw().expect("raw");
+    assert!(matches!(one.receive_pdu(two.server_name(), &room_id, &forged).await, Err(RoomError::Forbidden(_))));
+
+    // Signed rightly, content changed afterwards: only what the signature covers is kept.
+    let honest = two.sign_new_event(object, &room.rules).expect("event");
+    let tampered: String = honest.json().replace("forged", "tampered");
+    let tampered = serde_json::value::RawValue::from_string(tampered).expect("raw");
+    one.receive_pdu(two.server_name(), &room_id, &tampered).await.expect("receive");
+    let kept = one.get_event(&honest.event_id).expect("read").expect("kept");
+    assert_eq!(kept.pdu.get_content::<Value>().expect("content"), json!({}));
+}
+
+#[tokio::test]
+async fn event_its_sender_may_not_send_is_rejected_for_good() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    let room = two.require_room(&room_id).expect("room");
+    let pdu = Staging::begin(&two, room).expect("staging").build_own(&bob, set_topic("coup")).expect("event");
+    one.receive_pdu(two.server_name(), &room_id, &pdu.to_federation_raw().expect("raw")).await.expect("receive");
+    assert_eq!(one.get_event(&pdu.event_id).expect("read").expect("kept").record.status, EventStatus::Rejected);
+    assert_eq!(topic(&one, &room_id), None);
+}
+
+#[tokio::test]
+async fn history_from_before_the_join_is_backfilled_in_order() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    for n in 0..30 {
+        one.send(&alice, &room_id, text(&n.to_string())).await.expect("send");
+    }
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    let room = two.require_room(&room_id).expect("room");
+    let end = (u64::MAX >> 1, Order::LAST);
+    while two.backfill(&room, end, 100).await.expect("backfill") {}
+    let page = two.get_page(room.nid, end, Direction::Reverse, 100).expect("page");
+    let bodies: Vec<String> = page
+        .iter()
+        .filter_map(|(_, event)| event.pdu.get_content::<Value>().ok()?.get("body")?.as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(bodies, (0..30).rev().map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(page.last().is_some_and(|(_, event)| event.pdu.kind.to_string() == "m.room.create"));
+    // What came before the join is not news.
+    let (timeline, _) = two.get_timeline(room.nid, Default::default(), two.store().durable_position(), 100).expect("timeline");
+    assert_eq!(timeline.len(), 1);
+    assert!(two.is_visible_to_user(&page[5].1, &bob).expect("judge"));
+}
+
+#[tokio::test]
+async fn restricted_join_over_federation_is_co_signed() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob, carol) = (user(&one, "alice"), user(&two, "bob"), user(&two, "carol"));
+    let via = [one.server_name().to_owned()];
+    let club = public_room(&one, &alice, RoomVersionId::V11).await;
+    let room_id = one.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
+    let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
+    one.send(&alice, &room_id, EventDraft::state("m.room.join_rules", "", content(rule))).await.expect("send");
+    two.join(&bob, &club, &via, &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    two.join(&bob, &room_id, &via, &MemberProfile::default(), None).await.expect("restricted join");
+    network.deliver().await;
+    assert_eq!(membership(&one, &room_id, &bob), "join");
+    let room = two.require_room(&room_id).expect("room");
+    let join = two.get_state_event(room.nid, &StateEventType::RoomMember, bob.as_str()).expect("read").expect("join");
+    assert!(join.pdu.json().contains(r#""one.example":{"ed25519:a""#));
+    assert!(two.join(&carol, &room_id, &via, &MemberProfile::default(), None).await.is_err());
+}
+
+#[tokio::test]
+async fn knock_over_federation_can_be_answered_with_an_invite() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = one.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
+    let rule = EventDraft::state("m.room.join_rules", "", content(json!({ "join_rule": "knock" })));
+    one.send(&alice, &room_id, rule).await.expect("send");
+    two.knock(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), Some("let me in".to_owned())).await.expect("knock");
+    assert_eq!(membership(&one, &room_id, &bob), "knock");
+    assert_eq!(membership(&two, &room_id, &bob), "knock");
+    one.invite(&alice, &room_id, &bob, None).await.expect("invite");
+    two.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
+    assert_eq!(membership(&one, &room_id, &bob), "join");
+}
+
+#[tokio::test]
+async fn history_is_given_only_to_servers_in_the_room() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let alice = user(&one, "alice");
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    let event_id = one.send(&alice, &room_id, text("inside")).await.expect("send").event_id;
+    let stranger = two.server_name();
+    assert!(matches!(one.get_event_for_server(stranger, &event_id), Err(RoomError::NotFound(_))));
+    assert!(one.get_backfill(stranger, &room_id, std::slice::from_ref(&event_id), 10).is_err());
+    assert!(one.get_state_ids_for_server(stranger, &room_id, &event_id).is_err());
+    assert!(one.get_event_auth(stranger, &room_id, &event_id).is_err());
+}

@@ -1,0 +1,5 @@
+//! The room engine as a whole: several servers in one process, over a network in memory.
+
+mod federation;
+mod local;
+mod network;

@@ -1,0 +1,294 @@
+//! Several room engines that reach each other by direct calls, and an outage switch for each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Weak},
+};
+
+use chappe_protocol::{
+    clock::ManualClock,
+    sign::{PublicKeys, ServerSigner},
+};
+use chappe_store::{
+    Batch, Direction, Store,
+    tables::outgoing::{OUTGOING, OutgoingItem},
+};
+use parking_lot::Mutex;
+use ruma::{
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
+    ServerName, UserId, events::StateEventType, room_version_rules::RoomVersionRules,
+};
+use serde_json::{Value, value::RawValue as RawJsonValue};
+
+use crate::{
+    EventDraft, RemoteError, RoomError, Rooms, RoomsConfig,
+    create::{CreateRoom, Preset},
+    handshake::{Admission, Wanted},
+    membership::{MemberProfile, NoProfiles},
+    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template},
+    send::canonical_content,
+};
+
+#[derive(Default)]
+pub(super) struct Network {
+    servers: Mutex<BTreeMap<OwnedServerName, Rooms>>,
+    keys: Mutex<PublicKeys>,
+    down: Mutex<BTreeSet<OwnedServerName>>,
+    /// Every question asked of a server, by name.
+    pub(super) asked: Mutex<Vec<&'static str>>,
+}
+
+/// One server's connection to the network.
+struct Link {
+    network: Weak<Network>,
+    own_name: OwnedServerName,
+}
+
+impl Network {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    pub(super) fn add(self: &Arc<Self>, name: &str) -> Rooms {
+        let name = ServerName::parse(name).expect("server name");
+        let seed = [u8::try_from(self.servers.lock().len() + 1).expect("few servers"); 32];
+        let signer = Arc::new(ServerSigner::from_seed(name.clone(), "a", &seed).expect("signer"));
+        self.keys.lock().extend(signer.public_keys());
+        let link = Link { network: Arc::downgrade(self), own_name: name.clone() };
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let rooms = Rooms::new(Store::in_memory(), signer, clock, Arc::new(link), Arc::new(OpenGate), Arc::new(NoProfiles), RoomsConfig::default());
+        self.servers.lock().insert(name, rooms.clone());
+        rooms
+    }
+
+    pub(super) fn set_down(&self, server: &Rooms, is_down: bool) {
+        let mut down = self.down.lock();
+        if is_down {
+            down.insert(server.server_name().to_owned());
+        } else {
+            down.remove(server.server_name());
+        }
+    }
+
+    /// Hands every queued event to its destination, until nothing is queued for a server that is up.
+    pub(super) async fn deliver(&self) {
+        loop {
+            let servers: Vec<Rooms> = self.servers.lock().values().cloned().collect();
+            let mut delivered = 0;
+            for from in &servers {
+                let queued: Vec<_> = from.store().scan(&OUTGOING, &(), Direction::Forward).collect::<Result<_, _>>().expect("queue");
+                for (key, item) in queued {
+                    let Some(to) = self.reach(&key.0) else { continue };
+                    if let OutgoingItem::Pdu(nid) = item {
+                        let event = from.get_event_by_nid(nid).expect("read").expect("queued event");
+                        let raw = event.pdu.to_federation_raw().expect("raw");
+                        // Refusals are the receiving server's business.
+                        let _ = to.receive_pdu(from.server_name(), &event.pdu.room_id, &raw).await;
+                    }
+                    let mut batch = Batch::new();
+                    batch.delete(&OUTGOING, &key);
+                    from.store().commit(batch).await.expect("commit");
+                    delivered += 1;
+                }
+            }
+            if delivered == 0 {
+                return;
+            }
+        }
+    }
+
+    fn reach(&self, name: &ServerName) -> Option<Rooms> {
+        if self.down.lock().contains(name) {
+            return None;
+        }
+        self.servers.lock().get(name).cloned()
+    }
+}
+
+impl Link {
+    fn ask(&self, server: &ServerName, question: &'static str) -> Result<Rooms, RemoteError> {
+        let unreachable = || RemoteError::Unreachable(format!("{server} is down"));
+        let network = self.network.upgrade().ok_or_else(unreachable)?;
+        network.asked.lock().push(question);
+        if network.reach(&self.own_name).is_none() {
+            return Err(unreachable());
+        }
+        network.reach(server).ok_or_else(unreachable)
+    }
+}
+
+fn refused(server: &ServerName, error: RoomError) -> RemoteError {
+    RemoteError::Refused { server: server.to_owned(), status: 403, errcode: Some("M_FORBIDDEN".to_owned()), message: error.to_string() }
+}
+
+macro_rules! asks {
+    ($self:ident, $server:ident, $question:literal, |$other:ident| $answer:expr) => {
+        Box::pin(async move {
+            let $other = $self.ask($server, $question)?;
+            $answer.map_err(|error| refused($server, error))
+        })
+    };
+}
+
+fn template((version, event): (RoomVersionId, CanonicalJsonObject)) -> Template {
+    Template { room_version: Some(version), event: serde_json::value::to_raw_value(&event).expect("raw") }
+}
+
+impl Remote for Link {
+    fn fetch_event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> RemoteResult<'a, Box<RawJsonValue>> {
+        asks!(self, server, "event", |other| other.get_event_for_server(&self.own_name, event_id))
+    }
+
+    fn fetch_missing_events<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, gap: MissingEvents) -> RemoteResult<'a, RawEvents> {
+        asks!(self, server, "get_missing_events", |other| other.get_missing_events(
+            &self.own_name,
+            room_id,
+            &gap.earliest,
+            &gap.latest,
+            gap.limit,
+            gap.min_depth
+        ))
+    }
+
+    fn fetch_state_ids<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+    ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)> {
+        asks!(self, server, "state_ids", |other| other.get_state_ids_for_server(&self.own_name, room_id, event_id))
+    }
+
+    fn fetch_state<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId) -> RemoteResult<'a, (RawEvents, RawEvents)> {
+        asks!(self, server, "state", |other| other.get_state_for_server(&self.own_name, room_id, event_id))
+    }
+
+    fn fetch_event_auth<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId) -> RemoteResult<'a, RawEvents> {
+        asks!(self, server, "event_auth", |other| other.get_event_auth(&self.own_name, room_id, event_id))
+    }
+
+    fn fetch_backfill<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, from: Vec<OwnedEventId>, limit: u32) -> RemoteResult<'a, RawEvents> {
+        asks!(self, server, "backfill", |other| other.get_backfill(&self.own_name, room_id, &from, limit))
+    }
+
+    fn make_join<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId, versions: Vec<RoomVersionId>) -> RemoteResult<'a, Template> {
+        asks!(self, server, "make_join", |other| other.make_membership(&self.own_name, room_id, user, Wanted::Join, Some(&versions)).await.map(template))
+    }
+
+    fn send_join<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId, event: Box<RawJsonValue>) -> RemoteResult<'a, JoinAnswer> {
+        asks!(self, server, "send_join", |other| other.receive_join(&self.own_name, room_id, event_id, &event).await.map(
+            |Admission { event, state, auth_chain, .. }| JoinAnswer { event: Some(event), state, auth_chain }
+        ))
+    }
+
+    fn make_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId) -> RemoteResult<'a, Template> {
+        asks!(self, server, "make_leave", |other| other.make_membership(&self.own_name, room_id, user, Wanted::Leave, None).await.map(template))
+    }
+
+    fn send_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId, event: Box<RawJsonValue>) -> RemoteResult<'a, ()> {
+        asks!(self, server, "send_leave", |other| other.receive_leave(&self.own_name, room_id, event_id, &event).await)
+    }
+
+    fn make_knock<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId, versions: Vec<RoomVersionId>) -> RemoteResult<'a, Template> {
+        asks!(self, server, "make_knock", |other| other.make_membership(&self.own_name, room_id, user, Wanted::Knock, Some(&versions)).await.map(template))
+    }
+
+    fn send_knock<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+        event: Box<RawJsonValue>,
+    ) -> RemoteResult<'a, Vec<Value>> {
+        asks!(self, server, "send_knock", |other| other.receive_knock(&self.own_name, room_id, event_id, &event).await)
+    }
+
+    fn send_invite<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+        version: &'a RoomVersionId,
+        event: Box<RawJsonValue>,
+        invite_room_state: Vec<Value>,
+    ) -> RemoteResult<'a, Box<RawJsonValue>> {
+        asks!(self, server, "invite", |other| other.receive_invite(&self.own_name, room_id, event_id, version, &event, invite_room_state).await)
+    }
+
+    fn fetch_keys_for_event<'a>(
+        &'a self,
+        _: &'a CanonicalJsonObject,
+        _: &'a RoomVersionRules,
+        _: MilliSecondsSinceUnixEpoch,
+    ) -> RemoteResult<'a, PublicKeys> {
+        Box::pin(async move { Ok(self.network.upgrade().map(|network| network.keys.lock().clone()).unwrap_or_default()) })
+    }
+}
+
+// What tests do with rooms.
+
+pub(super) fn user(rooms: &Rooms, name: &str) -> OwnedUserId {
+    UserId::parse(format!("@{name}:{}", rooms.server_name())).expect("user id")
+}
+
+pub(super) fn content(value: Value) -> CanonicalJsonObject {
+    canonical_content(&value.to_string()).expect("content")
+}
+
+pub(super) fn text(body: &str) -> EventDraft {
+    EventDraft::message("m.room.message".into(), content(serde_json::json!({ "msgtype": "m.text", "body": body })))
+}
+
+pub(super) fn room_request(version: RoomVersionId, preset: Preset) -> CreateRoom {
+    CreateRoom {
+        version: Some(version),
+        preset,
+        is_listed: false,
+        name: Some("A room".to_owned()),
+        topic: None,
+        alias_localpart: None,
+        invite: Vec::new(),
+        is_direct: false,
+        creation_content: CanonicalJsonObject::new(),
+        initial_state: Vec::new(),
+        power_level_override: CanonicalJsonObject::new(),
+        profile: MemberProfile::default(),
+    }
+}
+
+pub(super) async fn public_room(rooms: &Rooms, creator: &UserId, version: RoomVersionId) -> OwnedRoomId {
+    rooms.create_room(creator, room_request(version, Preset::PublicChat)).await.expect("room")
+}
+
+pub(super) fn membership(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> String {
+    let nid = rooms.get_room_nid(room_id).expect("read").expect("room");
+    rooms.get_membership(nid, user).expect("read").to_string()
+}
+
+/// The current state as a server sees it: type and state key to event id.
+pub(super) fn state_of(rooms: &Rooms, room_id: &RoomId) -> BTreeMap<(String, String), OwnedEventId> {
+    let room = rooms.require_room(room_id).expect("room");
+    let entries = rooms.get_current_state(room.nid).expect("state").into_iter().map(|event| {
+        let key = (event.pdu.kind.to_string(), event.pdu.state_key().unwrap_or_default().to_owned());
+        (key, event.pdu.event_id.clone())
+    });
+    entries.collect()
+}
+
+/// The bodies of the messages in the timeline, in the order they came.
+pub(super) fn bodies(rooms: &Rooms, room_id: &RoomId) -> Vec<String> {
+    let room = rooms.require_room(room_id).expect("room");
+    let (events, _) = rooms.get_timeline(room.nid, Default::default(), chappe_store::Position(u64::MAX >> 2), 1000).expect("timeline");
+    let body = |content: Value| content.get("body").and_then(Value::as_str).map(str::to_owned);
+    events.into_iter().filter_map(|(_, event)| event.pdu.get_content().ok().and_then(body)).collect()
+}
+
+pub(super) fn topic(rooms: &Rooms, room_id: &RoomId) -> Option<String> {
+    let room = rooms.require_room(room_id).expect("room");
+    let content: Value = rooms.get_state_content(room.nid, &StateEventType::RoomTopic, "").expect("read")?;
+    content.get("topic").and_then(Value::as_str).map(str::to_owned)
+}
+
+pub(super) fn set_topic(topic: &str) -> EventDraft {
+    EventDraft::state("m.room.topic", "", content(serde_json::json!({ "topic": topic })))
+}

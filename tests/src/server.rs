@@ -1,0 +1,136 @@
+//! The server under test, as a process of its own.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{Failure, authority::Authority};
+
+/// How long a server may take to answer after it was started.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One agency's server. Killed when dropped.
+pub struct Server {
+    /// Its Matrix name, with the federation port.
+    pub name: String,
+    /// Where its clients connect.
+    pub client_url: String,
+    directory: PathBuf,
+    process: Option<Child>,
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16, Failure> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The binary under test: `CHAPPE_BIN`, or the one that was built beside this test.
+fn binary() -> Result<PathBuf, Failure> {
+    if let Some(path) = std::env::var_os("CHAPPE_BIN") {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe()?;
+    let found = here.ancestors().skip(1).take(3).map(|directory| directory.join("chappe")).find(|path| path.is_file());
+    found.ok_or_else(|| "the chappe binary is not built: run `cargo build -p chappe-server`, or set CHAPPE_BIN".into())
+}
+
+impl Server {
+    /// Writes the configuration of a server called `host` that trusts `authority`, and starts it. `settings` are further lines of
+    /// the configuration.
+    pub async fn start(root: &Path, host: &str, authority: &Authority, settings: &str) -> Result<Self, Failure> {
+        let directory = root.join(host);
+        fs::create_dir_all(&directory)?;
+        let (client_port, federation_port) = (free_port()?, free_port()?);
+        let (certificate, private_key) = authority.issue(host)?;
+        let name = format!("{host}:{federation_port}");
+        let configuration = format!(
+            r#"
+server_name = "{name}"
+data_dir = {data_dir:?}
+
+[listen]
+client = ["127.0.0.1:{client_port}"]
+federation = ["127.0.0.1:{federation_port}"]
+
+[tls]
+certificate = {certificate:?}
+private_key = {private_key:?}
+extra_roots = [{root_certificate:?}]
+
+[registration]
+mode = "open"
+
+[federation]
+allow_networks = ["127.0.0.0/8", "::1/128"]
+
+[rate_limits]
+enabled = false
+
+{settings}
+"#,
+            data_dir = directory.join("data"),
+            root_certificate = authority.certificate(),
+        );
+        fs::write(directory.join("conduit.toml"), configuration)?;
+        let mut server = Self { name, client_url: format!("http://127.0.0.1:{client_port}"), directory, process: None };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts the server, again after [`Server::kill`], and waits until it answers.
+    pub async fn restart(&mut self) -> Result<(), Failure> {
+        let log = fs::File::options().create(true).append(true).open(self.log_file())?;
+        let process = Command::new(binary()?)
+            .arg("--config")
+            .arg(self.directory.join("conduit.toml"))
+            .arg("serve")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.process = Some(process);
+        let started = Instant::now();
+        while started.elapsed() < START_TIMEOUT {
+            if let Some(status) = self.process.as_mut().map(Child::try_wait).transpose()?.flatten() {
+                return Err(format!("{} ended at once with {status}:\n{}", self.name, self.log()).into());
+            }
+            let answer = reqwest::get(format!("{}/_matrix/client/versions", self.client_url)).await;
+            if answer.is_ok_and(|answer| answer.status().is_success()) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(format!("{} did not answer within {START_TIMEOUT:?}:\n{}", self.name, self.log()).into())
+    }
+
+    /// `kill -9`: no goodbye, no flush.
+    pub fn kill(&mut self) -> Result<(), Failure> {
+        if let Some(mut process) = self.process.take() {
+            process.kill()?;
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// The end of what the server has logged.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(60)..).unwrap_or_default().join("\n")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.join("server.log")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A process that is gone already is what was wanted.
+        let _ = self.kill();
+    }
+}

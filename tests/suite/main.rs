@@ -1,0 +1,3 @@
+//! Tests against the real binary: real clients, real TLS, real kills. One binary, as each links a whole Matrix client.
+
+mod federation;
