@@ -20,12 +20,14 @@ deps:
 run: deps
 	cargo run --release --locked -p chappe-server -- serve
 
+# The whole workspace in both steps, so that every dependency is built once. The tests start the binary.
 test: deps
+	cargo build --workspace --bins --locked
 	cargo test --workspace --locked
 
 demo: deps
-	cargo build --locked -p chappe-server
-	cargo run --locked -p chappe-tests --bin demo
+	cargo build --workspace --bins --locked
+	"$(CARGO_TARGET_DIR)/debug/demo"
 
 lint: deps
 	cargo fmt --all --check
