@@ -136,7 +136,7 @@ impl Keys {
         let mut changed = BTreeMap::new();
         for (usage, key) in uploaded {
             let stored = self.get_cross_signing_key(user, usage)?;
-            if !stored.is_some_and(|stored| signed_text(&stored) == signed_text(key)) {
+            if stored.is_none_or(|stored| signed_text(&stored) != signed_text(key)) {
                 changed.insert(*usage, key);
             }
         }

@@ -49,6 +49,9 @@ const RESYNCS_PER_QUERY_MAX: usize = 20;
 /// Device -> its keys.
 type DeviceMap = BTreeMap<OwnedDeviceId, Raw<DeviceKeys>>;
 
+/// A user's master and self-signing key.
+type PublicCrossSigningKeys = (Option<Raw<CrossSigningKey>>, Option<Raw<CrossSigningKey>>);
+
 /// What a device uploads.
 #[derive(Debug, Default)]
 pub struct DeviceKeysUpload {
@@ -326,7 +329,7 @@ impl Keys {
     fn get_public_cross_signing_keys(
         &self,
         user: &UserId,
-    ) -> Result<(Option<Raw<CrossSigningKey>>, Option<Raw<CrossSigningKey>>), StoreError> {
+    ) -> Result<PublicCrossSigningKeys, StoreError> {
         let mut master = None;
         if let Some(Json(mut key)) = self.store.get(&CROSS_SIGNING_KEYS, &(user.to_owned(), MASTER.to_owned()))? {
             if let Some((_, public_key)) = public_key(&key) {

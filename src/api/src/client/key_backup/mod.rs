@@ -30,6 +30,8 @@ mod put_keys;
 mod put_keys_for_room;
 mod put_keys_for_session;
 mod update_version;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -13,6 +13,8 @@ mod query;
 mod upload;
 mod upload_signatures;
 mod upload_signing_keys;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

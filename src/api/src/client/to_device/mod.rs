@@ -7,6 +7,8 @@ use ruma::api::client::to_device::send_event_to_device;
 use crate::{App, error::ApiError, route::Endpoints};
 
 mod send;
+#[cfg(test)]
+mod tests;
 
 pub fn router() -> Router<App> {
     Router::new().endpoint::<send_event_to_device::v3::Request, _>(send::handle)
