@@ -7,6 +7,7 @@ pub mod account_data;
 pub mod accounts;
 pub mod connector;
 pub mod devices;
+pub mod directory;
 pub mod edu;
 pub mod federation;
 pub mod filters;

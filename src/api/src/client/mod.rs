@@ -7,6 +7,7 @@ use crate::App;
 pub mod account;
 pub mod account_data;
 pub mod device;
+pub mod directory;
 pub mod discovery;
 pub mod filter;
 pub mod key_backup;
@@ -31,6 +32,7 @@ pub fn router() -> Router<App> {
         .merge(account::router())
         .merge(account_data::router())
         .merge(device::router())
+        .merge(directory::router())
         .merge(discovery::router())
         .merge(filter::router())
         .merge(key_backup::router())

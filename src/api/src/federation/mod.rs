@@ -10,6 +10,7 @@ use ruma::api::federation::{
     authorization::get_event_authorization,
     backfill::get_backfill,
     device::get_devices,
+    directory::{get_public_rooms, get_public_rooms_filtered},
     discovery::{get_remote_server_keys, get_remote_server_keys_batch},
     event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     keys::{claim_keys, get_keys},
@@ -28,6 +29,7 @@ pub mod make_membership;
 pub mod media_download;
 pub mod media_thumbnail;
 pub mod openid;
+pub mod public_rooms;
 pub mod query;
 pub mod send;
 pub mod send_join;
@@ -68,6 +70,8 @@ pub fn router() -> Router<App> {
         .endpoint::<get_devices::v1::Request, _>(user_devices::user_devices)
         .endpoint::<get_keys::v1::Request, _>(user_keys_query::query)
         .endpoint::<claim_keys::v1::Request, _>(user_keys_claim::claim)
+        .endpoint::<get_public_rooms::v1::Request, _>(public_rooms::get)
+        .endpoint::<get_public_rooms_filtered::v1::Request, _>(public_rooms::post)
         .endpoint::<get_openid_userinfo::v1::Request, _>(openid::userinfo)
         .route("/_matrix/key/v2/server", get(keys::server))
         .endpoint::<get_remote_server_keys::v2::Request, _>(keys::query)

@@ -29,7 +29,7 @@ impl FederationRemote {
     }
 }
 
-fn remote_error(server: &ServerName, error: FederationError) -> RemoteError {
+pub(crate) fn remote_error(server: &ServerName, error: FederationError) -> RemoteError {
     match error {
         FederationError::Policy(_) => RemoteError::Denied(server.to_owned()),
         FederationError::Status { status, errcode, error } => {

@@ -1,9 +1,27 @@
-//! Endpoints of the family `room`.
+//! Rooms as wholes: creating them, and reading and writing their state.
 
 use axum::Router;
+use ruma::api::client::{room as ruma_room, state as ruma_state};
 
-use crate::App;
+use crate::{App, route::Endpoints};
+
+mod aliases;
+mod create_room;
+mod get_event;
+mod get_state;
+mod get_state_event;
+mod send_state;
+mod state_content;
 
 pub fn router() -> Router<App> {
     Router::new()
+        .endpoint::<ruma_room::aliases::v3::Request, _>(aliases::handle)
+        .endpoint::<ruma_room::create_room::v3::Request, _>(create_room::handle)
+        .endpoint::<ruma_room::get_room_event::v3::Request, _>(get_event::handle)
+        .endpoint::<ruma_state::get_state_event_for_key::v3::Request, _>(get_state_event::handle)
+        .endpoint::<ruma_state::get_state_events::v3::Request, _>(get_state::handle)
+        .endpoint::<ruma_state::send_state_event::v3::Request, _>(send_state::handle)
 }
+
+#[cfg(test)]
+mod tests;

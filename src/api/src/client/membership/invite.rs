@@ -1,0 +1,41 @@
+//! POST /_matrix/client/v3/rooms/{roomId}/invite (client-server API, "Joining rooms").
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use chappe_rooms::Rooms;
+use ruma::OwnedRoomId;
+use serde::Deserialize;
+use serde_json::{Value as JsonValue, json};
+
+use super::target::{TargetBody, require_known, third_party_denied};
+use crate::{
+    error::ApiError,
+    extract::{JsonBody, PathParams, User},
+    rate_limit::{Limit, RateLimits},
+};
+
+#[derive(Deserialize)]
+pub struct Body {
+    #[serde(flatten)]
+    target: TargetBody,
+    /// Third-party invites have a medium instead of a user.
+    medium: Option<JsonValue>,
+}
+
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    State(limits): State<Arc<RateLimits>>,
+    User(session): User,
+    PathParams(room_id): PathParams<OwnedRoomId>,
+    JsonBody(body): JsonBody<Body>,
+) -> Result<Json<JsonValue>, ApiError> {
+    if body.medium.is_some() {
+        return Err(third_party_denied());
+    }
+    let target = body.target.target()?;
+    limits.check_user(Limit::Invite, &session.user_id)?;
+    require_known(&rooms, &room_id)?;
+    rooms.invite(&session.user_id, &room_id, &target, body.target.reason).await?;
+    Ok(Json(json!({})))
+}

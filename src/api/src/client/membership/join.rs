@@ -1,0 +1,71 @@
+//! POST /_matrix/client/v3/rooms/{roomId}/join (client-server API, "Joining rooms").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use chappe_rooms::Rooms;
+use chappe_services::{accounts::Session, profile::Profiles};
+use http::StatusCode;
+use ruma::{
+    OwnedRoomId, OwnedServerName,
+    api::{client::membership::join_room_by_id::v3::Response, error::ErrorCode},
+    events::StateEventType,
+};
+use serde::Deserialize;
+
+use super::{
+    target::{ReasonBody, member_profile},
+    via::Via,
+};
+use crate::{
+    error::ApiError,
+    extract::{Authenticated, JsonBody, PathParams, RumaResponse},
+    rate_limit::{Limit, RateLimits},
+};
+
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    State(profiles): State<Arc<Profiles>>,
+    State(limits): State<Arc<RateLimits>>,
+    Authenticated(session): Authenticated,
+    PathParams(room_id): PathParams<OwnedRoomId>,
+    Via(via): Via,
+    JsonBody(body): JsonBody<ReasonBody>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    join(&rooms, &profiles, &limits, &session, &room_id, &via, body.reason).await?;
+    Ok(RumaResponse(Response::new(room_id)))
+}
+
+/// Joins the session's user to the room.
+pub(super) async fn join(
+    rooms: &Rooms,
+    profiles: &Profiles,
+    limits: &RateLimits,
+    session: &Session,
+    room_id: &OwnedRoomId,
+    via: &[OwnedServerName],
+    reason: Option<String>,
+) -> Result<(), ApiError> {
+    let room = rooms.get_room(room_id)?;
+    let is_local = match &room {
+        Some(room) => rooms.is_server_joined(room.nid, rooms.server_name())?,
+        None => false,
+    };
+    limits.check_user(if is_local { Limit::JoinLocal } else { Limit::JoinRemote }, &session.user_id)?;
+    if session.is_guest && !may_guests_join(rooms, room_id)? {
+        return Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::GuestAccessForbidden, "Guests may not join this room"));
+    }
+    let profile = member_profile(profiles, &session.user_id)?;
+    Ok(rooms.join(&session.user_id, room_id, via, &profile, reason).await?)
+}
+
+/// Guests join only rooms whose state this server knows and that let them in.
+fn may_guests_join(rooms: &Rooms, room_id: &OwnedRoomId) -> Result<bool, ApiError> {
+    #[derive(Deserialize)]
+    struct Content {
+        guest_access: String,
+    }
+    let Some(room) = rooms.get_room(room_id)? else { return Ok(false) };
+    let content = rooms.get_state_content::<Content>(room.nid, &StateEventType::RoomGuestAccess, "")?;
+    Ok(content.is_some_and(|content| content.guest_access == "can_join"))
+}

@@ -1,0 +1,24 @@
+//! POST /_matrix/client/v3/rooms/{roomId}/kick (client-server API, "Leaving rooms").
+
+use axum::{Json, extract::State};
+use chappe_rooms::Rooms;
+use ruma::OwnedRoomId;
+use serde_json::{Value as JsonValue, json};
+
+use super::target::{TargetBody, require_known};
+use crate::{
+    error::ApiError,
+    extract::{JsonBody, PathParams, User},
+};
+
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    User(session): User,
+    PathParams(room_id): PathParams<OwnedRoomId>,
+    JsonBody(body): JsonBody<TargetBody>,
+) -> Result<Json<JsonValue>, ApiError> {
+    let target = body.target()?;
+    require_known(&rooms, &room_id)?;
+    rooms.kick(&session.user_id, &room_id, &target, body.reason).await?;
+    Ok(Json(json!({})))
+}

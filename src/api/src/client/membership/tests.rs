@@ -1,0 +1,130 @@
+use http::StatusCode;
+use serde_json::{Value as JsonValue, json};
+
+use crate::test_app::TestApp;
+
+struct Three {
+    server: TestApp,
+    alice: String,
+    bob: String,
+    room: String,
+}
+
+/// Alice's room, and Bob, who is not in it.
+async fn room(body: JsonValue) -> Three {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let (status, room) = server.post("/_matrix/client/v3/createRoom", Some(&alice), body).await;
+    assert_eq!(status, StatusCode::OK, "{room}");
+    Three { server, alice, bob, room: room["room_id"].as_str().unwrap().to_owned() }
+}
+
+impl Three {
+    async fn act(&self, token: &str, what: &str, body: JsonValue) -> (StatusCode, JsonValue) {
+        self.server.post(&format!("/_matrix/client/v3/rooms/{}/{what}", self.room), Some(token), body).await
+    }
+
+    async fn membership(&self, user: &str) -> String {
+        let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/@{user}:chappe.example", self.room);
+        let (_, content) = self.server.get(&path, Some(&self.alice)).await;
+        content["membership"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+fn refusal((status, body): &(StatusCode, JsonValue)) -> (u16, &str) {
+    (status.as_u16(), body["errcode"].as_str().unwrap_or_default())
+}
+
+fn bob() -> JsonValue {
+    json!({ "user_id": "@bob:chappe.example", "reason": "because" })
+}
+
+#[tokio::test]
+async fn invited_user_joins_leaves_and_forgets() {
+    let three = room(json!({})).await;
+    assert_eq!(refusal(&three.act(&three.bob, "join", JsonValue::Null).await), (403, "M_FORBIDDEN"));
+    assert_eq!(three.act(&three.alice, "invite", bob()).await.0, StatusCode::OK);
+    assert_eq!(three.membership("bob").await, "invite");
+    let joined = three.act(&three.bob, "join", JsonValue::Null).await;
+    assert_eq!(joined.1["room_id"], three.room);
+    let rooms = three.server.get("/_matrix/client/v3/joined_rooms", Some(&three.bob)).await.1;
+    assert_eq!(rooms, json!({ "joined_rooms": [three.room] }));
+    assert_eq!(refusal(&three.act(&three.bob, "forget", json!({})).await), (400, "M_UNKNOWN"));
+    assert_eq!(three.act(&three.bob, "leave", json!({})).await.0, StatusCode::OK);
+    assert_eq!(three.act(&three.bob, "forget", json!({})).await.0, StatusCode::OK);
+    let path = format!("/_matrix/client/v3/rooms/{}/state", three.room);
+    assert_eq!(refusal(&three.server.get(&path, Some(&three.bob)).await), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn moderators_kick_ban_and_unban() {
+    let three = room(json!({ "preset": "public_chat" })).await;
+    three.act(&three.bob, "join", JsonValue::Null).await;
+    let alice = json!({ "user_id": "@alice:chappe.example" });
+    assert_eq!(refusal(&three.act(&three.bob, "kick", alice).await), (403, "M_FORBIDDEN"));
+    assert_eq!(three.act(&three.alice, "kick", bob()).await.0, StatusCode::OK);
+    assert_eq!(three.membership("bob").await, "leave");
+    assert_eq!(refusal(&three.act(&three.alice, "kick", bob()).await), (403, "M_FORBIDDEN"));
+    assert_eq!(three.act(&three.alice, "ban", bob()).await.0, StatusCode::OK);
+    assert_eq!(refusal(&three.act(&three.bob, "join", JsonValue::Null).await), (403, "M_FORBIDDEN"));
+    assert_eq!(three.act(&three.alice, "unban", bob()).await.0, StatusCode::OK);
+    assert_eq!(three.act(&three.bob, "join", JsonValue::Null).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_target_is_told() {
+    let three = room(json!({})).await;
+    assert_eq!(refusal(&three.act(&three.alice, "invite", json!({})).await), (400, "M_MISSING_PARAM"));
+    assert_eq!(refusal(&three.act(&three.alice, "ban", json!({ "user_id": "bob" })).await), (400, "M_INVALID_PARAM"));
+    let third_party = json!({ "medium": "email", "address": "a@b.example", "id_server": "id.example", "id_access_token": "x" });
+    assert_eq!(refusal(&three.act(&three.alice, "invite", third_party).await), (403, "M_THREEPID_DENIED"));
+    let unknown = three.server.post("/_matrix/client/v3/rooms/!unknown:chappe.example/invite", Some(&three.alice), bob()).await;
+    assert_eq!(refusal(&unknown), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn room_is_joined_and_knocked_on_by_its_alias() {
+    let three = room(json!({ "preset": "public_chat", "room_alias_name": "lounge" })).await;
+    let join = |alias: &str| format!("/_matrix/client/v3/join/%23{alias}:chappe.example");
+    let joined = three.server.post(&join("lounge"), Some(&three.bob), json!({})).await;
+    assert_eq!(joined.1["room_id"], three.room);
+    assert_eq!(refusal(&three.server.post(&join("none"), Some(&three.bob), json!({})).await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&three.server.post("/_matrix/client/v3/join/nothing", Some(&three.bob), json!({})).await), (400, "M_INVALID_PARAM"));
+
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules", three.room);
+    assert_eq!(three.server.put(&path, Some(&three.alice), json!({ "join_rule": "knock" })).await.0, StatusCode::OK);
+    let carol = three.server.register("carol").await;
+    let knocked = three.server.post("/_matrix/client/v3/knock/%23lounge:chappe.example", Some(&carol), json!({ "reason": "please" })).await;
+    assert_eq!(knocked.0, StatusCode::OK, "{}", knocked.1);
+    assert_eq!(three.membership("carol").await, "knock");
+}
+
+#[tokio::test]
+async fn members_are_listed_by_membership_and_by_token() {
+    let three = room(json!({ "preset": "public_chat", "invite": ["@carol:chappe.example"] })).await;
+    let name = json!({ "displayname": "Bobby" });
+    three.server.put("/_matrix/client/v3/profile/@bob:chappe.example/displayname", Some(&three.bob), name).await;
+    let before = three.server.get(&format!("/_matrix/client/v3/rooms/{}/messages?dir=b", three.room), Some(&three.alice)).await.1;
+    three.act(&three.bob, "join", JsonValue::Null).await;
+    let members = async |query: &str| {
+        let path = format!("/_matrix/client/v3/rooms/{}/members{query}", three.room);
+        let (status, answer) = three.server.get(&path, Some(&three.alice)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let mut users: Vec<_> = answer["chunk"].as_array().unwrap().iter().map(|event| event["state_key"].as_str().unwrap().to_owned()).collect();
+        users.sort();
+        users.join(" ")
+    };
+    assert_eq!(members("").await, "@alice:chappe.example @bob:chappe.example @carol:chappe.example");
+    assert_eq!(members("?membership=invite").await, "@carol:chappe.example");
+    assert_eq!(members("?not_membership=join").await, "@carol:chappe.example");
+    let at = format!("?membership=join&at={}", before["start"].as_str().unwrap());
+    assert_eq!(members(&at).await, "@alice:chappe.example");
+
+    let path = format!("/_matrix/client/v3/rooms/{}/joined_members", three.room);
+    let joined = three.server.get(&path, Some(&three.bob)).await.1;
+    assert_eq!(joined["joined"]["@bob:chappe.example"]["display_name"], "Bobby");
+    assert_eq!(joined["joined"].as_object().unwrap().len(), 2);
+    let carol = three.server.register("carol").await;
+    assert_eq!(refusal(&three.server.get(&path, Some(&carol)).await), (403, "M_FORBIDDEN"));
+    assert_eq!(refusal(&three.server.get(&path, None).await), (401, "M_MISSING_TOKEN"));
+}

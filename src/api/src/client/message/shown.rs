@@ -1,0 +1,28 @@
+//! Pages of events as clients are shown them, and the member events that go with them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chappe_rooms::{Event, Room, RoomError, Rooms, client_event::Viewer};
+use ruma::{OwnedUserId, events::StateEventType};
+use serde_json::value::RawValue as RawJsonValue;
+
+pub(super) type RawEvents = Vec<Box<RawJsonValue>>;
+
+pub(super) fn show<'e>(rooms: &Rooms, viewer: Viewer<'_>, events: impl IntoIterator<Item = &'e Arc<Event>>) -> Result<RawEvents, RoomError> {
+    events.into_iter().map(|event| rooms.to_client(event, Some(viewer), true)).collect()
+}
+
+/// The senders of these events.
+pub(super) fn senders<'e>(events: impl IntoIterator<Item = &'e Arc<Event>>) -> BTreeSet<OwnedUserId> {
+    events.into_iter().map(|event| event.pdu.sender.clone()).collect()
+}
+
+/// The member events of these users in the state after an event.
+pub(super) fn members_at(rooms: &Rooms, room: &Room, event: &Event, users: &BTreeSet<OwnedUserId>) -> Result<Vec<Arc<Event>>, RoomError> {
+    let Some(root) = event.record.state_after else { return Ok(Vec::new()) };
+    let mut members = Vec::new();
+    for user in users {
+        members.extend(rooms.get_from_root(room.nid, root, &StateEventType::RoomMember, user.as_str())?);
+    }
+    Ok(members)
+}

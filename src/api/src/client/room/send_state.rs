@@ -1,0 +1,121 @@
+//! PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey} (client-server API, "Sending events to a room").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use chappe_rooms::{EventDraft, Rooms, membership::MemberProfile, send::canonical_content};
+use chappe_services::{accounts::Session, directory::Directory, profile::Profiles};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, UserId,
+    api::client::state::send_state_event::v3::{Request, Response},
+    events::{StateEventType, room::member::MembershipState},
+};
+
+use super::state_content::check_content;
+use crate::{
+    client::membership::target::{member_profile, require_known},
+    error::ApiError,
+    extract::{Authenticated, Ruma, RumaResponse},
+    rate_limit::{Limit, RateLimits},
+};
+
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    State(directory): State<Arc<Directory>>,
+    State(profiles): State<Arc<Profiles>>,
+    State(limits): State<Arc<RateLimits>>,
+    Authenticated(session): Authenticated,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    let content = canonical_content(request.body.json().get())?;
+    limits.check_user(Limit::Message, &session.user_id)?;
+    if request.event_type == StateEventType::RoomMember {
+        let member = Member { rooms: &rooms, profiles: &profiles, session: &session, room_id: &request.room_id };
+        let event_id = member.set(&request.state_key, content).await?;
+        return Ok(RumaResponse(Response::new(event_id)));
+    }
+    require_known(&rooms, &request.room_id)?;
+    check_content(&rooms, &directory, &request.room_id, &request.event_type, &request.state_key, &content).await?;
+    let draft = EventDraft::state(request.event_type.to_string(), request.state_key, content);
+    let sent = rooms.send(&session.user_id, &request.room_id, draft).await?;
+    Ok(RumaResponse(Response::new(sent.event_id)))
+}
+
+/// A change of membership that comes as a state event. It takes the way of the endpoint that is made for it where other servers
+/// may have to take part.
+struct Member<'a> {
+    rooms: &'a Rooms,
+    profiles: &'a Profiles,
+    session: &'a Session,
+    room_id: &'a RoomId,
+}
+
+impl Member<'_> {
+    async fn set(&self, state_key: &str, mut content: CanonicalJsonObject) -> Result<OwnedEventId, ApiError> {
+        let Self { rooms, session, room_id, .. } = *self;
+        let sender = &session.user_id;
+        let target = UserId::parse(state_key).map_err(|_| ApiError::invalid_param("The state key is not a user id"))?;
+        let membership = content.get("membership").and_then(CanonicalJsonValue::as_str);
+        let membership = MembershipState::from(membership.ok_or_else(|| ApiError::bad_json("The content has no membership"))?);
+        let is_own = target == *sender;
+        // Whom a restricted join is authorised by is for the server to say.
+        if !is_own || membership == MembershipState::Join {
+            content.remove("join_authorised_via_users_server");
+        }
+        let room = rooms.get_room(room_id)?;
+        let (is_resident, is_joined) = match &room {
+            Some(room) => (rooms.is_server_joined(room.nid, rooms.server_name())?, rooms.is_joined(room.nid, sender)?),
+            None => (false, false),
+        };
+        let reason = text(&content, "reason");
+        match membership {
+            MembershipState::Join if is_own && !is_joined => {
+                rooms.join(sender, room_id, &[], &self.profile(&content)?, reason).await?;
+            }
+            MembershipState::Join if is_own => {
+                let profile = self.profile(&content)?;
+                for (field, value) in [("displayname", profile.display_name), ("avatar_url", profile.avatar_url)] {
+                    if let Some(value) = value {
+                        content.entry(field.to_owned()).or_insert(CanonicalJsonValue::String(value));
+                    }
+                }
+                return self.send(&target, content).await;
+            }
+            MembershipState::Leave if is_own && !is_resident => rooms.leave(sender, room_id, reason).await?,
+            MembershipState::Knock if is_own && !is_resident => {
+                rooms.knock(sender, room_id, &[], &self.profile(&content)?, reason).await?;
+            }
+            MembershipState::Invite if target.server_name() != rooms.server_name() => {
+                require_known(rooms, room_id)?;
+                rooms.invite_with_content(sender, room_id, &target, content).await?;
+            }
+            MembershipState::Join | MembershipState::Leave | MembershipState::Knock | MembershipState::Invite | MembershipState::Ban => {
+                require_known(rooms, room_id)?;
+                return self.send(&target, content).await;
+            }
+            _ => return Err(ApiError::bad_json("There is no such membership")),
+        }
+        // What the endpoints' ways have made of it.
+        let nid = rooms.get_room_nid(room_id)?.ok_or_else(|| ApiError::forbidden("You are not in this room"))?;
+        let member = rooms.get_member(nid, &target)?;
+        member.map(|member| member.value.event_id).ok_or_else(|| ApiError::internal("a membership that was just set is not there"))
+    }
+
+    async fn send(&self, target: &UserId, content: CanonicalJsonObject) -> Result<OwnedEventId, ApiError> {
+        let draft = EventDraft::state(StateEventType::RoomMember.to_string(), target.as_str(), content);
+        Ok(self.rooms.send(&self.session.user_id, self.room_id, draft).await?.event_id)
+    }
+
+    /// As the content has it, and as the user's profile has it where the content says nothing.
+    fn profile(&self, content: &CanonicalJsonObject) -> Result<MemberProfile, ApiError> {
+        let profile = member_profile(self.profiles, &self.session.user_id)?;
+        Ok(MemberProfile {
+            display_name: if content.contains_key("displayname") { text(content, "displayname") } else { profile.display_name },
+            avatar_url: if content.contains_key("avatar_url") { text(content, "avatar_url") } else { profile.avatar_url },
+        })
+    }
+}
+
+fn text(content: &CanonicalJsonObject, field: &str) -> Option<String> {
+    content.get(field).and_then(CanonicalJsonValue::as_str).map(str::to_owned)
+}

@@ -1,0 +1,163 @@
+use http::StatusCode;
+use serde_json::{Value as JsonValue, json};
+
+use crate::test_app::TestApp;
+
+async fn create(server: &TestApp, token: &str, body: JsonValue) -> String {
+    let (status, answer) = server.post("/_matrix/client/v3/createRoom", Some(token), body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    answer["room_id"].as_str().unwrap().to_owned()
+}
+
+async fn state(server: &TestApp, token: &str, room: &str, key: &str) -> (StatusCode, JsonValue) {
+    server.get(&format!("/_matrix/client/v3/rooms/{room}/state/{key}"), Some(token)).await
+}
+
+fn refusal((status, body): &(StatusCode, JsonValue)) -> (u16, &str) {
+    (status.as_u16(), body["errcode"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn room_is_created_as_its_creator_asks() {
+    let server = TestApp::new();
+    let alice = server.register("alice").await;
+    server.register("bob").await;
+    let room = create(
+        &server,
+        &alice,
+        json!({
+            "preset": "public_chat", "visibility": "public", "name": "Lounge", "topic": "Talk", "room_alias_name": "lounge",
+            "room_version": "11", "invite": ["@bob:chappe.example"], "is_direct": true,
+            "creation_content": { "type": "m.space", "room_version": "1" },
+            "initial_state": [{ "type": "org.example.test", "content": { "a": 1 } }],
+            "power_level_content_override": { "invite": 77 },
+        }),
+    )
+    .await;
+    assert_eq!(state(&server, &alice, &room, "m.room.name").await.1, json!({ "name": "Lounge" }));
+    assert_eq!(state(&server, &alice, &room, "m.room.join_rules/").await.1, json!({ "join_rule": "public" }));
+    assert_eq!(state(&server, &alice, &room, "org.example.test").await.1, json!({ "a": 1 }));
+    assert_eq!(state(&server, &alice, &room, "m.room.canonical_alias").await.1, json!({ "alias": "#lounge:chappe.example" }));
+    assert_eq!(state(&server, &alice, &room, "m.room.power_levels").await.1["invite"], 77);
+    let create_event = state(&server, &alice, &room, "m.room.create?format=event").await.1;
+    assert_eq!(create_event["content"]["type"], "m.space");
+    assert_eq!(create_event["content"]["room_version"], "11");
+    assert_eq!(create_event["sender"], "@alice:chappe.example");
+    let invite = state(&server, &alice, &room, "m.room.member/@bob:chappe.example").await.1;
+    assert_eq!((invite["membership"].as_str(), invite["is_direct"].as_bool()), (Some("invite"), Some(true)));
+}
+
+#[tokio::test]
+async fn malformed_requests_create_no_room() {
+    let server = TestApp::new();
+    let alice = server.register("alice").await;
+    let path = "/_matrix/client/v3/createRoom";
+    for (body, errcode) in [
+        (json!({ "room_version": 1 }), "M_BAD_JSON"),
+        (json!({ "room_version": "no such version" }), "M_UNSUPPORTED_ROOM_VERSION"),
+        (json!({ "preset": "no such preset" }), "M_BAD_JSON"),
+        (json!({ "room_alias_name": "with space" }), "M_INVALID_PARAM"),
+        (json!({ "initial_state": [{ "content": {} }] }), "M_BAD_JSON"),
+        (json!({ "invite": ["nobody"] }), "M_BAD_JSON"),
+    ] {
+        let answer = server.post(path, Some(&alice), body.clone()).await;
+        assert_eq!(refusal(&answer), (400, errcode), "{body}");
+    }
+    let third_party = json!({ "invite_3pid": [{ "id_server": "id.example", "id_access_token": "x", "medium": "email", "address": "a@b.example" }] });
+    assert_eq!(refusal(&server.post(path, Some(&alice), third_party).await), (403, "M_THREEPID_DENIED"));
+    assert_eq!(refusal(&server.post(path, None, json!({})).await), (401, "M_MISSING_TOKEN"));
+    create(&server, &alice, json!({ "room_alias_name": "taken" })).await;
+    let again = server.post(path, Some(&alice), json!({ "room_alias_name": "taken" })).await;
+    assert_eq!(refusal(&again), (400, "M_ROOM_IN_USE"));
+}
+
+#[tokio::test]
+async fn state_is_for_members_and_as_it_was_for_those_who_left() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = create(&server, &alice, json!({ "preset": "public_chat", "name": "Before" })).await;
+    assert_eq!(refusal(&state(&server, &bob, &room, "m.room.name").await), (403, "M_FORBIDDEN"));
+    assert_eq!(refusal(&state(&server, &bob, "!unknown:chappe.example", "m.room.name").await), (403, "M_FORBIDDEN"));
+    assert_eq!(server.post(&format!("/_matrix/client/v3/join/{room}"), Some(&bob), JsonValue::Null).await.0, StatusCode::OK);
+    assert_eq!(server.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), Some(&bob), JsonValue::Null).await.0, StatusCode::OK);
+    let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.name");
+    assert_eq!(server.put(&path, Some(&alice), json!({ "name": "After" })).await.0, StatusCode::OK);
+    assert_eq!(state(&server, &alice, &room, "m.room.name").await.1["name"], "After");
+    assert_eq!(state(&server, &bob, &room, "m.room.name").await.1["name"], "Before");
+    assert_eq!(refusal(&state(&server, &alice, &room, "m.room.topic").await), (404, "M_NOT_FOUND"));
+    let (status, whole) = server.get(&format!("/_matrix/client/v3/rooms/{room}/state"), Some(&bob)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(whole.as_array().unwrap().iter().any(|event| event["type"] == "m.room.create"));
+}
+
+#[tokio::test]
+async fn everyone_sees_the_state_of_a_world_readable_room() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let visible = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "world_readable" } }]);
+    let room = create(&server, &alice, json!({ "name": "Open", "initial_state": visible })).await;
+    assert_eq!(state(&server, &bob, &room, "m.room.name").await.1["name"], "Open");
+}
+
+#[tokio::test]
+async fn state_is_written_only_with_the_power_for_it() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = create(&server, &alice, json!({ "preset": "public_chat" })).await;
+    let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.topic/");
+    assert_eq!(refusal(&server.put(&path, Some(&bob), json!({ "topic": "no" })).await), (403, "M_FORBIDDEN"));
+    server.post(&format!("/_matrix/client/v3/join/{room}"), Some(&bob), JsonValue::Null).await;
+    assert_eq!(refusal(&server.put(&path, Some(&bob), json!({ "topic": "no" })).await), (403, "M_FORBIDDEN"));
+    let levels = format!("/_matrix/client/v3/rooms/{room}/state/m.room.power_levels");
+    assert_eq!(refusal(&server.put(&levels, Some(&alice), json!({ "ban": "50" })).await), (400, "M_BAD_JSON"));
+    let acl = format!("/_matrix/client/v3/rooms/{room}/state/m.room.server_acl");
+    assert_eq!(server.put(&acl, Some(&alice), json!({ "allow": ["elsewhere.example"] })).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn canonical_alias_must_exist_and_mean_the_room() {
+    let server = TestApp::new();
+    let alice = server.register("alice").await;
+    let room = create(&server, &alice, json!({ "room_alias_name": "one" })).await;
+    create(&server, &alice, json!({ "room_alias_name": "other" })).await;
+    let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.canonical_alias");
+    let set = async |content: JsonValue| server.put(&path, Some(&alice), content).await;
+    assert_eq!(set(json!({ "alias": "#one:chappe.example", "alt_aliases": [] })).await.0, StatusCode::OK);
+    assert_eq!(refusal(&set(json!({ "alias": "#none:chappe.example" })).await), (400, "M_BAD_ALIAS"));
+    assert_eq!(refusal(&set(json!({ "alias": "#other:chappe.example" })).await), (400, "M_BAD_ALIAS"));
+    assert_eq!(refusal(&set(json!({ "alt_aliases": ["no alias"] })).await), (400, "M_INVALID_PARAM"));
+    // What was there before may stay, even if it no longer exists.
+    let alias = "/_matrix/client/v3/directory/room/%23one:chappe.example";
+    assert_eq!(server.call(http::Method::DELETE, alias, Some(&alice), JsonValue::Null).await.0, StatusCode::OK);
+    assert_eq!(state(&server, &alice, &room, "m.room.canonical_alias").await.1.get("alias"), None);
+}
+
+#[tokio::test]
+async fn memberships_can_be_set_as_state() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = create(&server, &alice, json!({})).await;
+    let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/@bob:chappe.example");
+    let invited = server.put(&path, Some(&alice), json!({ "membership": "invite" })).await;
+    assert_eq!(invited.0, StatusCode::OK, "{}", invited.1);
+    let joined = server.put(&path, Some(&bob), json!({ "membership": "join", "displayname": "Bobby" })).await;
+    assert!(joined.1["event_id"].as_str().unwrap().starts_with('$'), "{}", joined.1);
+    assert_eq!(state(&server, &bob, &room, "m.room.member/@bob:chappe.example").await.1["displayname"], "Bobby");
+    assert_eq!(refusal(&server.put(&path, Some(&bob), json!({})).await), (400, "M_BAD_JSON"));
+    assert_eq!(refusal(&server.put(&path, Some(&bob), json!({ "membership": "elsewhere" })).await), (400, "M_BAD_JSON"));
+}
+
+#[tokio::test]
+async fn single_events_are_shown_to_those_who_may_see_them() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = create(&server, &alice, json!({})).await;
+    let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/1");
+    let sent = server.put(&path, Some(&alice), json!({ "msgtype": "m.text", "body": "hello" })).await.1;
+    let path = format!("/_matrix/client/v3/rooms/{room}/event/{}", sent["event_id"].as_str().unwrap());
+    let event = server.get(&path, Some(&alice)).await.1;
+    assert_eq!(event["content"]["body"], "hello");
+    assert_eq!(event["unsigned"]["transaction_id"], "1");
+    assert_eq!(refusal(&server.get(&path, Some(&bob)).await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&server.get(&path, None).await), (401, "M_MISSING_TOKEN"));
+}
