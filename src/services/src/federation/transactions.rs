@@ -62,6 +62,7 @@ impl Transactions {
         self.receive_edus(origin, keys).await;
         let results = self.receive_pdus(origin, pdus).await;
         self.receive_edus(origin, others).await;
+        self.keys.spawn_retry_of(origin);
         results
     }
 

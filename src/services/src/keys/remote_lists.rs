@@ -2,7 +2,7 @@
 //! when an update was missed.
 //!
 //! A missed update is remembered in the store until the list has been fetched. Who fetches: the update that shows the gap, the
-//! next query, and [`Keys::retry_stale_lists`], which wiring runs now and then and whenever a server is heard of again.
+//! next query, the next transaction of the server ([`Keys::spawn_retry_of`]), and [`Keys::run`] every few minutes.
 //!
 //! Spec: Server-Server API, Device Management.
 
@@ -28,6 +28,9 @@ use super::{
     is_storable,
     sharing::shared_rooms_of_remote,
 };
+
+/// How often lists that are out of date are tried again while nothing is heard of their servers.
+const RETRY_EVERY: Duration = Duration::from_secs(300);
 
 /// How many devices of one remote user are kept.
 const DEVICES_MAX: usize = 5_000;
@@ -310,14 +313,27 @@ impl Keys {
         Ok(())
     }
 
-    /// The same for one server, when it is heard of again.
-    pub async fn retry_stale_lists_of(&self, server: &ServerName) -> Result<(), StoreError> {
-        let mut users = Vec::new();
-        for row in self.store.scan(&STALE_DEVICE_LISTS, &(server.to_owned(),), Direction::Forward) {
-            users.push(row?.0.1);
+    /// Fetches stale lists now and every few minutes, for as long as it is polled.
+    pub async fn run(self) {
+        loop {
+            if let Err(error) = self.retry_stale_lists().await {
+                tracing::error!(%error, "stale device lists cannot be read");
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
         }
-        self.retry_users(users).await;
-        Ok(())
+    }
+
+    /// Fetches the stale lists of one server in the background: for when it is heard of again.
+    pub fn spawn_retry_of(&self, server: &ServerName) {
+        let rows = self.store.scan(&STALE_DEVICE_LISTS, &(server.to_owned(),), Direction::Forward);
+        match rows.map(|row| Ok(row?.0.1)).collect::<Result<Vec<_>, StoreError>>() {
+            Ok(users) if users.is_empty() => {}
+            Ok(users) => {
+                let keys = self.clone();
+                tokio::spawn(async move { keys.retry_users(users).await });
+            }
+            Err(error) => tracing::error!(%error, "stale device lists cannot be read"),
+        }
     }
 
     async fn retry_users(&self, users: Vec<OwnedUserId>) {

@@ -403,10 +403,16 @@ async fn a_gap_in_the_updates_of_a_remote_device_list_has_it_fetched_anew() {
 
     let before = bench.store.durable_position();
     bench.servers.devices.lock().insert(remy().to_owned(), remote_list(6, &[("PHONE", "p"), ("TABLET", "t")]));
-    bench.keys.retry_stale_lists().await.unwrap();
-    assert_eq!(remys_devices(&bench).await, ["PHONE", "TABLET"]);
+    // The server is heard of again, so the list is fetched without anybody asking.
+    bench.keys.spawn_retry_of(remote);
     let lists = DeviceLists::new(bench.store.clone());
-    assert!(lists.changed_between(alice(), before, bench.store.durable_position()).unwrap().changed.contains(remy()));
+    let told = async {
+        while !lists.changed_between(alice(), before, bench.store.durable_position()).unwrap().changed.contains(remy()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    assert_eq!(remys_devices(&bench).await, ["PHONE", "TABLET"]);
     bench.keys.receive_device_list_update(remote, &update(7, &[6], "PHONE", "q")).await.unwrap();
     assert_eq!(remys_devices(&bench).await, ["PHONE", "TABLET"]);
 }
