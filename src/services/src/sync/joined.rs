@@ -1,6 +1,9 @@
 //! A joined room's part of an answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use chappe_rooms::{
     Event, Room,
@@ -12,7 +15,6 @@ use ruma::{
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::json;
-use std::sync::Arc;
 
 use super::{
     StateStyle, SyncError, View,

@@ -1,9 +1,6 @@
 //! Reading a room's timeline for one user.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use chappe_rooms::{
     Event, Room, RoomError, Rooms,
@@ -11,7 +8,7 @@ use chappe_rooms::{
     timeline::{self, Token},
 };
 use chappe_store::{Direction, EventNid, Order, Position, tables::events::TIMELINE};
-use ruma::{OwnedEventId, OwnedUserId, UserId};
+use ruma::{OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
 
 use super::filter::EventFilter;
 
@@ -76,7 +73,9 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         let ((_, position), nid) = row?;
         let Some(event) = rooms.get_event_by_nid(nid)? else { continue };
         let is_ignored = !event.pdu.is_state() && query.ignored.contains(&event.pdu.sender);
-        let is_shown = !is_ignored && query.filter.admits(&event.pdu) && eyes.sees(&event)?;
+        // What became of the user's own membership is shown whatever the room's visibility says: declining an invite, for one.
+        let is_own = event.pdu.is_state_event(&TimelineEventType::RoomMember, query.user.as_str());
+        let is_shown = !is_ignored && query.filter.admits(&event.pdu) && (is_own || eyes.sees(&event)?);
         if is_shown && timeline.events.len() >= query.limit {
             timeline.limited = true;
             break;
