@@ -1,0 +1,108 @@
+//! `chappe serve`: build the server, listen, and stop in order when asked to.
+
+use std::time::Duration;
+
+use chappe_protocol::clock::{Clock, SystemClock};
+use tokio_util::sync::CancellationToken;
+
+use super::CommandResult;
+use crate::{
+    config::{Config, ListenAddress, Loaded, Origin, RegistrationMode},
+    listen::{self, BoundListener},
+    shutdown::{Request, Signals},
+    telemetry,
+    tls::{self, ServerTls},
+    wiring,
+};
+
+/// Work that blocks (hashing passwords, files) gets this long to end after everything else has.
+const BLOCKING_GRACE: Duration = Duration::from_secs(5);
+
+pub fn run(loaded: &Loaded) -> CommandResult {
+    telemetry::start(&loaded.config.log);
+    tls::install_provider();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(loaded));
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    result
+}
+
+async fn serve(loaded: &Loaded) -> CommandResult {
+    let config = &loaded.config;
+    let mut signals = Signals::install()?;
+    let certificate = ServerTls::load(&config.tls, &config.server_name, SystemClock.now_ms())?;
+    let listeners = listen::bind(&config.listen, certificate.is_some()).await?;
+    let stop = CancellationToken::new();
+    let mut server = wiring::build(config, stop.clone()).await?;
+    server.open_control_socket(stop.clone());
+
+    announce(loaded, &listeners);
+    let serving = listen::serve(
+        listeners,
+        server.router(),
+        certificate.as_ref().map(ServerTls::acceptor),
+        config.listen.clone(),
+        stop.clone(),
+    );
+    let serving = tokio::spawn(serving);
+    loop {
+        match signals.next().await {
+            Request::Stop => break,
+            Request::Reload => reload(config, certificate.as_ref()),
+        }
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+    serving.await?;
+    server.close().await?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn reload(config: &Config, certificate: Option<&ServerTls>) {
+    let Some(certificate) = certificate else { return };
+    match certificate.reload(&config.server_name, SystemClock.now_ms()) {
+        Ok(()) => tracing::info!("read the certificate again"),
+        Err(error) => tracing::error!(%error, "the certificate could not be read again; the old one stays in use"),
+    }
+}
+
+/// Says where the server listens, what an operator should know about it, and in a trial what to do next.
+fn announce(loaded: &Loaded, listeners: &[BoundListener]) {
+    let config = &loaded.config;
+    tracing::info!(
+        server_name = %config.server_name,
+        data_dir = %config.data_dir.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "ready"
+    );
+    for listener in listeners {
+        let protocol = if listener.speaks_tls() { "https" } else { "http" };
+        tracing::info!(address = %listener.address(), protocol, "listening");
+    }
+    let serves_federation = config.federation.enabled && !config.listen.federation.is_empty();
+    if serves_federation && !listeners.iter().any(BoundListener::speaks_tls) {
+        tracing::warn!("no tls.certificate: the federation listeners speak plain HTTP, and need a proxy that speaks TLS in front");
+    }
+    if loaded.origin == Origin::Trial {
+        let client = listeners.iter().map(BoundListener::address).find_map(|address| match address {
+            ListenAddress::Tcp(address) => Some(address.to_string()),
+            ListenAddress::Unix(_) => None,
+        });
+        print_trial_help(&client.unwrap_or_else(|| "127.0.0.1:8008".to_owned()));
+    } else if config.registration.mode == RegistrationMode::Open {
+        tracing::warn!("registration.mode is \"open\": whoever reaches this server can make an account on it");
+    }
+}
+
+fn print_trial_help(client: &str) {
+    let program = std::env::current_exe().map_or_else(|_| "chappe".to_owned(), |path| path.display().to_string());
+    println!(
+        "
+Chappe is running with its trial configuration: only this machine reaches it, anyone here may register.
+  Give your Matrix client the homeserver URL   http://{client}
+  and register there, or make a user with      {program} user create alice
+  Data is in ./data; stop with Ctrl-C. For a real server, copy conduit.toml.example to conduit.toml.
+"
+    );
+}

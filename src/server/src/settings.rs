@@ -1,0 +1,157 @@
+//! Turns sections of the configuration into the plain values that each part of the server takes.
+
+use chappe_api::{
+    client::discovery::{DiscoveryConfig, Stability, SupportContact},
+    rate_limit::{Rate, RateLimitsConfig},
+};
+use chappe_protocol::room_version;
+use chappe_rooms::RoomsConfig;
+use chappe_services::{
+    accounts::{AccountsConfig, LockoutConfig},
+    connector::ConnectorConfig,
+    federation::keys::{RetiredKey, ServerKeysConfig},
+    media::MediaConfig,
+    policy::FederationPolicy,
+    registration::{RegistrationConfig, RegistrationMode},
+    secret::Secret,
+};
+use chappe_store_rocksdb::RocksOptions;
+use ruma::{RoomVersionId, api::client::discovery::get_capabilities::v3::RoomVersionStability};
+
+use crate::{
+    config::{
+        self, Config, DefaultEncryption, Durability, MediaSection, RateLimitsSection, RoomsSection, StorageSection,
+    },
+    signing_key::OldKey,
+};
+
+pub fn engine(section: &StorageSection) -> RocksOptions {
+    RocksOptions {
+        cache_bytes: usize::try_from(section.block_cache_bytes).unwrap_or(usize::MAX),
+        write_buffer_bytes: usize::try_from(section.write_buffer_bytes).unwrap_or(usize::MAX),
+        ..RocksOptions::default()
+    }
+}
+
+pub fn durability(section: &StorageSection) -> chappe_store::Durability {
+    match section.durability {
+        Durability::Fsync => chappe_store::Durability::Fsync,
+        Durability::Os => chappe_store::Durability::Os,
+    }
+}
+
+pub fn connector(config: &Config, extra_roots: Vec<Vec<u8>>) -> ConnectorConfig {
+    ConnectorConfig {
+        extra_roots,
+        allow_networks: config.federation.allow_networks.clone(),
+        ..ConnectorConfig::default()
+    }
+}
+
+pub fn federation_policy(config: &Config) -> FederationPolicy {
+    let section = &config.federation;
+    FederationPolicy::new(config.server_name.clone(), section.enabled, &section.allow, &section.deny)
+}
+
+pub fn server_keys(config: &Config, old_keys: Vec<OldKey>) -> ServerKeysConfig {
+    let retired = |key: OldKey| RetiredKey {
+        key_id: key.key_id,
+        public_key: key.public_key,
+        expired_ms: key.expired_at_ms,
+    };
+    ServerKeysConfig {
+        notaries: config.federation.trusted_key_servers.clone(),
+        denied_keys: Vec::new(),
+        retired_keys: old_keys.into_iter().map(retired).collect(),
+    }
+}
+
+pub fn accounts(config: &Config) -> AccountsConfig {
+    let (registration, login) = (&config.registration, &config.login);
+    let secret = |secret: &config::Secret| Secret::new(secret.expose());
+    AccountsConfig {
+        registration: RegistrationConfig {
+            mode: match registration.mode {
+                config::RegistrationMode::Closed => RegistrationMode::Closed,
+                config::RegistrationMode::Token => RegistrationMode::Token,
+                config::RegistrationMode::Open => RegistrationMode::Open,
+            },
+            token: registration.token.as_ref().map(secret),
+            shared_secret: registration.shared_secret.as_ref().map(secret),
+            allow_guests: registration.allow_guests,
+        },
+        access_token_lifetime_ms: login.access_token_lifetime_seconds.saturating_mul(1000),
+        lockout: LockoutConfig {
+            enabled: login.lockout,
+            account_failures_max: login.lockout_account_failures,
+            address_failures_max: login.lockout_address_failures,
+            longest_ms: login.lockout_longest_seconds.saturating_mul(1000),
+            ..LockoutConfig::default()
+        },
+        ..AccountsConfig::new(config.server_name.clone())
+    }
+}
+
+pub fn rooms(section: &RoomsSection) -> RoomsConfig {
+    RoomsConfig {
+        default_version: section.default_version.clone(),
+        default_encryption: match section.default_encryption {
+            DefaultEncryption::Off => chappe_rooms::DefaultEncryption::Off,
+            DefaultEncryption::Invite => chappe_rooms::DefaultEncryption::Invite,
+            DefaultEncryption::All => chappe_rooms::DefaultEncryption::All,
+        },
+        ..RoomsConfig::default()
+    }
+}
+
+pub fn media(section: &MediaSection) -> MediaConfig {
+    MediaConfig {
+        upload_bytes_max: section.max_upload_bytes,
+        remote_bytes_max: section.max_upload_bytes,
+        legacy_unauthenticated: section.legacy_unauthenticated,
+        ..MediaConfig::default()
+    }
+}
+
+pub fn discovery(config: &Config) -> DiscoveryConfig {
+    let section = &config.well_known;
+    let contact = |contact: &config::SupportContact| SupportContact {
+        role: contact.role.clone(),
+        matrix_id: contact.matrix_id.clone(),
+        email_address: contact.email_address.clone(),
+    };
+    DiscoveryConfig {
+        client_base_url: section.client.clone(),
+        federation_host: section.server.clone(),
+        support_contacts: section.support_contacts.iter().map(contact).collect(),
+        support_page: section.support_page.clone(),
+        room_version_default: config.rooms.default_version.clone(),
+        room_versions: room_versions(),
+    }
+}
+
+/// Every version this server knows, with its stability.
+fn room_versions() -> Vec<(RoomVersionId, Stability)> {
+    let stability = |of: RoomVersionStability| match of {
+        RoomVersionStability::Stable => Stability::Stable,
+        _ => Stability::Unstable,
+    };
+    room_version::supported().into_iter().map(|(version, of)| (version, stability(of))).collect()
+}
+
+pub fn rate_limits(section: &RateLimitsSection) -> RateLimitsConfig {
+    let rate = |rate: config::Rate| Rate { per_second: rate.per_second, burst: rate.burst };
+    RateLimitsConfig {
+        enabled: section.enabled,
+        message: rate(section.message),
+        registration: rate(section.registration),
+        registration_token_validity: rate(section.registration_token_validity),
+        login_address: rate(section.login_address),
+        login_account: rate(section.login_account),
+        join_local: rate(section.join_local),
+        join_remote: rate(section.join_remote),
+        invite: rate(section.invite),
+        create_room: rate(section.create_room),
+        authentication: rate(section.authentication),
+    }
+}

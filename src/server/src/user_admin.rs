@@ -1,0 +1,127 @@
+//! What an operator does to accounts from the command line, on a running server or on a stopped one.
+
+use std::sync::Arc;
+
+use chappe_rooms::Rooms;
+use chappe_services::{
+    StoreError,
+    accounts::{AccountRecord, Accounts, ChangeAccountError, Erase},
+    registration::{NewAccount, RegisterError},
+};
+use ruma::{OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
+
+/// A request, with all it needs: it may be performed in another process than the one that was asked.
+#[derive(Deserialize, Serialize)]
+pub enum UserRequest {
+    Create { name: String, password: String, admin: bool },
+    ResetPassword { name: String, password: String },
+    List,
+    Deactivate { name: String },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum UserAdminError {
+    #[error("found \"{0}\"; allowed: the name of a user of this server, such as alice, or the whole user id")]
+    Name(String),
+    #[error("{0}: {1}")]
+    Register(String, RegisterError),
+    #[error("{0}: {1}")]
+    Change(OwnedUserId, ChangeAccountError),
+    #[error("the database cannot be read: {0}")]
+    Read(#[from] StoreError),
+}
+
+/// Performs requests on the services.
+pub struct UserAdmin {
+    accounts: Arc<Accounts>,
+    rooms: Rooms,
+}
+
+impl UserAdmin {
+    pub fn new(accounts: Arc<Accounts>, rooms: Rooms) -> Self {
+        Self { accounts, rooms }
+    }
+
+    /// Returns lines for the operator to read.
+    pub async fn perform(&self, request: UserRequest) -> Result<Vec<String>, UserAdminError> {
+        match request {
+            UserRequest::Create { name, password, admin } => self.create(&name, password, admin).await,
+            UserRequest::ResetPassword { name, password } => self.reset_password(&name, &password).await,
+            UserRequest::List => self.list(),
+            UserRequest::Deactivate { name } => self.deactivate(&name).await,
+        }
+    }
+
+    async fn create(&self, name: &str, password: String, admin: bool) -> Result<Vec<String>, UserAdminError> {
+        let localpart = self.localpart(name)?.to_owned();
+        let account = NewAccount { username: Some(localpart), password: Some(password), admin };
+        let created = self.accounts.create_user(&account).await;
+        let user_id = created.map_err(|error| UserAdminError::Register(name.to_owned(), error))?;
+        Ok(vec![format!("created {user_id}")])
+    }
+
+    async fn reset_password(&self, name: &str, password: &str) -> Result<Vec<String>, UserAdminError> {
+        let user_id = self.user_id(name)?;
+        match self.accounts.reset_password(&user_id, password).await {
+            Ok(()) => Ok(vec![format!("{user_id} has a new password, and all its devices are logged out")]),
+            Err(error) => Err(UserAdminError::Change(user_id, error)),
+        }
+    }
+
+    fn list(&self) -> Result<Vec<String>, UserAdminError> {
+        Ok(self.accounts.list_users()?.iter().map(|(user_id, account)| describe(user_id, account)).collect())
+    }
+
+    async fn deactivate(&self, name: &str) -> Result<Vec<String>, UserAdminError> {
+        let user_id = self.user_id(name)?;
+        if let Err(error) = self.accounts.deactivate(&user_id, Erase::No).await {
+            return Err(UserAdminError::Change(user_id, error));
+        }
+        let mut lines = vec![format!("{user_id} is deactivated")];
+        lines.extend(self.leave_rooms(&user_id).await?);
+        Ok(lines)
+    }
+
+    /// Takes a user out of every room. Returns a line for each that could not be left, which keeps no other.
+    async fn leave_rooms(&self, user_id: &UserId) -> Result<Vec<String>, UserAdminError> {
+        let rooms: Vec<_> = self.rooms.scan_user_rooms(user_id).collect::<Result<_, _>>()?;
+        let mut failures = Vec::new();
+        for (room, member) in rooms {
+            if !matches!(member.value.membership.as_str(), "join" | "invite" | "knock") {
+                continue;
+            }
+            let Some(room_id) = self.rooms.get_room_id(room)? else { continue };
+            if let Err(error) = self.rooms.leave(user_id, &room_id, None).await {
+                failures.push(format!("but is still in {room_id}: {error}"));
+            }
+        }
+        Ok(failures)
+    }
+
+    /// The local part of a name or of a user id of this server.
+    fn localpart<'a>(&self, name: &'a str) -> Result<&'a str, UserAdminError> {
+        let Some(id) = name.strip_prefix('@') else { return Ok(name) };
+        match id.split_once(':') {
+            Some((localpart, server)) if server == self.accounts.server_name() => Ok(localpart),
+            _ => Err(UserAdminError::Name(name.to_owned())),
+        }
+    }
+
+    fn user_id(&self, name: &str) -> Result<OwnedUserId, UserAdminError> {
+        let localpart = self.localpart(name)?;
+        let user_id = UserId::parse_with_server_name(localpart, self.accounts.server_name());
+        user_id.map_err(|_| UserAdminError::Name(name.to_owned()))
+    }
+}
+
+fn describe(user_id: &UserId, account: &AccountRecord) -> String {
+    let mut words = vec![user_id.to_string()];
+    if account.admin {
+        words.push("administrator".to_owned());
+    }
+    if account.deactivated_at_ms.is_some() {
+        words.push("deactivated".to_owned());
+    }
+    words.join(" ")
+}

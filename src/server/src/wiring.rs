@@ -1,0 +1,274 @@
+//! Builds the server, top to bottom: what stands further down may use what stands above, and not the other way round.
+//!
+//! Here configuration becomes the plain values each part takes. Nothing else in the server sees both sides.
+
+use std::{io, sync::Arc};
+
+use axum::Router;
+use chappe_api::{App, client::discovery::DiscoveryConfig, extract::TrustedProxies, rate_limit::RateLimits};
+use chappe_protocol::clock::{Clock, SystemClock};
+use chappe_rooms::Rooms;
+use chappe_services::{
+    account_data::AccountData,
+    accounts::{Accounts, HashError},
+    connector::{Connector, ConnectorBuildError},
+    devices::Devices,
+    directory::Directory,
+    federation::{
+        client::FederationClient,
+        destinations::Destinations,
+        incoming::RequestVerifier,
+        keys::ServerKeys,
+        remote::FederationRemote,
+        resolver::Resolver,
+        sender::Sender,
+        transactions::Transactions,
+    },
+    filters::Filters,
+    key_backup::KeyBackup,
+    keys::{DeviceLists, Keys},
+    media::Media,
+    policy::FederationPolicy,
+    presence::Presence,
+    profile::Profiles,
+    receipts::Receipts,
+    sync::{SyncService, SyncSources, waiters::Waiters},
+    to_device::ToDevice,
+    typing::Typing,
+    uia::Uia,
+};
+use chappe_store::{Engine, EngineError, Store, StoreError, log::OpenError};
+use chappe_store_rocksdb::RocksEngine;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    control,
+    data_dir::{DataDir, DataDirError},
+    settings,
+    signing_key::{self, SigningKeyError},
+    tls::{self, TlsError},
+    user_admin::UserAdmin,
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    SigningKey(#[from] SigningKeyError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("the database: {0}")]
+    Engine(#[from] EngineError),
+    #[error("the log of writes: {0}")]
+    Log(#[from] OpenError),
+    #[error("the database cannot be read: {0}")]
+    Store(#[from] StoreError),
+    #[error("outgoing requests: {0}")]
+    Connector(#[from] ConnectorBuildError),
+    #[error("passwords: {0}")]
+    Hash(#[from] HashError),
+    #[error("the media directory: {0}")]
+    Media(io::Error),
+    #[error("a task of the server ended before its time: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A server that is built and not yet reachable.
+pub struct Server {
+    router: Router,
+    store: Store,
+    user_admin: Arc<UserAdmin>,
+    tasks: Vec<JoinHandle<()>>,
+    data_dir: DataDir,
+}
+
+/// Opens the data and builds everything on it. What runs in the background ends with `stop`.
+pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, BuildError> {
+    let server_name = config.server_name.clone();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+
+    // What lies on disk.
+    let data_dir = DataDir::open(&config.data_dir, &server_name)?;
+    let signer = Arc::new(signing_key::load_or_generate(&data_dir, server_name.clone())?);
+    let old_keys = signing_key::load_old(&data_dir)?;
+    let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&data_dir.database(), &settings::engine(&config.storage))?);
+    let store = Store::open(engine, &data_dir.log(), settings::durability(&config.storage))?;
+
+    // The way out.
+    let connector = Connector::new(settings::connector(config, tls::read_extra_roots(&config.tls)?))?;
+    let policy = Arc::new(settings::federation_policy(config));
+    let destinations = Destinations::load(store.clone(), clock.clone())?;
+    let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
+    let federation =
+        FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
+    let server_keys = ServerKeys::new(
+        signer.clone(),
+        federation.clone(),
+        store.clone(),
+        clock.clone(),
+        settings::server_keys(config, old_keys),
+    );
+    let sender = Arc::new(Sender::start(
+        server_name.clone(),
+        store.clone(),
+        clock.clone(),
+        Arc::new(federation.clone()),
+        destinations.clone(),
+        stop.clone(),
+    )?);
+
+    // Accounts.
+    let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), settings::accounts(config))?);
+    let uia = Arc::new(Uia::new(accounts.clone(), clock.clone()));
+    let devices = Arc::new(Devices::new(store.clone(), clock.clone()));
+    let profiles = Arc::new(Profiles::new(store.clone(), server_name.clone(), Arc::new(federation.clone())));
+    let account_data = Arc::new(AccountData::new(store.clone()));
+    let filters = Arc::new(Filters::new(store.clone()));
+
+    // Rooms.
+    let rooms = Rooms::new(
+        store.clone(),
+        signer.clone(),
+        clock.clone(),
+        Arc::new(FederationRemote::new(federation.clone(), server_keys.clone())),
+        policy.clone(),
+        profiles.clone(),
+        settings::rooms(&config.rooms),
+    );
+
+    let directory = Arc::new(Directory::new(rooms.clone(), federation.clone()));
+
+    // Encryption.
+    let keys = Keys::new(store.clone(), server_name.clone(), Arc::new(federation.clone()));
+    let device_lists = DeviceLists::new(store.clone());
+    let to_device = Arc::new(ToDevice::new(store.clone(), server_name.clone(), clock.clone(), keys.clone()));
+    let key_backup = KeyBackup::new(store.clone());
+
+    // What passes.
+    let typing = Arc::new(Typing::new(store.clone(), server_name.clone(), clock.clone(), sender.clone()));
+    let presence = Arc::new(Presence::new(
+        store.clone(),
+        server_name.clone(),
+        clock.clone(),
+        sender.clone(),
+        config.presence.enabled,
+    ));
+    let receipts = Arc::new(Receipts::new(store.clone(), server_name.clone(), clock.clone()));
+
+    let media = Media::open(
+        &data_dir.media(),
+        store.clone(),
+        server_name.clone(),
+        clock.clone(),
+        Arc::new(federation.clone()),
+        settings::media(&config.media),
+    )
+    .map_err(BuildError::Media)?;
+
+    // What clients are told.
+    let waiters = Waiters::follow(&store);
+    let sync = Arc::new(SyncService::new(SyncSources {
+        rooms: rooms.clone(),
+        account_data: account_data.clone(),
+        receipts: receipts.clone(),
+        typing: typing.clone(),
+        presence: presence.clone(),
+        to_device: to_device.clone(),
+        device_lists: device_lists.clone(),
+        filters: filters.clone(),
+        waiters: waiters.clone(),
+    }));
+
+    // The way in.
+    let verifier =
+        Arc::new(RequestVerifier::new(server_name.clone(), server_keys.clone(), policy.clone(), destinations.clone()));
+    let transactions = Arc::new(Transactions {
+        rooms: rooms.clone(),
+        typing: typing.clone(),
+        receipts: receipts.clone(),
+        presence: presence.clone(),
+        keys: keys.clone(),
+        to_device: to_device.clone(),
+    });
+    let discovery: Arc<DiscoveryConfig> = Arc::new(settings::discovery(config));
+    let rate_limits = Arc::new(RateLimits::new(settings::rate_limits(&config.rate_limits), clock.clone()));
+    let trusted_proxies = Arc::new(TrustedProxies(config.listen.trusted_proxies.clone()));
+
+    let tasks = vec![
+        run_until(stop.clone(), typing.clone().run()),
+        run_until(stop.clone(), presence.clone().run()),
+        run_until(stop.clone(), keys.clone().run()),
+        // Waiting polls are answered, so that their connections can close.
+        tokio::spawn(async move {
+            stop.cancelled().await;
+            waiters.close();
+        }),
+    ];
+    let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone()));
+
+    let router = chappe_api::router(App {
+        account_data,
+        accounts,
+        clock,
+        device_lists,
+        devices,
+        directory,
+        discovery,
+        filters,
+        key_backup,
+        keys,
+        media,
+        presence,
+        profiles,
+        rate_limits,
+        receipts,
+        rooms,
+        sender,
+        server_keys: Arc::new(server_keys),
+        sync,
+        to_device,
+        transactions,
+        trusted_proxies,
+        typing,
+        uia,
+        verifier,
+    });
+    Ok(Server { router, store, user_admin, tasks, data_dir })
+}
+
+fn run_until(stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        tokio::select! {
+            () = task => {}
+            () = stop.cancelled() => {}
+        }
+    })
+}
+
+impl Server {
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    pub fn user_admin(&self) -> &Arc<UserAdmin> {
+        &self.user_admin
+    }
+
+    /// Opens the control socket, through which `chappe user` reaches this server.
+    pub fn open_control_socket(&mut self, stop: CancellationToken) {
+        let (path, admin) = (self.data_dir.path().to_owned(), self.user_admin.clone());
+        self.tasks.push(tokio::spawn(async move { control::serve(&path, admin, stop).await }));
+    }
+
+    /// Waits for the background to end, and writes out what is still in memory. Only after `stop`.
+    pub async fn close(self) -> Result<(), BuildError> {
+        for task in self.tasks {
+            task.await?;
+        }
+        let store = self.store;
+        Ok(tokio::task::spawn_blocking(move || store.close()).await??)
+    }
+}
