@@ -28,14 +28,14 @@ fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// The binary under test: `CHAPPE_BIN`, or the one that was built beside this test.
+/// The binary under test: `HOMESERVER_BINARY`, or the one that was built beside this test.
 fn binary() -> Result<PathBuf, Failure> {
-    if let Some(path) = std::env::var_os("CHAPPE_BIN") {
+    if let Some(path) = std::env::var_os("HOMESERVER_BINARY") {
         return Ok(path.into());
     }
     let here = std::env::current_exe()?;
     let found = here.ancestors().skip(1).take(3).map(|directory| directory.join("chappe")).find(|path| path.is_file());
-    found.ok_or_else(|| "the chappe binary is not built: run `cargo build -p chappe-server`, or set CHAPPE_BIN".into())
+    found.ok_or_else(|| "the chappe binary is not built: run `cargo build -p chappe-server`, or set HOMESERVER_BINARY".into())
 }
 
 impl Server {

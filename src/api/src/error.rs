@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 use ruma::api::error::ErrorCode;
 use serde_json::{Map, Value as JsonValue};
 
+mod rooms;
 mod services;
 
 /// A refusal or failure, as the client sees it (client-server API, "Standard error response").

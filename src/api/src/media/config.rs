@@ -12,5 +12,5 @@ use crate::{
 };
 
 pub(super) async fn config(State(media): State<Media>, _: Authenticated) -> Result<RumaResponse<v1::Response>, ApiError> {
-    Ok(RumaResponse(v1::Response { upload_size: UInt::new_saturating(media.config().upload_bytes_max) }))
+    Ok(RumaResponse(v1::Response::new(UInt::new_saturating(media.config().upload_bytes_max))))
 }

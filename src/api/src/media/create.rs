@@ -14,5 +14,7 @@ use crate::{
 pub(super) async fn create(State(media): State<Media>, User(session): User) -> Result<RumaResponse<v1::Response>, ApiError> {
     let (content_uri, expires_ms) = media.create(&session.user_id).await?;
     let unused_expires_at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(expires_ms)));
-    Ok(RumaResponse(v1::Response { content_uri, unused_expires_at }))
+    let mut response = v1::Response::new(content_uri);
+    response.unused_expires_at = unused_expires_at;
+    Ok(RumaResponse(response))
 }

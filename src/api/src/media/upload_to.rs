@@ -3,12 +3,13 @@
 //! Client-server API, content repository.
 
 use axum::{
+    Json,
     body::Body,
     extract::{Query, State, rejection::QueryRejection},
 };
 use chappe_services::media::Media;
 use http::HeaderMap;
-use ruma::api::client::media::create_content_async::v3;
+use serde_json::{Value, json};
 
 use super::{
     query::{UploadQuery, parsed, server_name},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     error::ApiError,
-    extract::{PathParams, RumaResponse, User},
+    extract::{PathParams, User},
 };
 
 pub(super) async fn upload_to(
@@ -26,9 +27,9 @@ pub(super) async fn upload_to(
     query: Result<Query<UploadQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
-) -> Result<RumaResponse<v3::Response>, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     check_length(&headers, &media)?;
     let info = parsed(query)?.info(&headers);
     media.upload_to(&session.user_id, &*server_name(&server)?, &media_id, info, body.into_data_stream()).await?;
-    Ok(RumaResponse(v3::Response {}))
+    Ok(Json(json!({})))
 }

@@ -41,7 +41,7 @@ pub async fn handle(
     let leaving = tokio::spawn(async move { leave_all(&rooms, &session.user_id).await });
     leaving.await.map_err(ApiError::internal)??;
     // No third-party identifier was ever bound through this server, so none is left to unbind.
-    Ok(RumaResponse(Response { id_server_unbind_result: ThirdPartyIdRemovalStatus::Success }))
+    Ok(RumaResponse(Response::new(ThirdPartyIdRemovalStatus::Success)))
 }
 
 /// Takes a user out of every room, and back from every invite and knock. A room that cannot be left does not keep the others.

@@ -23,10 +23,6 @@ pub async fn handle(
         return Err(ApiError::forbidden("Tokens can be had for oneself only"));
     }
     let (access_token, lifetime_ms) = accounts.create_openid_token(&session.user_id).await?;
-    Ok(RumaResponse(Response {
-        access_token,
-        token_type: TokenType::Bearer,
-        matrix_server_name: accounts.server_name().to_owned(),
-        expires_in: Duration::from_millis(lifetime_ms),
-    }))
+    let server_name = accounts.server_name().to_owned();
+    Ok(RumaResponse(Response::new(access_token, TokenType::Bearer, server_name, Duration::from_millis(lifetime_ms))))
 }

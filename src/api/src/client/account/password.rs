@@ -30,5 +30,5 @@ pub async fn handle(
     uia.authorize_user(&session, "change password", request.auth.as_ref(), address).await?;
     let log_out_others = if request.logout_devices { LogOutOthers::Yes } else { LogOutOthers::No };
     accounts.change_password(&session, &request.new_password, log_out_others).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

@@ -34,7 +34,7 @@ pub async fn handle(
             let guest = accounts.register_guest(request.initial_device_display_name, request.refresh_token).await?;
             return Ok(RumaResponse(logged_in(guest)));
         }
-        RegistrationKind::_Custom(_) => return Err(ApiError::invalid_param("The kind of account is \"user\" or \"guest\"")),
+        _ => return Err(ApiError::invalid_param("The kind of account is \"user\" or \"guest\"")),
     }
     if request.login_type == Some(LoginType::ApplicationService) {
         return Err(ApiError::forbidden("Only application services register this way, and none is known by this token"));
@@ -54,7 +54,7 @@ pub async fn handle(
     let account = NewAccount { username: request.username, password: Some(password), admin: false };
     if request.inhibit_login {
         let user_id = accounts.create_user(&account).await?;
-        return Ok(RumaResponse(Response { access_token: None, user_id, device_id: None, refresh_token: None, expires_in: None }));
+        return Ok(RumaResponse(Response::new(user_id)));
     }
     let device = NewDevice {
         device_id: request.device_id,
@@ -65,11 +65,10 @@ pub async fn handle(
 }
 
 fn logged_in(session: LoggedIn) -> Response {
-    Response {
-        access_token: Some(session.tokens.access),
-        user_id: session.user_id,
-        device_id: Some(session.device_id),
-        refresh_token: session.tokens.refresh,
-        expires_in: session.tokens.expires_in_ms.map(Duration::from_millis),
-    }
+    let mut response = Response::new(session.user_id);
+    response.access_token = Some(session.tokens.access);
+    response.device_id = Some(session.device_id);
+    response.refresh_token = session.tokens.refresh;
+    response.expires_in = session.tokens.expires_in_ms.map(Duration::from_millis);
+    response
 }

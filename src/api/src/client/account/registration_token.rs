@@ -22,5 +22,5 @@ pub async fn handle(
         return Err(ApiError::forbidden("Registration is closed"));
     }
     limits.check_address(Limit::RegistrationTokenValidity, address)?;
-    Ok(RumaResponse(Response { valid: accounts.is_registration_token(&request.token) }))
+    Ok(RumaResponse(Response::new(accounts.is_registration_token(&request.token))))
 }

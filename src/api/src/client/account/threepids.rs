@@ -7,5 +7,5 @@ use ruma::api::client::account::get_3pids::v3::Response;
 use crate::extract::{RumaResponse, User};
 
 pub async fn handle(User(_): User) -> RumaResponse<Response> {
-    RumaResponse(Response { threepids: Vec::new() })
+    RumaResponse(Response::new(Vec::new()))
 }

@@ -24,5 +24,5 @@ pub async fn handle(
     }
     limits.check_address(Limit::Registration, address)?;
     accounts.check_username(&request.username)?;
-    Ok(RumaResponse(Response { available: true }))
+    Ok(RumaResponse(Response::new(true)))
 }

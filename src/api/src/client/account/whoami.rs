@@ -5,5 +5,7 @@ use ruma::api::client::account::whoami::v3::Response;
 use crate::extract::{Authenticated, RumaResponse};
 
 pub async fn handle(Authenticated(session): Authenticated) -> RumaResponse<Response> {
-    RumaResponse(Response { user_id: session.user_id, device_id: Some(session.device_id), is_guest: session.is_guest })
+    let mut response = Response::new(session.user_id, session.is_guest);
+    response.device_id = Some(session.device_id);
+    RumaResponse(response)
 }

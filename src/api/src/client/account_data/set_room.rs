@@ -19,5 +19,5 @@ pub async fn handle(
 ) -> Result<RumaResponse<Response>, ApiError> {
     check_own(&session.user_id, &request.user_id)?;
     account_data.put(&session.user_id, Some(&request.room_id), &request.event_type.to_string(), request.data.json()).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

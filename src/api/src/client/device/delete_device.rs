@@ -26,5 +26,5 @@ pub async fn handle(
     let operation = format!("delete device {}", request.device_id);
     uia.authorize_user(&session, &operation, request.auth.as_ref(), address).await?;
     devices.delete(&session.user_id, &[request.device_id]).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

@@ -28,5 +28,5 @@ pub async fn handle(
     let operation = format!("delete devices {}", named.join("\n"));
     uia.authorize_user(&session, &operation, request.auth.as_ref(), address).await?;
     devices.delete(&session.user_id, &request.devices).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

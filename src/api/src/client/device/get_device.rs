@@ -18,5 +18,5 @@ pub async fn handle(
 ) -> Result<RumaResponse<Response>, ApiError> {
     let device = devices.get_device(&session.user_id, &request.device_id)?;
     let device = device.ok_or_else(|| ApiError::not_found("There is no such device"))?;
-    Ok(RumaResponse(Response { device: super::to_ruma(device) }))
+    Ok(RumaResponse(Response::new(super::to_ruma(device))))
 }

@@ -16,5 +16,5 @@ pub async fn handle(
     Authenticated(session): Authenticated,
 ) -> Result<RumaResponse<Response>, ApiError> {
     let devices = devices.scan_devices(&session.user_id)?;
-    Ok(RumaResponse(Response { devices: devices.into_iter().map(super::to_ruma).collect() }))
+    Ok(RumaResponse(Response::new(devices.into_iter().map(super::to_ruma).collect())))
 }

@@ -23,10 +23,9 @@ pub fn router() -> Router<App> {
 }
 
 fn to_ruma(device: chappe_services::devices::Device) -> ruma_device::Device {
-    ruma_device::Device {
-        device_id: device.device_id,
-        display_name: device.display_name,
-        last_seen_ip: device.last_seen_address,
-        last_seen_ts: device.last_seen_at_ms.map(|at_ms| MilliSecondsSinceUnixEpoch(UInt::new_saturating(at_ms))),
-    }
+    let mut shown = ruma_device::Device::new(device.device_id);
+    shown.display_name = device.display_name;
+    shown.last_seen_ip = device.last_seen_address;
+    shown.last_seen_ts = device.last_seen_at_ms.map(|at_ms| MilliSecondsSinceUnixEpoch(UInt::new_saturating(at_ms)));
+    shown
 }

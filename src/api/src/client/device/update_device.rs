@@ -22,5 +22,5 @@ pub async fn handle(
         None if devices.get_device(&session.user_id, &request.device_id)?.is_none() => return Err(ChangeDeviceError::NotFound.into()),
         None => {}
     }
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

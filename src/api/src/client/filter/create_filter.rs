@@ -22,5 +22,5 @@ pub async fn handle(
         return Err(ApiError::forbidden("Filters are for their own user only"));
     }
     let filter_id = filters.create_filter(&session.user_id, &filter).await?;
-    Ok(RumaResponse(Response { filter_id }))
+    Ok(RumaResponse(Response::new(filter_id)))
 }

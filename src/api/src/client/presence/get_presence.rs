@@ -17,12 +17,11 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     let snapshot = presence.get(&session.user_id, &request.user_id)?;
-    Ok(RumaResponse(Response {
-        presence: snapshot.state,
-        status_msg: snapshot.status_msg,
-        last_active_ago: snapshot.last_active_ago_ms.map(Duration::from_millis),
-        currently_active: Some(snapshot.currently_active),
-    }))
+    let mut response = Response::new(snapshot.state);
+    response.status_msg = snapshot.status_msg;
+    response.last_active_ago = snapshot.last_active_ago_ms.map(Duration::from_millis);
+    response.currently_active = Some(snapshot.currently_active);
+    Ok(RumaResponse(response))
 }
 
 impl From<GetPresenceError> for ApiError {

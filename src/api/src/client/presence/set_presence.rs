@@ -20,7 +20,7 @@ pub async fn handle(
         return Err(ApiError::forbidden("You can only set your own presence"));
     }
     presence.set(&session.user_id, request.presence, request.status_msg).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }
 
 impl From<SetPresenceError> for ApiError {

@@ -28,5 +28,5 @@ pub async fn handle(
     if let Some(event_id) = &request.private_read_receipt {
         receipts.set(room_id, user_id, ReceiptKind::Private, &Thread::Unthreaded, event_id).await?;
     }
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

@@ -37,11 +37,11 @@ pub async fn handle(
         "m.read.private" => ReceiptKind::Private,
         "m.fully_read" if thread == Thread::Unthreaded => {
             receipts.set_fully_read(&room_id, &session.user_id, &event_id).await?;
-            return Ok(RumaResponse(Response {}));
+            return Ok(RumaResponse(Response::new()));
         }
         "m.fully_read" => return Err(ApiError::invalid_param("thread_id is not for m.fully_read")),
         _ => return Err(ApiError::invalid_param("receiptType must be m.read, m.read.private or m.fully_read")),
     };
     receipts.set(&room_id, &session.user_id, kind, &thread, &event_id).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

@@ -48,13 +48,20 @@ async fn room_is_created_as_its_creator_asks() {
 }
 
 #[tokio::test]
+async fn rooms_made_alike_at_the_same_time_are_two() {
+    let server = TestApp::new();
+    let alice = server.register("alice").await;
+    assert_ne!(create(&server, &alice, json!({})).await, create(&server, &alice, json!({})).await);
+}
+
+#[tokio::test]
 async fn malformed_requests_create_no_room() {
     let server = TestApp::new();
     let alice = server.register("alice").await;
     let path = "/_matrix/client/v3/createRoom";
     for (body, errcode) in [
         (json!({ "room_version": 1 }), "M_BAD_JSON"),
-        (json!({ "room_version": "no such version" }), "M_UNSUPPORTED_ROOM_VERSION"),
+        (json!({ "room_version": "no-such-version" }), "M_UNSUPPORTED_ROOM_VERSION"),
         (json!({ "preset": "no such preset" }), "M_BAD_JSON"),
         (json!({ "room_alias_name": "with space" }), "M_INVALID_PARAM"),
         (json!({ "initial_state": [{ "content": {} }] }), "M_BAD_JSON"),

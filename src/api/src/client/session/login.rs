@@ -61,18 +61,11 @@ async fn with_password(
 
 #[allow(deprecated)]
 fn response(session: LoggedIn, discovery: &DiscoveryConfig) -> Response {
-    let well_known = discovery.client_base_url.as_ref().map(|base_url| DiscoveryInfo {
-        homeserver: HomeserverInfo { base_url: base_url.clone() },
-        identity_server: None,
-    });
-    Response {
-        // Deprecated, but old clients and bots still read it.
-        home_server: Some(session.user_id.server_name().to_owned()),
-        user_id: session.user_id,
-        access_token: session.tokens.access,
-        device_id: session.device_id,
-        well_known,
-        refresh_token: session.tokens.refresh,
-        expires_in: session.tokens.expires_in_ms.map(Duration::from_millis),
-    }
+    let mut response = Response::new(session.user_id, session.tokens.access, session.device_id);
+    // Deprecated, but old clients and bots still read it.
+    response.home_server = Some(response.user_id.server_name().to_owned());
+    response.well_known = discovery.client_base_url.as_ref().map(|base_url| DiscoveryInfo::new(HomeserverInfo::new(base_url.clone())));
+    response.refresh_token = session.tokens.refresh;
+    response.expires_in = session.tokens.expires_in_ms.map(Duration::from_millis);
+    response
 }

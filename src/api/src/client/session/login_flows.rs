@@ -5,9 +5,11 @@ use ruma::api::client::session::get_login_types::v3::{LoginType, PasswordLoginTy
 use crate::extract::RumaResponse;
 
 pub async fn handle() -> RumaResponse<Response> {
+    let mut token = TokenLoginType::new();
+    token.get_login_token = true;
     let flows = vec![
-        LoginType::Password(PasswordLoginType {}),
-        LoginType::Token(TokenLoginType { get_login_token: true }),
+        LoginType::Password(PasswordLoginType::new()),
+        LoginType::Token(token),
     ];
-    RumaResponse(Response { flows })
+    RumaResponse(Response::new(flows))
 }

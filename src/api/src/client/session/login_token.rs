@@ -25,5 +25,5 @@ pub async fn handle(
     }
     uia.authorize_user(&session, "get login token", request.auth.as_ref(), address).await?;
     let (login_token, lifetime_ms) = accounts.create_login_token(&session.user_id).await?;
-    Ok(RumaResponse(Response { expires_in: Duration::from_millis(lifetime_ms), login_token }))
+    Ok(RumaResponse(Response::new(Duration::from_millis(lifetime_ms), login_token)))
 }

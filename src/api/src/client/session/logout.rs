@@ -16,5 +16,5 @@ pub async fn handle(
     Authenticated(session): Authenticated,
 ) -> Result<RumaResponse<Response>, ApiError> {
     accounts.delete_session(&session).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

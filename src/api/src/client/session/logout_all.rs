@@ -16,5 +16,5 @@ pub async fn handle(
     Authenticated(session): Authenticated,
 ) -> Result<RumaResponse<Response>, ApiError> {
     accounts.delete_all_sessions(&session.user_id).await?;
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }

@@ -16,9 +16,8 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     let tokens = accounts.refresh(&request.refresh_token).await?;
-    Ok(RumaResponse(Response {
-        access_token: tokens.access,
-        refresh_token: tokens.refresh,
-        expires_in_ms: tokens.expires_in_ms.map(Duration::from_millis),
-    }))
+    let mut response = Response::new(tokens.access);
+    response.refresh_token = tokens.refresh;
+    response.expires_in_ms = tokens.expires_in_ms.map(Duration::from_millis);
+    Ok(RumaResponse(response))
 }

@@ -35,7 +35,7 @@ pub async fn handle(
     } else {
         typing.stop(&room_id, &user_id)?;
     }
-    Ok(RumaResponse(Response {}))
+    Ok(RumaResponse(Response::new()))
 }
 
 impl From<SetTypingError> for ApiError {
