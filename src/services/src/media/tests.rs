@@ -1,4 +1,7 @@
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    io::Cursor,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use chappe_protocol::clock::ManualClock;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
@@ -23,7 +26,11 @@ struct Elsewhere {
 }
 
 impl MediaTransport for Elsewhere {
-    fn fetch_media<'a>(&'a self, server: &'a ServerName, media_id: &'a str) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>> {
+    fn fetch_media<'a>(
+        &'a self,
+        server: &'a ServerName,
+        media_id: &'a str,
+    ) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         async move {
             if media_id != "known" {
@@ -54,8 +61,15 @@ fn setup_with(config: MediaConfig) -> Setup {
     let clock = Arc::new(ManualClock::new(1_000_000));
     let elsewhere = Arc::new(Elsewhere::default());
     *elsewhere.bytes.lock() = b"from elsewhere".to_vec();
-    let media =
-        Media::open(dir.path(), store.clone(), server_name!("a.example").to_owned(), clock.clone(), elsewhere.clone(), config).unwrap();
+    let media = Media::open(
+        dir.path(),
+        store.clone(),
+        server_name!("a.example").to_owned(),
+        clock.clone(),
+        elsewhere.clone(),
+        config,
+    )
+    .unwrap();
     let path = dir.path().to_owned();
     *elsewhere.dir.lock() = Some(dir);
     Setup { media, elsewhere, clock, store, dir: path }
@@ -83,7 +97,10 @@ async fn upload_is_read_back_with_its_name_and_type() {
     let uri = media.upload(alice(), text("a.txt"), body("hello")).await.unwrap();
     let file = media.get_own_file(&id(&uri), Access::Authenticated, NO_WAIT).await.unwrap();
     assert_eq!(std::fs::read(&file.path).unwrap(), b"hello");
-    assert_eq!((file.size_bytes, file.filename.as_deref(), file.content_type.as_deref()), (5, Some("a.txt"), Some("text/plain")));
+    assert_eq!(
+        (file.size_bytes, file.filename.as_deref(), file.content_type.as_deref()),
+        (5, Some("a.txt"), Some("text/plain"))
+    );
 }
 
 #[tokio::test]
@@ -141,12 +158,16 @@ async fn waiting_download_gets_the_upload_when_it_comes() {
 
 #[tokio::test]
 async fn reserved_ids_expire_and_are_limited() {
-    let Setup { media, clock, store, .. } = setup_with(MediaConfig { pending_uploads_max: 2, ..MediaConfig::default() });
+    let Setup { media, clock, store, .. } =
+        setup_with(MediaConfig { pending_uploads_max: 2, ..MediaConfig::default() });
     let (uri, _) = media.create(alice()).await.unwrap();
     media.create(alice()).await.unwrap();
     assert!(matches!(media.create(alice()).await, Err(UploadError::TooManyPending { .. })));
     clock.advance(24 * 3_600_000);
-    assert!(matches!(media.get_own_file(&id(&uri), Access::Authenticated, NO_WAIT).await, Err(GetMediaError::NotFound)));
+    assert!(matches!(
+        media.get_own_file(&id(&uri), Access::Authenticated, NO_WAIT).await,
+        Err(GetMediaError::NotFound)
+    ));
     let late = media.upload_to(alice(), server_name!("a.example"), &id(&uri), text("x"), body("x")).await;
     assert!(matches!(late, Err(UploadError::UnknownId)));
     media.create(alice()).await.unwrap();
@@ -157,10 +178,17 @@ async fn reserved_ids_expire_and_are_limited() {
 async fn remote_media_is_fetched_once_and_kept() {
     let Setup { media, elsewhere, .. } = setup();
     let server = server_name!("b.example");
-    assert!(matches!(media.get_held_file(server, "known", Access::Authenticated, NO_WAIT).await, Err(GetMediaError::NotFound)));
+    assert!(matches!(
+        media.get_held_file(server, "known", Access::Authenticated, NO_WAIT).await,
+        Err(GetMediaError::NotFound)
+    ));
     let legacy = media.get_file(server, "known", Access::Legacy, NO_WAIT).await;
     assert!(matches!(legacy, Err(GetMediaError::NotFound)));
-    assert_eq!(elsewhere.fetches.load(Ordering::SeqCst), 0, "what the old endpoints may not show is not fetched for them");
+    assert_eq!(
+        elsewhere.fetches.load(Ordering::SeqCst),
+        0,
+        "what the old endpoints may not show is not fetched for them"
+    );
     let file = media.get_file(server, "known", Access::Authenticated, NO_WAIT).await.unwrap();
     assert_eq!(file.filename.as_deref(), Some("remote.txt"));
     assert_eq!(media.get_held_file(server, "known", Access::Authenticated, NO_WAIT).await.unwrap(), file);
@@ -175,8 +203,14 @@ async fn remote_media_is_fetched_once_and_kept() {
 async fn remote_media_may_be_missing_or_too_large() {
     let Setup { media, elsewhere, .. } = setup();
     let server = server_name!("b.example");
-    assert!(matches!(media.get_file(server, "unknown", Access::Authenticated, NO_WAIT).await, Err(GetMediaError::NotFound)));
-    assert!(matches!(media.get_file(server, "../etc", Access::Authenticated, NO_WAIT).await, Err(GetMediaError::InvalidId)));
+    assert!(matches!(
+        media.get_file(server, "unknown", Access::Authenticated, NO_WAIT).await,
+        Err(GetMediaError::NotFound)
+    ));
+    assert!(matches!(
+        media.get_file(server, "../etc", Access::Authenticated, NO_WAIT).await,
+        Err(GetMediaError::InvalidId)
+    ));
     *elsewhere.bytes.lock() = vec![b'x'; 101];
     let error = media.get_file(server, "known", Access::Authenticated, NO_WAIT).await.unwrap_err();
     assert!(matches!(error, GetMediaError::Remote(cause) if matches!(*cause, FetchMediaError::TooLarge)));
@@ -186,9 +220,10 @@ async fn remote_media_may_be_missing_or_too_large() {
 async fn thumbnail_is_made_once_and_refused_for_text() {
     let Setup { media, .. } = setup_with(MediaConfig::default());
     let mut png = Vec::new();
-    image::RgbImage::new(400, 200).write_to(&mut std::io::Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
+    image::RgbImage::new(400, 200).write_to(&mut Cursor::new(&mut png), image::ImageFormat::Png).unwrap();
     let own = server_name!("a.example");
-    let uri = media.upload(alice(), FileInfo::default(), stream::iter([Ok::<_, String>(Bytes::from(png))])).await.unwrap();
+    let uri =
+        media.upload(alice(), FileInfo::default(), stream::iter([Ok::<_, String>(Bytes::from(png))])).await.unwrap();
     let file = media.get_own_file(&id(&uri), Access::Authenticated, NO_WAIT).await.unwrap();
     let thumbnail = media.get_thumbnail(own, file.clone(), 32, 32, Method::Crop, None).await.unwrap();
     assert_eq!(thumbnail.content_type.as_deref(), Some("image/png"));
