@@ -3,9 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use chappe_protocol::room_version;
-use chappe_store::{Batch, tables::rooms::{PUBLIC_ROOMS, RoomRecord}};
+use chappe_store::{
+    Batch,
+    tables::rooms::{PUBLIC_ROOMS, RoomRecord},
+};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomAliasId, RoomId,
+    RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::RoomVersionRules,
 };
@@ -59,11 +63,24 @@ impl Rooms {
         let alias = self.new_alias(request.alias_localpart.as_deref())?;
         self.check_invited(&request.invite)?;
 
-        let create = self.build_create_event(creator, &version, &rules, &request)?;
+        let mut sent_at = self.clock.now_ms();
+        let (create, _writing) = loop {
+            let create = self.build_create_event(creator, &version, &rules, &request, sent_at)?;
+            let writing = self.locks.write(&create.room_id).await;
+            if self.get_event(&create.event_id)?.is_none() {
+                break (create, writing);
+            }
+            // From version 12 the room's id is the hash of this event: two rooms made alike in the same millisecond would be one.
+            sent_at += 1;
+        };
         let room_id = create.room_id.clone();
-        let _writing = self.locks.write(&room_id).await;
         let nid = self.store.interner().intern_room(&self.store, &room_id)?;
-        let record = RoomRecord { version: version.to_string(), state: EMPTY, forward_extremities: Vec::new(), partial_state: false };
+        let record = RoomRecord {
+            version: version.to_string(),
+            state: EMPTY,
+            forward_extremities: Vec::new(),
+            partial_state: false,
+        };
         let mut staging = Staging::begin(self, Room { nid, id: room_id.clone(), version, rules, record })?;
         staging.put_event(Decided {
             pdu: Arc::new(create),
@@ -105,7 +122,8 @@ impl Rooms {
         if localpart.contains([':', '#', '\0']) || localpart.chars().any(char::is_whitespace) {
             return Err(RoomError::Invalid("The alias name contains characters that are not allowed".to_owned()));
         }
-        let alias = RoomAliasId::parse(format!("#{localpart}:{}", self.server_name)).map_err(|error| RoomError::Invalid(format!("Invalid alias: {error}")))?;
+        let alias = RoomAliasId::parse(format!("#{localpart}:{}", self.server_name))
+            .map_err(|error| RoomError::Invalid(format!("Invalid alias: {error}")))?;
         if self.get_alias(&alias)?.is_some() {
             return Err(RoomError::InUse("Room alias already taken".to_owned()));
         }
@@ -125,6 +143,7 @@ impl Rooms {
         version: &RoomVersionId,
         rules: &RoomVersionRules,
         request: &CreateRoom,
+        sent_at: u64,
     ) -> Result<chappe_protocol::pdu::Pdu, RoomError> {
         let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
         let mut content = request.creation_content.clone();
@@ -140,7 +159,9 @@ impl Rooms {
                 Some(CanonicalJsonValue::Array(users)) => {
                     for user in users {
                         let user = user.as_str().and_then(|user| UserId::parse(user).ok());
-                        additional.insert(user.ok_or_else(|| RoomError::Invalid("additional_creators must be user ids".to_owned()))?);
+                        additional.insert(
+                            user.ok_or_else(|| RoomError::Invalid("additional_creators must be user ids".to_owned()))?,
+                        );
                     }
                 }
                 Some(_) => return Err(RoomError::BadJson("additional_creators must be a list".to_owned())),
@@ -161,7 +182,7 @@ impl Rooms {
         set("sender", text(creator.as_str()));
         set("content", CanonicalJsonValue::Object(content));
         set("depth", integer(1));
-        set("origin_server_ts", integer(self.clock.now_ms()));
+        set("origin_server_ts", integer(sent_at));
         set("auth_events", CanonicalJsonValue::Array(Vec::new()));
         set("prev_events", CanonicalJsonValue::Array(Vec::new()));
         if rules.event_format.require_room_create_room_id {
@@ -185,7 +206,12 @@ impl Rooms {
             EventDraft::state(TimelineEventType::RoomMember, creator, request.profile.content("join")),
             EventDraft::state(TimelineEventType::RoomPowerLevels, "", power_levels(creator, rules, request)?),
         ];
-        let is_given = |event_type: &str| request.initial_state.iter().any(|draft| draft.kind.to_string() == event_type && draft.state_key.as_deref() == Some(""));
+        let is_given = |event_type: &str| {
+            request
+                .initial_state
+                .iter()
+                .any(|draft| draft.kind.to_string() == event_type && draft.state_key.as_deref() == Some(""))
+        };
         let mut add = |event_type: StateEventType, content: Value| -> Result<(), RoomError> {
             if !is_given(&event_type.to_string()) {
                 drafts.push(EventDraft::state_json(event_type, "", content)?);
@@ -209,21 +235,31 @@ impl Rooms {
         if is_encrypted {
             add(StateEventType::RoomEncryption, json!({ "algorithm": "m.megolm.v1.aes-sha2" }))?;
         }
-        let named = [(StateEventType::RoomName, "name", &request.name), (StateEventType::RoomTopic, "topic", &request.topic)];
-        let is_named = |draft: &EventDraft| named.iter().any(|(kind, _, value)| value.is_some() && draft.kind.to_string() == kind.to_string() && draft.state_key.as_deref() == Some(""));
+        let named =
+            [(StateEventType::RoomName, "name", &request.name), (StateEventType::RoomTopic, "topic", &request.topic)];
+        let is_named = |draft: &EventDraft| {
+            named.iter().any(|(kind, _, value)| {
+                value.is_some() && draft.kind.to_string() == kind.to_string() && draft.state_key.as_deref() == Some("")
+            })
+        };
         drafts.extend(request.initial_state.iter().filter(|draft| !is_named(draft)).cloned());
         if let Some(name) = &request.name {
             drafts.push(EventDraft::state_json(StateEventType::RoomName, "", json!({ "name": name }))?);
         }
         if let Some(topic) = &request.topic {
-            let content = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic, "mimetype": "text/plain" }] } });
+            let content =
+                json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic, "mimetype": "text/plain" }] } });
             drafts.push(EventDraft::state_json(StateEventType::RoomTopic, "", content)?);
         }
         Ok(drafts)
     }
 }
 
-fn power_levels(creator: &UserId, rules: &RoomVersionRules, request: &CreateRoom) -> Result<CanonicalJsonObject, RoomError> {
+fn power_levels(
+    creator: &UserId,
+    rules: &RoomVersionRules,
+    request: &CreateRoom,
+) -> Result<CanonicalJsonObject, RoomError> {
     let creators_are_privileged = rules.authorization.explicitly_privilege_room_creators;
     let mut users = serde_json::Map::new();
     if !creators_are_privileged {
@@ -259,7 +295,9 @@ fn power_levels(creator: &UserId, rules: &RoomVersionRules, request: &CreateRoom
         && let Some(CanonicalJsonValue::Object(users)) = content.get("users")
         && users.contains_key(creator.as_str())
     {
-        return Err(RoomError::Invalid("The creators of a room of this version cannot be given a power level".to_owned()));
+        return Err(RoomError::Invalid(
+            "The creators of a room of this version cannot be given a power level".to_owned(),
+        ));
     }
     Ok(content)
 }

@@ -37,7 +37,10 @@ async fn room_is_created_as_its_creator_asks() {
     assert_eq!(state(&server, &alice, &room, "m.room.name").await.1, json!({ "name": "Lounge" }));
     assert_eq!(state(&server, &alice, &room, "m.room.join_rules/").await.1, json!({ "join_rule": "public" }));
     assert_eq!(state(&server, &alice, &room, "org.example.test").await.1, json!({ "a": 1 }));
-    assert_eq!(state(&server, &alice, &room, "m.room.canonical_alias").await.1, json!({ "alias": "#lounge:chappe.example" }));
+    assert_eq!(
+        state(&server, &alice, &room, "m.room.canonical_alias").await.1,
+        json!({ "alias": "#lounge:chappe.example" })
+    );
     assert_eq!(state(&server, &alice, &room, "m.room.power_levels").await.1["invite"], 77);
     let create_event = state(&server, &alice, &room, "m.room.create?format=event").await.1;
     assert_eq!(create_event["content"]["type"], "m.space");
@@ -85,8 +88,14 @@ async fn state_is_for_members_and_as_it_was_for_those_who_left() {
     let room = create(&server, &alice, json!({ "preset": "public_chat", "name": "Before" })).await;
     assert_eq!(refusal(&state(&server, &bob, &room, "m.room.name").await), (403, "M_FORBIDDEN"));
     assert_eq!(refusal(&state(&server, &bob, "!unknown:chappe.example", "m.room.name").await), (403, "M_FORBIDDEN"));
-    assert_eq!(server.post(&format!("/_matrix/client/v3/join/{room}"), Some(&bob), JsonValue::Null).await.0, StatusCode::OK);
-    assert_eq!(server.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), Some(&bob), JsonValue::Null).await.0, StatusCode::OK);
+    assert_eq!(
+        server.post(&format!("/_matrix/client/v3/join/{room}"), Some(&bob), JsonValue::Null).await.0,
+        StatusCode::OK
+    );
+    assert_eq!(
+        server.post(&format!("/_matrix/client/v3/rooms/{room}/leave"), Some(&bob), JsonValue::Null).await.0,
+        StatusCode::OK
+    );
     let path = format!("/_matrix/client/v3/rooms/{room}/state/m.room.name");
     assert_eq!(server.put(&path, Some(&alice), json!({ "name": "After" })).await.0, StatusCode::OK);
     assert_eq!(state(&server, &alice, &room, "m.room.name").await.1["name"], "After");
@@ -101,7 +110,8 @@ async fn state_is_for_members_and_as_it_was_for_those_who_left() {
 async fn everyone_sees_the_state_of_a_world_readable_room() {
     let server = TestApp::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let visible = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "world_readable" } }]);
+    let visible =
+        json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": "world_readable" } }]);
     let room = create(&server, &alice, json!({ "name": "Open", "initial_state": visible })).await;
     assert_eq!(state(&server, &bob, &room, "m.room.name").await.1["name"], "Open");
 }
@@ -118,7 +128,10 @@ async fn state_is_written_only_with_the_power_for_it() {
     let levels = format!("/_matrix/client/v3/rooms/{room}/state/m.room.power_levels");
     assert_eq!(refusal(&server.put(&levels, Some(&alice), json!({ "ban": "50" })).await), (400, "M_BAD_JSON"));
     let acl = format!("/_matrix/client/v3/rooms/{room}/state/m.room.server_acl");
-    assert_eq!(server.put(&acl, Some(&alice), json!({ "allow": ["elsewhere.example"] })).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        server.put(&acl, Some(&alice), json!({ "allow": ["elsewhere.example"] })).await.0,
+        StatusCode::BAD_REQUEST
+    );
 }
 
 #[tokio::test]
@@ -151,7 +164,10 @@ async fn memberships_can_be_set_as_state() {
     assert!(joined.1["event_id"].as_str().unwrap().starts_with('$'), "{}", joined.1);
     assert_eq!(state(&server, &bob, &room, "m.room.member/@bob:chappe.example").await.1["displayname"], "Bobby");
     assert_eq!(refusal(&server.put(&path, Some(&bob), json!({})).await), (400, "M_BAD_JSON"));
-    assert_eq!(refusal(&server.put(&path, Some(&bob), json!({ "membership": "elsewhere" })).await), (400, "M_BAD_JSON"));
+    assert_eq!(
+        refusal(&server.put(&path, Some(&bob), json!({ "membership": "elsewhere" })).await),
+        (400, "M_BAD_JSON")
+    );
 }
 
 #[tokio::test]
