@@ -16,7 +16,10 @@ async fn main() -> ExitCode {
     };
     match play(directory.path().to_owned(), &Narrator::aloud()).await {
         Ok(outcome) => {
-            println!("\n{} messages crossed, every one decrypted on both sides, exactly once, through {} kills. Nothing was lost.", outcome.messages, outcome.kills);
+            println!(
+                "\n{} messages crossed, every one decrypted on both sides, exactly once, through {} kills. Nothing was lost.",
+                outcome.messages, outcome.kills
+            );
             ExitCode::SUCCESS
         }
         Err(failure) => {

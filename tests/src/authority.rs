@@ -31,7 +31,8 @@ impl Authority {
     pub fn issue(&self, host: &str) -> Result<(PathBuf, PathBuf), Failure> {
         let key = KeyPair::generate()?;
         let certificate = CertificateParams::new(vec![host.to_owned()])?.signed_by(&key, &self.issuer)?;
-        let (certificate_file, key_file) = (self.directory.join(format!("{host}.pem")), self.directory.join(format!("{host}.key")));
+        let (certificate_file, key_file) =
+            (self.directory.join(format!("{host}.pem")), self.directory.join(format!("{host}.key")));
         fs::write(&certificate_file, certificate.pem())?;
         fs::write(&key_file, key.serialize_pem())?;
         Ok((certificate_file, key_file))

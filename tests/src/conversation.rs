@@ -42,7 +42,10 @@ pub async fn play(directory: PathBuf, narrator: &Narrator) -> Result<Outcome, Fa
     let mut justice = Server::start(&directory, "justice.localhost", &authority, "").await?;
     narrator.tell(format!("two servers are up: {} and {}", interior.name, justice.name));
     let result = converse(&mut interior, &mut justice, narrator).await;
-    result.map_err(|failure| format!("{failure}\n--- {} ---\n{}\n--- {} ---\n{}", interior.name, interior.log(), justice.name, justice.log()).into())
+    result.map_err(|failure| {
+        format!("{failure}\n--- {} ---\n{}\n--- {} ---\n{}", interior.name, interior.log(), justice.name, justice.log())
+            .into()
+    })
 }
 
 async fn converse(interior: &mut Server, justice: &mut Server, narrator: &Narrator) -> Result<Outcome, Failure> {
@@ -107,7 +110,13 @@ async fn converse(interior: &mut Server, justice: &mut Server, narrator: &Narrat
     Ok(outcome)
 }
 
-async fn tell(from: &Person, to: &Person, room_id: &RoomId, body: &str, narrator: &Narrator) -> Result<OwnedEventId, Failure> {
+async fn tell(
+    from: &Person,
+    to: &Person,
+    room_id: &RoomId,
+    body: &str,
+    narrator: &Narrator,
+) -> Result<OwnedEventId, Failure> {
     let event_id = from.say(room_id, body).await?;
     hear(to, from, &event_id, narrator).await?;
     // The speaker's own client shows it too.
@@ -115,10 +124,19 @@ async fn tell(from: &Person, to: &Person, room_id: &RoomId, body: &str, narrator
     Ok(event_id)
 }
 
-async fn hear(listener: &Person, speaker: &Person, event_id: &OwnedEventId, narrator: &Narrator) -> Result<(), Failure> {
+async fn hear(
+    listener: &Person,
+    speaker: &Person,
+    event_id: &OwnedEventId,
+    narrator: &Narrator,
+) -> Result<(), Failure> {
     let received = listener.hear(event_id).await?;
     if received.sender != speaker.user_id || !received.is_decrypted {
-        return Err(format!("{} got {received:?}, which is not a decrypted message of {}", listener.user_id, speaker.user_id).into());
+        return Err(format!(
+            "{} got {received:?}, which is not a decrypted message of {}",
+            listener.user_id, speaker.user_id
+        )
+        .into());
     }
     narrator.tell(format!("{} decrypted: {:?}", listener.user_id, received.body));
     Ok(())

@@ -69,20 +69,32 @@ impl Person {
         request.inhibit_login = true;
         request.auth = Some(AuthData::Dummy(Dummy::new()));
         client.matrix_auth().register(request).await?;
-        client.matrix_auth().login_username(name, &password).initial_device_display_name("demonstration").send().await?;
+        client
+            .matrix_auth()
+            .login_username(name, &password)
+            .initial_device_display_name("demonstration")
+            .send()
+            .await?;
         let user_id = client.user_id().ok_or("logged in without a user id")?.to_owned();
 
         let inbox = Arc::new(Mutex::new(Inbox::default()));
         let messages = inbox.clone();
-        client.add_event_handler(move |event: OriginalSyncRoomMessageEvent, _: Room, encryption: Option<EncryptionInfo>| {
-            let messages = messages.clone();
-            async move {
-                if let MessageType::Text(text) = event.content.msgtype {
-                    let received = Received { event_id: event.event_id, sender: event.sender, body: text.body, is_decrypted: encryption.is_some() };
-                    messages.lock().unwrap_or_else(PoisonError::into_inner).messages.push(received);
+        client.add_event_handler(
+            move |event: OriginalSyncRoomMessageEvent, _: Room, encryption: Option<EncryptionInfo>| {
+                let messages = messages.clone();
+                async move {
+                    if let MessageType::Text(text) = event.content.msgtype {
+                        let received = Received {
+                            event_id: event.event_id,
+                            sender: event.sender,
+                            body: text.body,
+                            is_decrypted: encryption.is_some(),
+                        };
+                        messages.lock().unwrap_or_else(PoisonError::into_inner).messages.push(received);
+                    }
                 }
-            }
-        });
+            },
+        );
         let undecryptable = inbox.clone();
         client.add_event_handler(move |event: OriginalSyncRoomEncryptedEvent, _: Room| {
             let undecryptable = undecryptable.clone();
@@ -98,16 +110,23 @@ impl Person {
         request.preset = Some(create_room::v3::RoomPreset::PrivateChat);
         request.name = Some("Operations".to_owned());
         request.invite = vec![invite.clone()];
-        request.initial_state = vec![InitialStateEvent::with_empty_state_key(RoomEncryptionEventContent::with_recommended_defaults()).to_raw_any()];
+        request.initial_state = vec![
+            InitialStateEvent::with_empty_state_key(RoomEncryptionEventContent::with_recommended_defaults())
+                .to_raw_any(),
+        ];
         Ok(self.client.create_room(request).await?.room_id().to_owned())
     }
 
     /// Waits for an invite to a room, and accepts it.
     pub async fn accept_invite(&self, room_id: &RoomId) -> Result<(), Failure> {
-        self.wait_for("the invite", || self.client.invited_rooms().into_iter().any(|room| room.room_id() == room_id)).await?;
+        self.wait_for("the invite", || self.client.invited_rooms().into_iter().any(|room| room.room_id() == room_id))
+            .await?;
         self.client.join_room_by_id(room_id).await?;
         self.wait_for("the joined room to be encrypted", || {
-            self.client.joined_rooms().into_iter().any(|room| room.room_id() == room_id && room.encryption_state().is_encrypted())
+            self.client
+                .joined_rooms()
+                .into_iter()
+                .any(|room| room.room_id() == room_id && room.encryption_state().is_encrypted())
         })
         .await
     }
@@ -136,8 +155,14 @@ impl Person {
 
     /// Waits until this person's client shows a message.
     pub async fn hear(&self, event_id: &OwnedEventId) -> Result<Received, Failure> {
-        self.wait_for(&format!("message {event_id}"), || self.received().iter().any(|message| message.event_id == *event_id)).await?;
-        self.received().into_iter().find(|message| message.event_id == *event_id).ok_or_else(|| "the message vanished".into())
+        self.wait_for(&format!("message {event_id}"), || {
+            self.received().iter().any(|message| message.event_id == *event_id)
+        })
+        .await?;
+        self.received()
+            .into_iter()
+            .find(|message| message.event_id == *event_id)
+            .ok_or_else(|| "the message vanished".into())
     }
 
     /// Every message so far, in the order it came.
@@ -154,7 +179,12 @@ impl Person {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while !condition() {
             if tokio::time::Instant::now() > deadline {
-                return Err(format!("{} waited {PATIENCE:?} for {what} in vain; undecryptable: {:?}", self.user_id, self.undecryptable()).into());
+                return Err(format!(
+                    "{} waited {PATIENCE:?} for {what} in vain; undecryptable: {:?}",
+                    self.user_id,
+                    self.undecryptable()
+                )
+                .into());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -35,7 +35,9 @@ fn binary() -> Result<PathBuf, Failure> {
     }
     let here = std::env::current_exe()?;
     let found = here.ancestors().skip(1).take(3).map(|directory| directory.join("chappe")).find(|path| path.is_file());
-    found.ok_or_else(|| "the chappe binary is not built: run `cargo build -p chappe-server`, or set HOMESERVER_BINARY".into())
+    found.ok_or_else(|| {
+        "the chappe binary is not built: run `cargo build -p chappe-server`, or set HOMESERVER_BINARY".into()
+    })
 }
 
 impl Server {

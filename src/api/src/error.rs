@@ -32,7 +32,13 @@ impl ApiError {
 
     /// 401 with fields and no errcode: user-interactive authentication goes on.
     pub fn challenge(fields: Map<String, JsonValue>) -> Self {
-        Self { status: StatusCode::UNAUTHORIZED, errcode: None, message: Cow::Borrowed(""), extra: fields, retry_after: None }
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            errcode: None,
+            message: Cow::Borrowed(""),
+            extra: fields,
+            retry_after: None,
+        }
     }
 
     /// Adds a field beside `errcode` and `error`.
@@ -157,7 +163,8 @@ impl IntoResponse for ApiError {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(retry_after) = self.retry_after {
             // The header counts whole seconds: round up, so that a client that obeys it is not refused again.
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after.as_millis().div_ceil(1000).max(1) as u64));
+            headers
+                .insert(header::RETRY_AFTER, HeaderValue::from(retry_after.as_millis().div_ceil(1000).max(1) as u64));
         }
         response
     }

@@ -2,9 +2,18 @@
 
 use std::{any::Any, time::Duration};
 
-use axum::{Router, body::Body, extract::MatchedPath, response::{IntoResponse, Response}};
+use axum::{
+    Router,
+    body::Body,
+    extract::MatchedPath,
+    response::{IntoResponse, Response},
+};
 use http::{HeaderName, Method, Request, header};
-use tower_http::{catch_panic::CatchPanicLayer, cors::{Any as AnyOrigin, CorsLayer}, trace::TraceLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{Any as AnyOrigin, CorsLayer},
+    trace::TraceLayer,
+};
 use tracing::Span;
 
 use crate::{App, error::ApiError};
@@ -13,7 +22,8 @@ use crate::{App, error::ApiError};
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(86_400);
 
 pub(crate) fn apply(router: Router<App>) -> Router<App> {
-    let trace = TraceLayer::new_for_http().make_span_with(request_span).on_request(()).on_response(on_response).on_failure(());
+    let trace =
+        TraceLayer::new_for_http().make_span_with(request_span).on_request(()).on_response(on_response).on_failure(());
     router
         .method_not_allowed_fallback(async || ApiError::unrecognized_method())
         .fallback(async || ApiError::unrecognized_path())
@@ -26,7 +36,15 @@ pub(crate) fn apply(router: Router<App>) -> Router<App> {
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AnyOrigin)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS])
+        .allow_methods([
+            Method::GET,
+            Method::HEAD,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::OPTIONS,
+        ])
         .allow_headers([
             HeaderName::from_static("x-requested-with"),
             header::CONTENT_TYPE,

@@ -14,13 +14,19 @@ use chappe_services::{
     accounts::Accounts,
     devices::Devices,
     federation::{incoming::RequestVerifier, keys::ServerKeys, sender::Sender, transactions::Transactions},
-    filters::Filters, profile::Profiles, uia::Uia,
+    filters::Filters,
+    profile::Profiles,
+    uia::Uia,
 };
 
 use chappe_services::{
     key_backup::KeyBackup,
     keys::{DeviceLists, Keys},
-    media::Media, presence::Presence, receipts::Receipts, to_device::ToDevice, typing::Typing,
+    media::Media,
+    presence::Presence,
+    receipts::Receipts,
+    to_device::ToDevice,
+    typing::Typing,
 };
 
 use crate::{client::discovery::DiscoveryConfig, extract::TrustedProxies, rate_limit::RateLimits};

@@ -1,6 +1,10 @@
 //! Registering ruma endpoints with axum.
 
-use axum::{Router, handler::Handler, routing::{MethodFilter, on}};
+use axum::{
+    Router,
+    handler::Handler,
+    routing::{MethodFilter, on},
+};
 use ruma::api::{IncomingRequest, path_builder::PathBuilder};
 
 use crate::App;

@@ -56,7 +56,11 @@ use crate::{
 struct OneRemoteUser;
 
 impl RemoteProfiles for OneRemoteUser {
-    fn fetch_profile<'a>(&'a self, user_id: &'a UserId, _: Option<&'a str>) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>> {
+    fn fetch_profile<'a>(
+        &'a self,
+        user_id: &'a UserId,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>> {
         let profile = match user_id.as_str() {
             "@remote:elsewhere.example" => Ok(json!({ "displayname": "Remote" }).as_object().cloned()),
             "@silent:elsewhere.example" => Err(FetchProfileError("no answer".to_owned())),
@@ -108,15 +112,30 @@ impl TestApp {
         let connector = Connector::new(ConnectorConfig::default()).unwrap();
         let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
         let client = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
-        let server_keys = ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), ServerKeysConfig::default());
+        let server_keys =
+            ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), ServerKeysConfig::default());
         let remote = Arc::new(FederationRemote::new(client.clone(), server_keys.clone()));
         let transport = Arc::new(client.clone());
-        let sender =
-            Sender::start(name.clone(), store.clone(), clock.clone(), transport, destinations.clone(), CancellationToken::new()).unwrap();
+        let sender = Sender::start(
+            name.clone(),
+            store.clone(),
+            clock.clone(),
+            transport,
+            destinations.clone(),
+            CancellationToken::new(),
+        )
+        .unwrap();
         let edus = Arc::new(sender.clone());
 
-        let rooms =
-            Rooms::new(store.clone(), signer, clock.clone(), remote, policy.clone(), profiles.clone(), RoomsConfig::default());
+        let rooms = Rooms::new(
+            store.clone(),
+            signer,
+            clock.clone(),
+            remote,
+            policy.clone(),
+            profiles.clone(),
+            RoomsConfig::default(),
+        );
         let keys = Keys::new(store.clone(), name.clone(), Arc::new(client.clone()));
         let to_device = Arc::new(ToDevice::new(store.clone(), name.clone(), clock.clone(), keys.clone()));
         let typing = Arc::new(Typing::new(store.clone(), name.clone(), clock.clone(), edus.clone()));
@@ -132,8 +151,15 @@ impl TestApp {
         });
         let directory_client = client.clone();
         let media_root = tempfile::tempdir().unwrap();
-        let media =
-            Media::open(media_root.path(), store.clone(), name.clone(), clock.clone(), Arc::new(client), MediaConfig::default()).unwrap();
+        let media = Media::open(
+            media_root.path(),
+            store.clone(),
+            name.clone(),
+            clock.clone(),
+            Arc::new(client),
+            MediaConfig::default(),
+        )
+        .unwrap();
         let discovery = DiscoveryConfig {
             client_base_url: Some("https://matrix.chappe.example".to_owned()),
             federation_host: None,
@@ -142,7 +168,8 @@ impl TestApp {
             room_version_default: RoomVersionId::V12,
             room_versions: vec![(RoomVersionId::V11, Stability::Stable), (RoomVersionId::V12, Stability::Stable)],
         };
-        let (account_data, filters) = (Arc::new(AccountData::new(store.clone())), Arc::new(Filters::new(store.clone())));
+        let (account_data, filters) =
+            (Arc::new(AccountData::new(store.clone())), Arc::new(Filters::new(store.clone())));
         let device_lists = DeviceLists::new(store.clone());
         let sync = Arc::new(SyncService::new(SyncSources {
             rooms: rooms.clone(),
@@ -193,7 +220,13 @@ impl TestApp {
     }
 
     /// Sends JSON, with an access token if there is one; the answer is the status and the body, `null` if it is no JSON.
-    pub(crate) async fn call(&self, method: Method, path: &str, token: Option<&str>, body: JsonValue) -> (StatusCode, JsonValue) {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: JsonValue,
+    ) -> (StatusCode, JsonValue) {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));

@@ -53,8 +53,13 @@ pub(crate) struct TestState {
 struct Alone;
 
 impl MediaTransport for Alone {
-    fn fetch_media<'a>(&'a self, server: &'a ServerName, _: &'a str) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>> {
-        async move { Err(FetchMediaError::Unreachable { server: server.to_owned(), cause: "no network".to_owned() }) }.boxed()
+    fn fetch_media<'a>(
+        &'a self,
+        server: &'a ServerName,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>> {
+        async move { Err(FetchMediaError::Unreachable { server: server.to_owned(), cause: "no network".to_owned() }) }
+            .boxed()
     }
 }
 
@@ -162,7 +167,14 @@ impl Answer {
 }
 
 /// Makes a request, with an access token unless it is empty.
-pub(crate) async fn ask(router: &Router, token: &str, method: &str, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+pub(crate) async fn ask(
+    router: &Router,
+    token: &str,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> Answer {
     let mut request = Request::builder().method(method).uri(uri);
     if !token.is_empty() {
         request = request.header("authorization", format!("Bearer {token}"));
@@ -171,7 +183,8 @@ pub(crate) async fn ask(router: &Router, token: &str, method: &str, uri: &str, h
         request = request.header(*name, *value);
     }
     let request = request.body(body.into()).unwrap();
-    let response = tokio::time::timeout(Duration::from_secs(20), router.clone().oneshot(request)).await.unwrap().unwrap();
+    let response =
+        tokio::time::timeout(Duration::from_secs(20), router.clone().oneshot(request)).await.unwrap().unwrap();
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, 10_000_000).await.unwrap();
     Answer { status: parts.status, headers: parts.headers, body }

@@ -25,19 +25,11 @@ impl ServerAcl {
             content
                 .get(field)
                 .and_then(|list| list.as_array())
-                .map(|list| {
-                    list.iter()
-                        .filter_map(|entry| entry.as_str())
-                        .map(Glob::new_ignoring_case)
-                        .collect()
-                })
+                .map(|list| list.iter().filter_map(|entry| entry.as_str()).map(Glob::new_ignoring_case).collect())
                 .unwrap_or_default()
         };
         Self {
-            allow_ip_literals: content
-                .get("allow_ip_literals")
-                .and_then(|v| v.as_bool())
-                .unwrap_or(true),
+            allow_ip_literals: content.get("allow_ip_literals").and_then(|v| v.as_bool()).unwrap_or(true),
             allow: globs("allow"),
             deny: globs("deny"),
         }
@@ -49,8 +41,7 @@ impl ServerAcl {
             return false;
         }
         let host = server.host();
-        !self.deny.iter().any(|glob| glob.matches(host))
-            && self.allow.iter().any(|glob| glob.matches(host))
+        !self.deny.iter().any(|glob| glob.matches(host)) && self.allow.iter().any(|glob| glob.matches(host))
     }
 }
 

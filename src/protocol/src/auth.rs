@@ -33,8 +33,7 @@ pub fn check_state_independent(
     pdu: &Pdu,
     fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
 ) -> Result<(), Rejection> {
-    state_res::check_state_independent_auth_rules(&rules.authorization, pdu, fetch)
-        .map_err(Rejection)
+    state_res::check_state_independent_auth_rules(&rules.authorization, pdu, fetch).map_err(Rejection)
 }
 
 /// The rules that need room state: membership, join rules, power levels.
@@ -48,8 +47,7 @@ pub fn check_state_dependent(
     pdu: &Pdu,
     fetch_state: impl Fn(&StateEventType, &str) -> Option<Arc<Pdu>>,
 ) -> Result<(), Rejection> {
-    state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, fetch_state)
-        .map_err(Rejection)
+    state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, fetch_state).map_err(Rejection)
 }
 
 /// Which state an event must name in its `auth_events`.
@@ -64,8 +62,7 @@ pub fn auth_types_for_event(
     state_key: Option<&str>,
     content: &RawJsonValue,
 ) -> Result<Vec<(StateEventType, String)>, Rejection> {
-    state_res::auth_types_for_event(kind, sender, state_key, content, &rules.authorization)
-        .map_err(Rejection)
+    state_res::auth_types_for_event(kind, sender, state_key, content, &rules.authorization).map_err(Rejection)
 }
 
 #[cfg(test)]
@@ -94,12 +91,7 @@ mod tests {
             room.check(&create, &state).unwrap();
             for (kind, sender, state_key, content) in [
                 ("m.room.member", ALICE, ALICE, json!({"membership": "join"})),
-                (
-                    "m.room.join_rules",
-                    ALICE,
-                    "",
-                    json!({"join_rule": "invite"}),
-                ),
+                ("m.room.join_rules", ALICE, "", json!({"join_rule": "invite"})),
                 ("m.room.member", ALICE, BOB, json!({"membership": "invite"})),
                 ("m.room.member", BOB, BOB, json!({"membership": "join"})),
             ] {
@@ -116,21 +108,11 @@ mod tests {
     fn strangers_neither_join_nor_speak_nor_invite() {
         for version in VERSIONS {
             let (mut room, mut state) = TestRoom::populated(version);
-            room.add(
-                &mut state,
-                "m.room.join_rules",
-                ALICE,
-                Some(""),
-                json!({"join_rule": "invite"}),
-            );
+            room.add(&mut state, "m.room.join_rules", ALICE, Some(""), json!({"join_rule": "invite"}));
             for (kind, state_key, content) in [
                 ("m.room.member", Some(DAVE), json!({"membership": "join"})),
                 ("m.room.message", None, json!({})),
-                (
-                    "m.room.member",
-                    Some("@erin:e.example"),
-                    json!({"membership": "invite"}),
-                ),
+                ("m.room.member", Some("@erin:e.example"), json!({"membership": "invite"})),
             ] {
                 let pdu = room.make(&state, kind, DAVE, state_key, content);
                 assert!(room.check(&pdu, &state).is_err(), "{kind}");
@@ -142,44 +124,14 @@ mod tests {
     fn bans_hold_until_lifted() {
         for version in VERSIONS {
             let (mut room, mut state) = TestRoom::populated(version);
-            let kick = room.make(
-                &state,
-                "m.room.member",
-                BOB,
-                Some(ALICE),
-                json!({"membership": "leave"}),
-            );
+            let kick = room.make(&state, "m.room.member", BOB, Some(ALICE), json!({"membership": "leave"}));
             assert!(room.check(&kick, &state).is_err());
-            room.add(
-                &mut state,
-                "m.room.member",
-                BOB,
-                Some(CAROL),
-                json!({"membership": "ban"}),
-            );
-            let join = room.make(
-                &state,
-                "m.room.member",
-                CAROL,
-                Some(CAROL),
-                json!({"membership": "join"}),
-            );
+            room.add(&mut state, "m.room.member", BOB, Some(CAROL), json!({"membership": "ban"}));
+            let join = room.make(&state, "m.room.member", CAROL, Some(CAROL), json!({"membership": "join"}));
             assert!(room.check(&join, &state).is_err());
-            let invite = room.make(
-                &state,
-                "m.room.member",
-                ALICE,
-                Some(CAROL),
-                json!({"membership": "invite"}),
-            );
+            let invite = room.make(&state, "m.room.member", ALICE, Some(CAROL), json!({"membership": "invite"}));
             assert!(room.check(&invite, &state).is_err());
-            let unban = room.make(
-                &state,
-                "m.room.member",
-                ALICE,
-                Some(CAROL),
-                json!({"membership": "leave"}),
-            );
+            let unban = room.make(&state, "m.room.member", ALICE, Some(CAROL), json!({"membership": "leave"}));
             room.check(&unban, &state).unwrap();
         }
     }
@@ -202,46 +154,23 @@ mod tests {
     #[test]
     fn version_12_creators_are_not_listed_in_power_levels() {
         let (mut room, state) = TestRoom::populated(RoomVersionId::V12);
-        let listed = room.make(
-            &state,
-            "m.room.power_levels",
-            ALICE,
-            Some(""),
-            json!({"users": {ALICE: 100}}),
-        );
+        let listed = room.make(&state, "m.room.power_levels", ALICE, Some(""), json!({"users": {ALICE: 100}}));
         assert!(room.check(&listed, &state).is_err());
-        let kick = room.make(
-            &state,
-            "m.room.member",
-            BOB,
-            Some(ALICE),
-            json!({"membership": "leave"}),
-        );
+        let kick = room.make(&state, "m.room.member", BOB, Some(ALICE), json!({"membership": "leave"}));
         assert!(room.check(&kick, &state).is_err());
     }
 
     #[test]
     fn restricted_join_needs_a_member_who_may_invite() {
         let (mut room, mut state) = TestRoom::populated(RoomVersionId::V10);
-        room.add(
-            &mut state,
-            "m.room.join_rules",
-            ALICE,
-            Some(""),
-            json!({"join_rule": "restricted", "allow": []}),
-        );
+        room.add(&mut state, "m.room.join_rules", ALICE, Some(""), json!({"join_rule": "restricted", "allow": []}));
         let mut join = |content| {
             let pdu = room.make(&state, "m.room.member", DAVE, Some(DAVE), content);
             room.check(&pdu, &state)
         };
         assert!(join(json!({"membership": "join"})).is_err());
         join(json!({"membership": "join", "join_authorised_via_users_server": BOB})).unwrap();
-        assert!(
-            join(
-                json!({"membership": "join", "join_authorised_via_users_server": "@no:b.example"})
-            )
-            .is_err()
-        );
+        assert!(join(json!({"membership": "join", "join_authorised_via_users_server": "@no:b.example"})).is_err());
     }
 
     #[test]
@@ -260,14 +189,9 @@ mod tests {
         };
         assert!(check(&pdu, &|found| changed(found, &|pdu| pdu.rejected = true)).is_err());
         let elsewhere = ruma::RoomId::parse("!other:a.example").unwrap();
-        assert!(
-            check(&pdu, &|found| changed(found, &|pdu| pdu.room_id =
-                elsewhere.clone()))
-            .is_err()
-        );
+        assert!(check(&pdu, &|found| changed(found, &|pdu| pdu.room_id = elsewhere.clone())).is_err());
         let mut more = (*pdu).clone();
-        more.auth_events
-            .push(state[&key("m.room.join_rules", "")].clone());
+        more.auth_events.push(state[&key("m.room.join_rules", "")].clone());
         assert!(check(&more, &Some).is_err());
         let mut twice = (*pdu).clone();
         twice.auth_events.push(twice.auth_events[0].clone());
@@ -281,8 +205,7 @@ mod tests {
         let pdu = room.make(&state, "m.room.message", BOB, None, json!({}));
         assert!(!pdu.auth_events.contains(&create));
         check_state_independent(&room.rules, &pdu, |event_id| room.fetch(event_id)).unwrap();
-        let without_create =
-            |event_id: &EventId| (event_id != create).then(|| room.fetch(event_id)).flatten();
+        let without_create = |event_id: &EventId| (event_id != create).then(|| room.fetch(event_id)).flatten();
         assert!(check_state_independent(&room.rules, &pdu, without_create).is_err());
     }
 
@@ -290,27 +213,9 @@ mod tests {
     fn unfederated_room_refuses_other_servers() {
         let content = json!({"creator": ALICE, "m.federate": false, "room_version": "10"});
         let (mut room, mut state) = TestRoom::with_create(RoomVersionId::V10, content);
-        room.add(
-            &mut state,
-            "m.room.member",
-            ALICE,
-            Some(ALICE),
-            json!({"membership": "join"}),
-        );
-        room.add(
-            &mut state,
-            "m.room.join_rules",
-            ALICE,
-            Some(""),
-            json!({"join_rule": "public"}),
-        );
-        let join = room.make(
-            &state,
-            "m.room.member",
-            BOB,
-            Some(BOB),
-            json!({"membership": "join"}),
-        );
+        room.add(&mut state, "m.room.member", ALICE, Some(ALICE), json!({"membership": "join"}));
+        room.add(&mut state, "m.room.join_rules", ALICE, Some(""), json!({"join_rule": "public"}));
+        let join = room.make(&state, "m.room.member", BOB, Some(BOB), json!({"membership": "join"}));
         assert!(room.check(&join, &state).is_err());
     }
 
@@ -325,19 +230,12 @@ mod tests {
                 state_key,
                 &content,
             );
-            let mut types: Vec<_> = types
-                .unwrap()
-                .into_iter()
-                .map(|(kind, key)| format!("{kind} {key}"))
-                .collect();
+            let mut types: Vec<_> = types.unwrap().into_iter().map(|(kind, key)| format!("{kind} {key}")).collect();
             types.sort();
             types.join(", ")
         };
         let join = json!({"membership": "join", "join_authorised_via_users_server": ALICE});
-        assert_eq!(
-            types(RoomVersionId::V10, "m.room.create", Some(""), json!({})),
-            ""
-        );
+        assert_eq!(types(RoomVersionId::V10, "m.room.create", Some(""), json!({})), "");
         assert_eq!(
             types(RoomVersionId::V10, "m.room.message", None, json!({})),
             format!("m.room.create , m.room.member {BOB}, m.room.power_levels ")
@@ -350,9 +248,7 @@ mod tests {
         );
         assert_eq!(
             types(RoomVersionId::V12, "m.room.member", Some(BOB), join),
-            format!(
-                "m.room.join_rules , m.room.member {ALICE}, m.room.member {BOB}, m.room.power_levels "
-            )
+            format!("m.room.join_rules , m.room.member {ALICE}, m.room.member {BOB}, m.room.power_levels ")
         );
     }
 }

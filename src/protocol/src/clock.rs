@@ -27,9 +27,7 @@ impl Clock for SystemClock {
         // A clock set before 1970 reads as the epoch: wrong, but no reason to fall over.
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            })
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 }
 
@@ -42,9 +40,7 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock standing at `now_ms`.
     pub fn new(now_ms: u64) -> Self {
-        Self {
-            now_ms: AtomicU64::new(now_ms),
-        }
+        Self { now_ms: AtomicU64::new(now_ms) }
     }
 
     /// Moves the clock to `now_ms`, backwards if need be.

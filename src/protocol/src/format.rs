@@ -6,9 +6,7 @@
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, RoomId, UserId,
-    room_version_rules::{
-        EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules,
-    },
+    room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
 };
 
 /// Largest event, in bytes of canonical JSON with hashes and signatures, without `unsigned`.
@@ -80,22 +78,13 @@ impl From<serde_json::Error> for FormatError {
 ///
 /// Spec: Client-Server API, Size limits.
 pub fn check_size(canonical: &str) -> Result<(), FormatError> {
-    if canonical.len() > MAX_EVENT_BYTES {
-        Err(FormatError::TooLarge {
-            bytes: canonical.len(),
-        })
-    } else {
-        Ok(())
-    }
+    if canonical.len() > MAX_EVENT_BYTES { Err(FormatError::TooLarge { bytes: canonical.len() }) } else { Ok(()) }
 }
 
 /// Checks every field of an event except the total size, for which see [`check_size`].
 ///
 /// Spec: room versions, Event format; Server-Server API, PDUs.
-pub fn check_fields(
-    event: &CanonicalJsonObject,
-    rules: &RoomVersionRules,
-) -> Result<(), FormatError> {
+pub fn check_fields(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
     let kind = required_string(event, "type", rules)?;
     let sender = required_string(event, "sender", rules)?;
     <&UserId>::try_from(sender).map_err(|error| invalid("sender", error))?;
@@ -111,26 +100,15 @@ pub fn check_fields(
     }
     check_count(event, "depth")?;
     check_count(event, "origin_server_ts")?;
-    if !matches!(
-        event
-            .get("content")
-            .ok_or(FormatError::Missing("content"))?,
-        CanonicalJsonValue::Object(_)
-    ) {
-        return Err(FormatError::WrongType {
-            field: "content",
-            expected: "an object",
-        });
+    if !matches!(event.get("content").ok_or(FormatError::Missing("content"))?, CanonicalJsonValue::Object(_)) {
+        return Err(FormatError::WrongType { field: "content", expected: "an object" });
     }
     check_hashes(event)?;
     check_signatures(event)
 }
 
 fn invalid(field: &'static str, reason: impl ToString) -> FormatError {
-    FormatError::Invalid {
-        field,
-        reason: reason.to_string(),
-    }
+    FormatError::Invalid { field, reason: reason.to_string() }
 }
 
 /// Whether lengths are counted in bytes (from version 11) or in code points (before).
@@ -140,21 +118,10 @@ fn counts_bytes(rules: &RoomVersionRules) -> bool {
     rules.authorization.use_room_create_sender
 }
 
-fn check_length(
-    value: &str,
-    field: &'static str,
-    rules: &RoomVersionRules,
-) -> Result<(), FormatError> {
-    let length = if counts_bytes(rules) || value.len() <= MAX_FIELD_LENGTH {
-        value.len()
-    } else {
-        value.chars().count()
-    };
-    if length > MAX_FIELD_LENGTH {
-        Err(FormatError::TooLong(field))
-    } else {
-        Ok(())
-    }
+fn check_length(value: &str, field: &'static str, rules: &RoomVersionRules) -> Result<(), FormatError> {
+    let length =
+        if counts_bytes(rules) || value.len() <= MAX_FIELD_LENGTH { value.len() } else { value.chars().count() };
+    if length > MAX_FIELD_LENGTH { Err(FormatError::TooLong(field)) } else { Ok(()) }
 }
 
 fn optional_string<'a>(
@@ -168,10 +135,7 @@ fn optional_string<'a>(
             check_length(value, field, rules)?;
             Ok(Some(value))
         }
-        Some(_) => Err(FormatError::WrongType {
-            field,
-            expected: "a string",
-        }),
+        Some(_) => Err(FormatError::WrongType { field, expected: "a string" }),
     }
 }
 
@@ -183,17 +147,10 @@ fn required_string<'a>(
     optional_string(event, field, rules)?.ok_or(FormatError::Missing(field))
 }
 
-fn check_event_id(
-    event: &CanonicalJsonObject,
-    rules: &RoomVersionRules,
-) -> Result<(), FormatError> {
+fn check_event_id(event: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), FormatError> {
     if !rules.event_format.require_event_id {
         // Redaction keeps it, so it would be part of the hash that names the event.
-        return if event.contains_key("event_id") {
-            Err(FormatError::Unexpected("event_id"))
-        } else {
-            Ok(())
-        };
+        return if event.contains_key("event_id") { Err(FormatError::Unexpected("event_id")) } else { Ok(()) };
     }
     let event_id = required_string(event, "event_id", rules)?;
     let parsed = <&EventId>::try_from(event_id).map_err(|error| invalid("event_id", error))?;
@@ -210,11 +167,7 @@ fn check_room_id<'a>(
     rules: &RoomVersionRules,
 ) -> Result<Option<&'a RoomId>, FormatError> {
     if kind == "m.room.create" && !rules.event_format.require_room_create_room_id {
-        return if event.contains_key("room_id") {
-            Err(FormatError::Unexpected("room_id"))
-        } else {
-            Ok(None)
-        };
+        return if event.contains_key("room_id") { Err(FormatError::Unexpected("room_id")) } else { Ok(None) };
     }
     let room_id = required_string(event, "room_id", rules)?;
     let parsed = <&RoomId>::try_from(room_id).map_err(|error| invalid("room_id", error))?;
@@ -233,10 +186,7 @@ fn check_references(
     let list = match event.get(field) {
         Some(CanonicalJsonValue::Array(list)) => list,
         Some(_) => {
-            return Err(FormatError::WrongType {
-                field,
-                expected: "a list of events",
-            });
+            return Err(FormatError::WrongType { field, expected: "a list of events" });
         }
         None => return Err(FormatError::Missing(field)),
     };
@@ -245,37 +195,22 @@ fn check_references(
     }
     for entry in list {
         let event_id = match (rules.events_reference_format, entry) {
-            (EventsReferenceFormatVersion::V1, CanonicalJsonValue::Array(pair)) => {
-                match pair.as_slice() {
-                    [
-                        CanonicalJsonValue::String(event_id),
-                        CanonicalJsonValue::Object(_),
-                    ] => event_id,
-                    _ => {
-                        return Err(FormatError::WrongType {
-                            field,
-                            expected: "a list of [event id, hashes] pairs",
-                        });
-                    }
+            (EventsReferenceFormatVersion::V1, CanonicalJsonValue::Array(pair)) => match pair.as_slice() {
+                [CanonicalJsonValue::String(event_id), CanonicalJsonValue::Object(_)] => event_id,
+                _ => {
+                    return Err(FormatError::WrongType { field, expected: "a list of [event id, hashes] pairs" });
                 }
-            }
+            },
             (EventsReferenceFormatVersion::V1, _) => {
-                return Err(FormatError::WrongType {
-                    field,
-                    expected: "a list of [event id, hashes] pairs",
-                });
+                return Err(FormatError::WrongType { field, expected: "a list of [event id, hashes] pairs" });
             }
             (_, CanonicalJsonValue::String(event_id)) => event_id,
             _ => {
-                return Err(FormatError::WrongType {
-                    field,
-                    expected: "a list of event ids",
-                });
+                return Err(FormatError::WrongType { field, expected: "a list of event ids" });
             }
         };
         check_length(event_id, field, rules)?;
-        let parsed =
-            <&EventId>::try_from(event_id.as_str()).map_err(|error| invalid(field, error))?;
+        let parsed = <&EventId>::try_from(event_id.as_str()).map_err(|error| invalid(field, error))?;
         if rules.event_id_format == EventIdFormatVersion::V1 && parsed.server_name().is_none() {
             return Err(invalid(field, "event id without a server name"));
         }
@@ -283,10 +218,7 @@ fn check_references(
     Ok(())
 }
 
-fn check_no_create_in_auth_events(
-    event: &CanonicalJsonObject,
-    room_id: &RoomId,
-) -> Result<(), FormatError> {
+fn check_no_create_in_auth_events(event: &CanonicalJsonObject, room_id: &RoomId) -> Result<(), FormatError> {
     let create_hash = room_id.strip_sigil();
     let named = event
         .get("auth_events")
@@ -295,11 +227,7 @@ fn check_no_create_in_auth_events(
         .flatten()
         .filter_map(|entry| entry.as_str())
         .any(|event_id| event_id.strip_prefix('$') == Some(create_hash));
-    if named {
-        Err(invalid("auth_events", "names the create event"))
-    } else {
-        Ok(())
-    }
+    if named { Err(invalid("auth_events", "names the create event")) } else { Ok(()) }
 }
 
 /// A non-negative integer. The upper bound, 2^53 - 1, comes with canonical JSON.
@@ -307,19 +235,13 @@ fn check_count(event: &CanonicalJsonObject, field: &'static str) -> Result<(), F
     match event.get(field) {
         Some(CanonicalJsonValue::Integer(value)) if i64::from(*value) >= 0 => Ok(()),
         Some(CanonicalJsonValue::Integer(_)) => Err(invalid(field, "negative")),
-        Some(_) => Err(FormatError::WrongType {
-            field,
-            expected: "an integer",
-        }),
+        Some(_) => Err(FormatError::WrongType { field, expected: "an integer" }),
         None => Err(FormatError::Missing(field)),
     }
 }
 
 fn check_hashes(event: &CanonicalJsonObject) -> Result<(), FormatError> {
-    const WRONG: FormatError = FormatError::WrongType {
-        field: "hashes",
-        expected: "an object with a string `sha256`",
-    };
+    const WRONG: FormatError = FormatError::WrongType { field: "hashes", expected: "an object with a string `sha256`" };
     match event.get("hashes") {
         Some(CanonicalJsonValue::Object(hashes)) => match hashes.get("sha256") {
             Some(CanonicalJsonValue::String(_)) => Ok(()),
@@ -331,14 +253,9 @@ fn check_hashes(event: &CanonicalJsonObject) -> Result<(), FormatError> {
 }
 
 fn check_signatures(event: &CanonicalJsonObject) -> Result<(), FormatError> {
-    let well_formed = match event
-        .get("signatures")
-        .ok_or(FormatError::Missing("signatures"))?
-    {
+    let well_formed = match event.get("signatures").ok_or(FormatError::Missing("signatures"))? {
         CanonicalJsonValue::Object(servers) => servers.values().all(|keys| match keys {
-            CanonicalJsonValue::Object(keys) => {
-                keys.values().all(|signature| signature.is_string())
-            }
+            CanonicalJsonValue::Object(keys) => keys.values().all(|signature| signature.is_string()),
             _ => false,
         }),
         _ => false,
@@ -346,10 +263,7 @@ fn check_signatures(event: &CanonicalJsonObject) -> Result<(), FormatError> {
     if well_formed {
         Ok(())
     } else {
-        Err(FormatError::WrongType {
-            field: "signatures",
-            expected: "an object of objects of strings",
-        })
+        Err(FormatError::WrongType { field: "signatures", expected: "an object of objects of strings" })
     }
 }
 
@@ -385,10 +299,7 @@ mod tests {
     }
 
     fn check(event: &JsonValue, version: &RoomVersionId) -> Result<(), FormatError> {
-        check_fields(
-            &parse_strict(&event.to_string()).unwrap(),
-            &version.rules().unwrap(),
-        )
+        check_fields(&parse_strict(&event.to_string()).unwrap(), &version.rules().unwrap())
     }
 
     fn with(version: &RoomVersionId, field: &str, value: JsonValue) -> Result<(), FormatError> {
@@ -397,13 +308,8 @@ mod tests {
         check(&event, version)
     }
 
-    const VERSIONS: [RoomVersionId; 5] = [
-        RoomVersionId::V2,
-        RoomVersionId::V3,
-        RoomVersionId::V6,
-        RoomVersionId::V11,
-        RoomVersionId::V12,
-    ];
+    const VERSIONS: [RoomVersionId; 5] =
+        [RoomVersionId::V2, RoomVersionId::V3, RoomVersionId::V6, RoomVersionId::V11, RoomVersionId::V12];
 
     #[test]
     fn ordinary_events_pass_in_every_version() {
@@ -452,10 +358,7 @@ mod tests {
             ("signatures", json!({"x": {"ed25519:1": 1}})),
             ("event_id", json!("$e:x")),
         ] {
-            assert!(
-                with(&version, field, value.clone()).is_err(),
-                "{field}: {value}"
-            );
+            assert!(with(&version, field, value.clone()).is_err(), "{field}: {value}");
         }
     }
 
@@ -488,21 +391,11 @@ mod tests {
                 assert!(with(&version, field, json!(long)).is_err());
             }
             assert!(with(&RoomVersionId::V10, field, json!(wide)).is_ok());
-            assert!(matches!(
-                with(&RoomVersionId::V11, field, json!(wide)),
-                Err(FormatError::TooLong(_))
-            ));
+            assert!(matches!(with(&RoomVersionId::V11, field, json!(wide)), Err(FormatError::TooLong(_))));
         }
         let sender = format!("@{}:x", "a".repeat(252));
         assert!(with(&RoomVersionId::V11, "sender", json!(sender)).is_ok());
-        assert!(
-            with(
-                &RoomVersionId::V11,
-                "sender",
-                json!(format!("@a{}", &sender[1..]))
-            )
-            .is_err()
-        );
+        assert!(with(&RoomVersionId::V11, "sender", json!(format!("@a{}", &sender[1..]))).is_err());
     }
 
     #[test]
@@ -511,19 +404,14 @@ mod tests {
         let sized = |bytes: usize| {
             let mut event = event(&RoomVersionId::V10);
             event["content"]["body"] = "".into();
-            let empty = canonical(&parse_strict(&event.to_string()).unwrap())
-                .unwrap()
-                .len();
+            let empty = canonical(&parse_strict(&event.to_string()).unwrap()).unwrap().len();
             event["content"]["body"] = "x".repeat(bytes - empty).into();
             // What is not part of the event does not count.
             event["unsigned"] = json!({"age": 1});
             crate::Pdu::from_object(parse_strict(&event.to_string()).unwrap(), &rules)
         };
         assert_eq!(sized(65_536).unwrap().json().len(), 65_536);
-        assert!(matches!(
-            sized(65_537),
-            Err(FormatError::TooLarge { bytes: 65_537 })
-        ));
+        assert!(matches!(sized(65_537), Err(FormatError::TooLarge { bytes: 65_537 })));
     }
 
     #[test]
@@ -537,10 +425,7 @@ mod tests {
             check(&event, version)
         };
         assert!(create(&RoomVersionId::V12, false).is_ok());
-        assert!(matches!(
-            create(&RoomVersionId::V12, true),
-            Err(FormatError::Unexpected("room_id"))
-        ));
+        assert!(matches!(create(&RoomVersionId::V12, true), Err(FormatError::Unexpected("room_id"))));
         assert!(create(&RoomVersionId::V11, false).is_err());
         assert!(create(&RoomVersionId::V11, true).is_ok());
     }
@@ -551,13 +436,7 @@ mod tests {
         event["room_id"] = "!hash".into();
         assert!(check(&event, &RoomVersionId::V12).is_ok());
         event["auth_events"] = json!(["$other", "$hash"]);
-        assert!(matches!(
-            check(&event, &RoomVersionId::V12),
-            Err(FormatError::Invalid {
-                field: "auth_events",
-                ..
-            })
-        ));
+        assert!(matches!(check(&event, &RoomVersionId::V12), Err(FormatError::Invalid { field: "auth_events", .. })));
     }
 
     #[test]

@@ -13,27 +13,18 @@ pub struct Glob {
 impl Glob {
     /// A pattern that tells upper from lower case.
     pub fn new(pattern: &str) -> Self {
-        Self {
-            pattern: pattern.chars().collect(),
-            case_sensitive: true,
-        }
+        Self { pattern: pattern.chars().collect(), case_sensitive: true }
     }
 
     /// A pattern that does not.
     pub fn new_ignoring_case(pattern: &str) -> Self {
-        Self {
-            pattern: pattern.to_lowercase().chars().collect(),
-            case_sensitive: false,
-        }
+        Self { pattern: pattern.to_lowercase().chars().collect(), case_sensitive: false }
     }
 
     /// Whether the whole text matches.
     pub fn matches(&self, text: &str) -> bool {
-        let text: Vec<char> = if self.case_sensitive {
-            text.chars().collect()
-        } else {
-            text.to_lowercase().chars().collect()
-        };
+        let text: Vec<char> =
+            if self.case_sensitive { text.chars().collect() } else { text.to_lowercase().chars().collect() };
         matches(&self.pattern, &text)
     }
 }
@@ -88,11 +79,7 @@ mod tests {
             ("*ab*ab", "abab", true),
             ("*ab*ab", "ab", false),
         ] {
-            assert_eq!(
-                Glob::new(pattern).matches(text),
-                expected,
-                "{pattern:?} on {text:?}"
-            );
+            assert_eq!(Glob::new(pattern).matches(text), expected, "{pattern:?} on {text:?}");
         }
     }
 

@@ -31,10 +31,7 @@ pub enum JsonError {
 /// Spec: Appendices, Canonical JSON.
 pub fn parse_strict(raw: &str) -> Result<CanonicalJsonObject, JsonError> {
     let mut deserializer = serde_json::Deserializer::from_str(raw);
-    let value = Strict {
-        depth_left: MAX_NESTING,
-    }
-    .deserialize(&mut deserializer)?;
+    let value = Strict { depth_left: MAX_NESTING }.deserialize(&mut deserializer)?;
     deserializer.end()?;
     match value {
         CanonicalJsonValue::Object(object) => Ok(object),
@@ -81,15 +78,11 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Self::Value, E> {
-        Int::new(value)
-            .map(CanonicalJsonValue::Integer)
-            .ok_or_else(|| E::custom("integer out of range"))
+        Int::new(value).map(CanonicalJsonValue::Integer).ok_or_else(|| E::custom("integer out of range"))
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Self::Value, E> {
-        Int::try_from(value)
-            .map(CanonicalJsonValue::Integer)
-            .map_err(|_| E::custom("integer out of range"))
+        Int::try_from(value).map(CanonicalJsonValue::Integer).map_err(|_| E::custom("integer out of range"))
     }
 
     fn visit_f64<E: serde::de::Error>(self, _value: f64) -> Result<Self::Value, E> {
@@ -189,10 +182,7 @@ pub(crate) mod tests {
     fn specification_examples_come_out_canonical() {
         for (raw, expected) in [
             ("{}", "{}"),
-            (
-                "{\"one\": 1,\n \"two\": \"Two\"}",
-                r#"{"one":1,"two":"Two"}"#,
-            ),
+            ("{\"one\": 1,\n \"two\": \"Two\"}", r#"{"one":1,"two":"Two"}"#),
             (r#"{"b": "2", "a": "1"}"#, r#"{"a":"1","b":"2"}"#),
             (
                 r#"{"auth": {"success": true, "mxid": "@john.doe:example.com", "profile": {
@@ -205,10 +195,7 @@ pub(crate) mod tests {
             (r#"{"本": 2, "日": 1}"#, r#"{"日":1,"本":2}"#),
             (r#"{"a": "\u65E5"}"#, r#"{"a":"日"}"#),
             (r#"{"a": null}"#, r#"{"a":null}"#),
-            (
-                r#"{"a": "\u0000\u001F\u007f\/\"\\"}"#,
-                "{\"a\":\"\\u0000\\u001f\u{7f}/\\\"\\\\\"}",
-            ),
+            (r#"{"a": "\u0000\u001F\u007f\/\"\\"}"#, "{\"a\":\"\\u0000\\u001f\u{7f}/\\\"\\\\\"}"),
         ] {
             assert_eq!(canonical_of(raw), expected);
             let value: serde_json::Value = serde_json::from_str(raw).unwrap();
@@ -218,10 +205,7 @@ pub(crate) mod tests {
 
     #[test]
     fn keys_sort_by_code_point_not_by_utf16() {
-        assert_eq!(
-            canonical_of("{\"\u{1f600}\":1,\"\u{ffee}\":2}"),
-            "{\"\u{ffee}\":2,\"\u{1f600}\":1}"
-        );
+        assert_eq!(canonical_of("{\"\u{1f600}\":1,\"\u{ffee}\":2}"), "{\"\u{ffee}\":2,\"\u{1f600}\":1}");
     }
 
     #[test]
@@ -257,8 +241,7 @@ pub(crate) mod tests {
 
     #[test]
     fn nesting_is_bounded() {
-        let nested =
-            |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+        let nested = |levels: usize| format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         assert!(parse_strict(&nested(MAX_NESTING - 1)).is_ok());
         assert!(parse_strict(&nested(MAX_NESTING)).is_err());
         assert!(parse_strict(&nested(30_000)).is_err());

@@ -7,8 +7,8 @@
 use std::{fmt, sync::Arc};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId,
-    OwnedRoomId, OwnedUserId, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType, room::member::MembershipState},
     room_version_rules::{EventIdFormatVersion, RoomVersionRules},
     signatures::reference_hash,
@@ -69,10 +69,7 @@ impl Pdu {
     /// Checks the format of an event, computes its id and reads its fields. `unsigned` is dropped.
     ///
     /// The event is not rejected, and nothing is known about its signatures.
-    pub fn from_object(
-        mut object: CanonicalJsonObject,
-        rules: &RoomVersionRules,
-    ) -> Result<Self, FormatError> {
+    pub fn from_object(mut object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, FormatError> {
         object.remove("unsigned");
         format::check_fields(&object, rules)?;
         let json = json::canonical(&object)?;
@@ -123,16 +120,8 @@ impl Pdu {
             state_key: fields.state_key,
             content: fields.content,
             origin_server_ts: fields.origin_server_ts,
-            prev_events: fields
-                .prev_events
-                .into_iter()
-                .map(|reference| reference.0)
-                .collect(),
-            auth_events: fields
-                .auth_events
-                .into_iter()
-                .map(|reference| reference.0)
-                .collect(),
+            prev_events: fields.prev_events.into_iter().map(|reference| reference.0).collect(),
+            auth_events: fields.auth_events.into_iter().map(|reference| reference.0).collect(),
             depth: fields.depth,
             rejected,
             json,
@@ -180,10 +169,7 @@ impl Pdu {
 
     /// Where a state event stands in the room's state.
     pub fn state_tuple(&self) -> Option<(StateEventType, &str)> {
-        Some((
-            StateEventType::from(self.kind.to_string()),
-            self.state_key()?,
-        ))
+        Some((StateEventType::from(self.kind.to_string()), self.state_key()?))
     }
 
     /// Whether this state event has that type and state key.
@@ -200,9 +186,7 @@ impl Pdu {
         if self.kind != TimelineEventType::RoomMember || !self.is_state() {
             return None;
         }
-        self.get_content::<Membership>()
-            .ok()
-            .map(|content| content.membership)
+        self.get_content::<Membership>().ok().map(|content| content.membership)
     }
 
     /// The event a redaction wants redacted: named in `content` from room version 11, at the top level before.
@@ -218,19 +202,10 @@ impl Pdu {
 
     /// The redacted form of this event, under the same id.
     pub fn redacted(&self, rules: &RoomVersionRules) -> Result<Self, FormatError> {
-        let object = crate::redact::redact_object(self.object()?, rules).map_err(|error| {
-            FormatError::Invalid {
-                field: "type",
-                reason: error.to_string(),
-            }
-        })?;
+        let object = crate::redact::redact_object(self.object()?, rules)
+            .map_err(|error| FormatError::Invalid { field: "type", reason: error.to_string() })?;
         let json = json::canonical(&object)?;
-        Self::read(
-            self.event_id.clone(),
-            json.into(),
-            self.rejected,
-            Some(self.room_id.clone()),
-        )
+        Self::read(self.event_id.clone(), json.into(), self.rejected, Some(self.room_id.clone()))
     }
 
     /// The event as clients see it.
@@ -241,24 +216,19 @@ impl Pdu {
     /// Spec: Client-Server API, Room event format; `m.room.redaction`.
     pub fn to_client_json(&self, format: &ClientFormat) -> JsonValue {
         let mut event = serde_json::Map::new();
-        let mut content = serde_json::from_str(self.content.get())
-            .unwrap_or_else(|_| JsonValue::Object(Default::default()));
+        let mut content =
+            serde_json::from_str(self.content.get()).unwrap_or_else(|_| JsonValue::Object(Default::default()));
         if self.kind == TimelineEventType::RoomRedaction
             && let Some(target) = self.redacts_for_clients()
         {
             event.insert("redacts".to_owned(), target.as_str().into());
             if let JsonValue::Object(content) = &mut content {
-                content
-                    .entry("redacts")
-                    .or_insert_with(|| target.as_str().into());
+                content.entry("redacts").or_insert_with(|| target.as_str().into());
             }
         }
         event.insert("content".to_owned(), content);
         event.insert("event_id".to_owned(), self.event_id.as_str().into());
-        event.insert(
-            "origin_server_ts".to_owned(),
-            u64::from(self.origin_server_ts.0).into(),
-        );
+        event.insert("origin_server_ts".to_owned(), u64::from(self.origin_server_ts.0).into());
         if !format.omit_room_id {
             event.insert("room_id".to_owned(), self.room_id.as_str().into());
         }
@@ -276,10 +246,7 @@ impl Pdu {
     }
 
     /// [`Pdu::to_client_json`] as raw text, without parsing the content again unless this is a redaction.
-    pub fn to_client_raw(
-        &self,
-        format: &ClientFormat,
-    ) -> Result<Box<RawJsonValue>, serde_json::Error> {
+    pub fn to_client_raw(&self, format: &ClientFormat) -> Result<Box<RawJsonValue>, serde_json::Error> {
         if self.kind == TimelineEventType::RoomRedaction {
             return serde_json::value::to_raw_value(&self.to_client_json(format));
         }
@@ -291,10 +258,7 @@ impl Pdu {
             sender: &self.sender,
             state_key: self.state_key(),
             kind: &self.kind,
-            unsigned: format
-                .unsigned
-                .as_ref()
-                .filter(|unsigned| !unsigned.is_empty()),
+            unsigned: format.unsigned.as_ref().filter(|unsigned| !unsigned.is_empty()),
         })
     }
 
@@ -350,10 +314,7 @@ struct ClientEvent<'a> {
 /// The id of an event that passed the format check.
 ///
 /// Spec: room versions, Event IDs.
-pub fn event_id(
-    object: &CanonicalJsonObject,
-    rules: &RoomVersionRules,
-) -> Result<OwnedEventId, FormatError> {
+pub fn event_id(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, FormatError> {
     let text = match rules.event_id_format {
         EventIdFormatVersion::V1 => match object.get("event_id") {
             Some(CanonicalJsonValue::String(event_id)) => event_id.clone(),
@@ -361,22 +322,13 @@ pub fn event_id(
         },
         _ => format!("${}", reference_hash(object, rules)?),
     };
-    EventId::parse(text).map_err(|error| FormatError::Invalid {
-        field: "event_id",
-        reason: error.to_string(),
-    })
+    EventId::parse(text).map_err(|error| FormatError::Invalid { field: "event_id", reason: error.to_string() })
 }
 
 /// The room a version 12 create event opens: its own id, under the room sigil.
 fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, FormatError> {
-    RoomId::parse(format!(
-        "!{}",
-        event_id.as_str().strip_prefix('$').unwrap_or_default()
-    ))
-    .map_err(|error| FormatError::Invalid {
-        field: "event_id",
-        reason: error.to_string(),
-    })
+    RoomId::parse(format!("!{}", event_id.as_str().strip_prefix('$').unwrap_or_default()))
+        .map_err(|error| FormatError::Invalid { field: "event_id", reason: error.to_string() })
 }
 
 fn as_event_id(raw: &RawJsonValue) -> Option<OwnedEventId> {
@@ -422,9 +374,7 @@ impl<'de> Deserialize<'de> for Reference {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Reference, A::Error> {
-                let event_id = seq
-                    .next_element()?
-                    .ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
+                let event_id = seq.next_element()?.ok_or_else(|| serde::de::Error::invalid_length(0, &self))?;
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(Reference(event_id))
             }
@@ -530,17 +480,9 @@ mod tests {
     fn stored_event_reads_back_the_same() {
         for version in VERSIONS {
             let (mut room, state) = TestRoom::populated(version.clone());
-            let extra = room.make(
-                &state,
-                "m.room.message",
-                BOB,
-                None,
-                json!({"body": "é\u{0}"}),
-            );
+            let extra = room.make(&state, "m.room.message", BOB, None, json!({"body": "é\u{0}"}));
             for pdu in room.events.values().chain([&extra]) {
-                let read =
-                    Pdu::from_stored(pdu.event_id.clone(), pdu.json(), true, pdu.room_id.clone())
-                        .unwrap();
+                let read = Pdu::from_stored(pdu.event_id.clone(), pdu.json(), true, pdu.room_id.clone()).unwrap();
                 assert!(read.rejected && !pdu.rejected);
                 assert_eq!(read.json(), pdu.json());
                 assert_eq!(read.state_tuple(), pdu.state_tuple());
@@ -558,10 +500,7 @@ mod tests {
     fn version_12_room_is_named_after_its_create_event() {
         let (room, state) = TestRoom::new(RoomVersionId::V12);
         let create = room.fetch(state.values().next().unwrap()).unwrap();
-        assert_eq!(
-            create.room_id.as_str().strip_prefix('!'),
-            create.event_id.as_str().strip_prefix('$')
-        );
+        assert_eq!(create.room_id.as_str().strip_prefix('!'), create.event_id.as_str().strip_prefix('$'));
         assert!(state_res::Event::room_id(&create).is_none());
         assert!(!create.json().contains("room_id"));
     }
@@ -570,13 +509,7 @@ mod tests {
     fn redaction_keeps_the_event_id_and_drops_the_body() {
         for version in VERSIONS {
             let (mut room, state) = TestRoom::populated(version);
-            let pdu = room.make(
-                &state,
-                "m.room.message",
-                BOB,
-                None,
-                json!({"body": "secret"}),
-            );
+            let pdu = room.make(&state, "m.room.message", BOB, None, json!({"body": "secret"}));
             let redacted = pdu.redacted(&room.rules).unwrap();
             assert_eq!(redacted.content.get(), "{}");
             assert!(!redacted.json().contains("secret"));
@@ -586,11 +519,7 @@ mod tests {
         }
     }
 
-    fn redaction(
-        version: RoomVersionId,
-        top_level: Option<&str>,
-        content: JsonValue,
-    ) -> (Pdu, RoomVersionRules) {
+    fn redaction(version: RoomVersionId, top_level: Option<&str>, content: JsonValue) -> (Pdu, RoomVersionRules) {
         let (mut room, state) = TestRoom::populated(version);
         let mut object = room.object(&state, "m.room.redaction", BOB, None, content);
         if let Some(target) = top_level {
@@ -615,11 +544,7 @@ mod tests {
     fn clients_find_the_redaction_target_in_both_places() {
         for (version, top_level, content) in [
             (RoomVersionId::V10, Some("$t"), json!({"reason": "r"})),
-            (
-                RoomVersionId::V11,
-                None,
-                json!({"reason": "r", "redacts": "$t"}),
-            ),
+            (RoomVersionId::V11, None, json!({"reason": "r", "redacts": "$t"})),
         ] {
             let (pdu, _) = redaction(version, top_level, content);
             let shown = pdu.to_client_json(&ClientFormat::default());
@@ -630,11 +555,7 @@ mod tests {
 
     #[test]
     fn clients_are_not_shown_a_second_redaction_target() {
-        let (pdu, _) = redaction(
-            RoomVersionId::V11,
-            Some("$innocent"),
-            json!({"redacts": "$t"}),
-        );
+        let (pdu, _) = redaction(RoomVersionId::V11, Some("$innocent"), json!({"redacts": "$t"}));
         let shown = pdu.to_client_json(&ClientFormat::default());
         assert_eq!(shown.get("redacts"), None);
         assert_eq!(shown["content"]["redacts"], "$t");
@@ -643,14 +564,9 @@ mod tests {
     #[test]
     fn client_event_holds_what_the_specification_lists_and_no_more() {
         let (room, state) = TestRoom::populated(RoomVersionId::V10);
-        let member = room
-            .fetch(&state[&crate::test_room::key("m.room.member", ALICE)])
-            .unwrap();
+        let member = room.fetch(&state[&crate::test_room::key("m.room.member", ALICE)]).unwrap();
         let unsigned = json!({"age": 12}).as_object().cloned();
-        let format = ClientFormat {
-            omit_room_id: false,
-            unsigned,
-        };
+        let format = ClientFormat { omit_room_id: false, unsigned };
         let shown = member.to_client_json(&format);
         assert_eq!(
             shown,
@@ -667,19 +583,9 @@ mod tests {
         );
         let raw = member.to_client_raw(&format).unwrap();
         assert_eq!(serde_json::from_str::<JsonValue>(raw.get()).unwrap(), shown);
-        let bare = ClientFormat {
-            omit_room_id: true,
-            unsigned: None,
-        };
-        assert!(
-            !member
-                .to_client_raw(&bare)
-                .unwrap()
-                .get()
-                .contains("room_id")
-        );
-        let stripped: JsonValue =
-            serde_json::from_str(member.to_stripped().unwrap().get()).unwrap();
+        let bare = ClientFormat { omit_room_id: true, unsigned: None };
+        assert!(!member.to_client_raw(&bare).unwrap().get().contains("room_id"));
+        let stripped: JsonValue = serde_json::from_str(member.to_stripped().unwrap().get()).unwrap();
         assert_eq!(
             stripped,
             json!({"content": {"membership": "join"}, "sender": ALICE, "state_key": ALICE, "type": "m.room.member"})
@@ -689,17 +595,9 @@ mod tests {
     #[test]
     fn membership_is_read_only_from_membership_state() {
         let (mut room, state) = TestRoom::populated(RoomVersionId::V10);
-        let join = room
-            .fetch(&state[&crate::test_room::key("m.room.member", BOB)])
-            .unwrap();
+        let join = room.fetch(&state[&crate::test_room::key("m.room.member", BOB)]).unwrap();
         assert_eq!(join.membership(), Some(MembershipState::Join));
-        let other = room.make(
-            &state,
-            "m.room.message",
-            BOB,
-            None,
-            json!({"membership": "join"}),
-        );
+        let other = room.make(&state, "m.room.message", BOB, None, json!({"membership": "join"}));
         assert_eq!(other.membership(), None);
     }
 }

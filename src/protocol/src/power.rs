@@ -49,9 +49,7 @@ impl PowerLevels {
         power_levels: Option<&Pdu>,
     ) -> Result<Self, PowerLevelsError> {
         let rules = &rules.authorization;
-        let creators = RoomCreateEvent::new(create)
-            .creators(rules)
-            .map_err(PowerLevelsError)?;
+        let creators = RoomCreateEvent::new(create).creators(rules).map_err(PowerLevelsError)?;
         let (privileged_creators, plain_creators) = if rules.explicitly_privilege_room_creators {
             (creators, HashSet::new())
         } else {
@@ -61,10 +59,7 @@ impl PowerLevels {
             let default = |field: RoomPowerLevelsIntField| field.default_value();
             return Ok(Self {
                 privileged_creators,
-                users: plain_creators
-                    .into_iter()
-                    .map(|user| (user, CREATOR_LEVEL.into()))
-                    .collect(),
+                users: plain_creators.into_iter().map(|user| (user, CREATOR_LEVEL.into())).collect(),
                 users_default: default(RoomPowerLevelsIntField::UsersDefault),
                 events: BTreeMap::new(),
                 events_default: default(RoomPowerLevelsIntField::EventsDefault),
@@ -78,23 +73,13 @@ impl PowerLevels {
             });
         };
         let event = RoomPowerLevelsEvent::new(power_levels);
-        let level = |field: RoomPowerLevelsIntField| {
-            event
-                .get_as_int_or_default(field, rules)
-                .map_err(PowerLevelsError)
-        };
+        let level =
+            |field: RoomPowerLevelsIntField| event.get_as_int_or_default(field, rules).map_err(PowerLevelsError);
         Ok(Self {
             privileged_creators,
-            users: event
-                .users(rules)
-                .map_err(PowerLevelsError)?
-                .cloned()
-                .unwrap_or_default(),
+            users: event.users(rules).map_err(PowerLevelsError)?.cloned().unwrap_or_default(),
             users_default: level(RoomPowerLevelsIntField::UsersDefault)?,
-            events: event
-                .events(rules)
-                .map_err(PowerLevelsError)?
-                .unwrap_or_default(),
+            events: event.events(rules).map_err(PowerLevelsError)?.unwrap_or_default(),
             events_default: level(RoomPowerLevelsIntField::EventsDefault)?,
             state_default: level(RoomPowerLevelsIntField::StateDefault)?,
             ban: level(RoomPowerLevelsIntField::Ban)?,
@@ -121,11 +106,7 @@ impl PowerLevels {
 
     /// The level needed to send an event of this type.
     pub fn event_level(&self, kind: &TimelineEventType, is_state: bool) -> Int {
-        let default = if is_state {
-            self.state_default
-        } else {
-            self.events_default
-        };
+        let default = if is_state { self.state_default } else { self.events_default };
         self.events.get(kind).copied().unwrap_or(default)
     }
 
@@ -212,10 +193,7 @@ mod tests {
     #[test]
     fn defaults_apply_without_the_event() {
         let levels = levels(RoomVersionId::V10, None);
-        assert_eq!(
-            levels.user_level(user(ALICE)),
-            UserPowerLevel::Int(100.into())
-        );
+        assert_eq!(levels.user_level(user(ALICE)), UserPowerLevel::Int(100.into()));
         assert_eq!(levels.user_level(user(BOB)), UserPowerLevel::Int(0.into()));
         assert!(levels.can_send(user(BOB), &"m.room.message".into(), false));
         assert!(!levels.can_send(user(BOB), &"m.room.topic".into(), true));
@@ -226,23 +204,14 @@ mod tests {
 
     #[test]
     fn creator_loses_the_default_level_once_there_is_an_event() {
-        let levels = levels(
-            RoomVersionId::V10,
-            Some(json!({"users": {BOB: 60}, "users_default": 1})),
-        );
-        assert_eq!(
-            levels.user_level(user(ALICE)),
-            UserPowerLevel::Int(1.into())
-        );
+        let levels = levels(RoomVersionId::V10, Some(json!({"users": {BOB: 60}, "users_default": 1})));
+        assert_eq!(levels.user_level(user(ALICE)), UserPowerLevel::Int(1.into()));
         assert!(levels.can_ban(user(BOB), user(ALICE)));
     }
 
     #[test]
     fn version_12_creators_outrank_everyone() {
-        let levels = levels(
-            RoomVersionId::V12,
-            Some(json!({"users": {BOB: 9_007_199_254_740_991i64}})),
-        );
+        let levels = levels(RoomVersionId::V12, Some(json!({"users": {BOB: 9_007_199_254_740_991i64}})));
         assert_eq!(levels.user_level(user(ALICE)), UserPowerLevel::Infinite);
         assert!(levels.can_kick(user(ALICE), user(BOB)));
         assert!(!levels.can_kick(user(BOB), user(ALICE)));
@@ -253,9 +222,7 @@ mod tests {
     fn moderators_act_only_on_lower_levels() {
         let levels = levels(
             RoomVersionId::V10,
-            Some(
-                json!({"users": {ALICE: 100, BOB: 50, CAROL: 50}, "ban": 60, "redact": 40, "events": {"m.x": 70}}),
-            ),
+            Some(json!({"users": {ALICE: 100, BOB: 50, CAROL: 50}, "ban": 60, "redact": 40, "events": {"m.x": 70}})),
         );
         assert!(!levels.can_kick(user(BOB), user(CAROL)));
         assert!(levels.can_kick(user(ALICE), user(CAROL)));
@@ -276,13 +243,9 @@ mod tests {
 
     #[test]
     fn levels_as_strings_count_before_version_10_only() {
-        let content =
-            json!({"users": {ALICE: "100"}, "ban": "70", "notifications": {"room": "20"}});
+        let content = json!({"users": {ALICE: "100"}, "ban": "70", "notifications": {"room": "20"}});
         let levels = levels(RoomVersionId::V9, Some(content.clone()));
-        assert_eq!(
-            levels.user_level(user(ALICE)),
-            UserPowerLevel::Int(100.into())
-        );
+        assert_eq!(levels.user_level(user(ALICE)), UserPowerLevel::Int(100.into()));
         assert_eq!(levels.notifications_room, Int::from(20));
         let (mut room, state) = TestRoom::new(RoomVersionId::V10);
         let create = room.fetch(&state[&key("m.room.create", "")]).unwrap();
@@ -292,10 +255,7 @@ mod tests {
 
     #[test]
     fn notifying_the_room_takes_a_level_of_its_own() {
-        let levels = levels(
-            RoomVersionId::V10,
-            Some(json!({"users": {BOB: 20}, "notifications": {"room": 20}})),
-        );
+        let levels = levels(RoomVersionId::V10, Some(json!({"users": {BOB: 20}, "notifications": {"room": 20}})));
         assert!(levels.can_notify_room(user(BOB)));
         assert!(!levels.can_notify_room(user(CAROL)));
     }

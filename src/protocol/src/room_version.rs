@@ -30,10 +30,7 @@ pub const SUPPORTED: &[RoomVersionId] = &[
 
 /// The rules of a supported version, `None` for any other.
 pub fn rules(version: &RoomVersionId) -> Option<RoomVersionRules> {
-    SUPPORTED
-        .contains(version)
-        .then(|| version.rules())
-        .flatten()
+    SUPPORTED.contains(version).then(|| version.rules()).flatten()
 }
 
 /// Whether rooms of this version can be created, joined and kept.

@@ -9,16 +9,16 @@ use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use ed25519_dalek::{Signer, SigningKey};
 use rand::TryCryptoRng;
 use ruma::{
-    CanonicalJsonObject, OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
-    SigningKeyAlgorithm, SigningKeyId,
+    CanonicalJsonObject, OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId, SigningKeyAlgorithm,
+    SigningKeyId,
     room_version_rules::RoomVersionRules,
     serde::{Base64, base64::Standard},
     signatures::{self, KeyPair, Signature},
 };
 
 pub use crate::verify::{
-    MAX_KEY_VALIDITY_MS, PublicKeys, Verified, VerifyError, key_valid_for_event, required_signers,
-    verify_bytes, verify_event, verify_json,
+    MAX_KEY_VALIDITY_MS, PublicKeys, Verified, VerifyError, key_valid_for_event, required_signers, verify_bytes,
+    verify_event, verify_json,
 };
 
 /// Why a signing key could not be read.
@@ -59,40 +59,20 @@ impl fmt::Debug for ServerSigner {
 
 impl ServerSigner {
     /// The signer of a 32-byte seed. `version` is the part of the key id after `ed25519:`.
-    pub fn from_seed(
-        server_name: OwnedServerName,
-        version: &str,
-        seed: &[u8; 32],
-    ) -> Result<Self, KeyError> {
-        if version.is_empty()
-            || !version
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        {
+    pub fn from_seed(server_name: OwnedServerName, version: &str, seed: &[u8; 32]) -> Result<Self, KeyError> {
+        if version.is_empty() || !version.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
             return Err(KeyError::Version);
         }
-        let key_id = format!("ed25519:{version}")
-            .as_str()
-            .try_into()
-            .map_err(|_| KeyError::Version)?;
-        Ok(Self {
-            server_name,
-            key_id,
-            key: SigningKey::from_bytes(seed),
-        })
+        let key_id = format!("ed25519:{version}").as_str().try_into().map_err(|_| KeyError::Version)?;
+        Ok(Self { server_name, key_id, key: SigningKey::from_bytes(seed) })
     }
 
     /// A fresh key with a random version, from the given source of randomness.
-    pub fn generate<R: TryCryptoRng + ?Sized>(
-        server_name: OwnedServerName,
-        rng: &mut R,
-    ) -> Result<Self, KeyError> {
+    pub fn generate<R: TryCryptoRng + ?Sized>(server_name: OwnedServerName, rng: &mut R) -> Result<Self, KeyError> {
         let mut seed = [0; 32];
-        rng.try_fill_bytes(&mut seed)
-            .map_err(|error| KeyError::Randomness(error.to_string()))?;
+        rng.try_fill_bytes(&mut seed).map_err(|error| KeyError::Randomness(error.to_string()))?;
         let mut version = [0; 4];
-        rng.try_fill_bytes(&mut version)
-            .map_err(|error| KeyError::Randomness(error.to_string()))?;
+        rng.try_fill_bytes(&mut version).map_err(|error| KeyError::Randomness(error.to_string()))?;
         let version: String = version.iter().map(|b| char::from(b'a' + b % 26)).collect();
         Self::from_seed(server_name, &format!("a_{version}"), &seed)
     }
@@ -112,11 +92,7 @@ impl ServerSigner {
 
     /// The line [`ServerSigner::from_text`] reads. It holds the secret.
     pub fn to_text(&self) -> String {
-        format!(
-            "ed25519 {} {}\n",
-            self.key_id.key_name(),
-            STANDARD_NO_PAD.encode(self.key.to_bytes())
-        )
+        format!("ed25519 {} {}\n", self.key_id.key_name(), STANDARD_NO_PAD.encode(self.key.to_bytes()))
     }
 
     /// The name this key signs for.
@@ -137,10 +113,7 @@ impl ServerSigner {
     /// This server's own entry for a map of public keys.
     pub fn public_keys(&self) -> PublicKeys {
         let key = Base64::new(self.key.verifying_key().to_bytes().to_vec());
-        PublicKeys::from([(
-            self.server_name.to_string(),
-            BTreeMap::from([(self.key_id.to_string(), key)]),
-        )])
+        PublicKeys::from([(self.server_name.to_string(), BTreeMap::from([(self.key_id.to_string(), key)]))])
     }
 
     /// Signs text as it stands, and returns the signature in unpadded base64.
@@ -152,11 +125,7 @@ impl ServerSigner {
     ///
     /// Spec: Appendices, Signing JSON.
     pub fn sign_json(&self, object: &mut CanonicalJsonObject) -> Result<(), SignError> {
-        Ok(signatures::sign_json(
-            self.server_name.as_str(),
-            self,
-            object,
-        )?)
+        Ok(signatures::sign_json(self.server_name.as_str(), self, object)?)
     }
 
     /// Sets the content hash of an event of this server and signs its redacted form.
@@ -167,35 +136,18 @@ impl ServerSigner {
         event: &mut CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<(), SignError> {
-        Ok(signatures::hash_and_sign_event(
-            self.server_name.as_str(),
-            self,
-            event,
-            &rules.redaction,
-        )?)
+        Ok(signatures::hash_and_sign_event(self.server_name.as_str(), self, event, &rules.redaction)?)
     }
 
     /// Adds this server's signature to an event another server made and hashed.
-    pub fn sign_event(
-        &self,
-        event: &mut CanonicalJsonObject,
-        rules: &RoomVersionRules,
-    ) -> Result<(), SignError> {
-        Ok(signatures::sign_event(
-            self.server_name.as_str(),
-            self,
-            event,
-            &rules.redaction,
-        )?)
+    pub fn sign_event(&self, event: &mut CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(), SignError> {
+        Ok(signatures::sign_event(self.server_name.as_str(), self, event, &rules.redaction)?)
     }
 }
 
 impl KeyPair for ServerSigner {
     fn sign(&self, message: &[u8]) -> Signature {
-        let key_id = SigningKeyId::from_parts(
-            SigningKeyAlgorithm::Ed25519,
-            self.key_id.key_name().as_str().into(),
-        );
+        let key_id = SigningKeyId::from_parts(SigningKeyAlgorithm::Ed25519, self.key_id.key_name().as_str().into());
         Signature::new(key_id, self.key.sign(message).to_bytes().to_vec())
     }
 }
@@ -220,19 +172,13 @@ pub(crate) mod tests {
     }
 
     fn signature(object: &CanonicalJsonObject, server: &str) -> String {
-        signatures_of(object, server).unwrap()["ed25519:1"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        signatures_of(object, server).unwrap()["ed25519:1"].as_str().unwrap().to_owned()
     }
 
     #[test]
     fn json_signatures_match_the_specification() {
         for (value, expected) in [
-            (
-                json!({}),
-                "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ",
-            ),
+            (json!({}), "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"),
             (
                 json!({"one": 1, "two": "Two"}),
                 "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
@@ -271,13 +217,8 @@ pub(crate) mod tests {
             ),
         ] {
             let mut event = object(event);
-            signer("domain")
-                .hash_and_sign_event(&mut event, &rules)
-                .unwrap();
-            assert_eq!(
-                event["hashes"].as_object().unwrap()["sha256"].as_str(),
-                Some(hash)
-            );
+            signer("domain").hash_and_sign_event(&mut event, &rules).unwrap();
+            assert_eq!(event["hashes"].as_object().unwrap()["sha256"].as_str(), Some(hash));
             assert_eq!(signature(&event, "domain"), expected);
             let keys = signer("domain").public_keys();
             assert_eq!(verify_event(&event, &rules, &keys).unwrap(), Verified::All);
@@ -286,41 +227,23 @@ pub(crate) mod tests {
 
     #[test]
     fn key_text_round_trips_and_hides_from_debug() {
-        let key =
-            ServerSigner::from_text("x".try_into().unwrap(), &format!("ed25519 a_bcde {SEED}\n"))
-                .unwrap();
+        let key = ServerSigner::from_text("x".try_into().unwrap(), &format!("ed25519 a_bcde {SEED}\n")).unwrap();
         assert_eq!(key.key_id().as_str(), "ed25519:a_bcde");
         assert_eq!(key.to_text(), format!("ed25519 a_bcde {SEED}\n"));
-        assert_eq!(
-            key.verify_key_base64(),
-            "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI"
-        );
+        assert_eq!(key.verify_key_base64(), "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI");
         assert!(!format!("{key:?}").contains(SEED));
-        let stray = ServerSigner::from_text(
-            "x".try_into().unwrap(),
-            "ed25519 a YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1=",
-        );
+        let stray =
+            ServerSigner::from_text("x".try_into().unwrap(), "ed25519 a YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1=");
         assert_eq!(stray.unwrap().verify_key_base64(), key.verify_key_base64());
-        for text in [
-            "",
-            "ed25519 a",
-            "rsa a YQ",
-            "ed25519 a_b YQ",
-            "ed25519 a-b !",
-            "ed25519 a b c",
-        ] {
-            assert!(
-                ServerSigner::from_text("x".try_into().unwrap(), text).is_err(),
-                "{text}"
-            );
+        for text in ["", "ed25519 a", "rsa a YQ", "ed25519 a_b YQ", "ed25519 a-b !", "ed25519 a b c"] {
+            assert!(ServerSigner::from_text("x".try_into().unwrap(), text).is_err(), "{text}");
         }
         assert!(ServerSigner::from_seed("x".try_into().unwrap(), "a:b", &[0; 32]).is_err());
     }
 
     #[test]
     fn generated_keys_differ_and_can_be_read_back() {
-        let generate =
-            || ServerSigner::generate("x".try_into().unwrap(), &mut rand::rngs::SysRng).unwrap();
+        let generate = || ServerSigner::generate("x".try_into().unwrap(), &mut rand::rngs::SysRng).unwrap();
         let (one, two) = (generate(), generate());
         assert_ne!(one.verify_key_base64(), two.verify_key_base64());
         let read = ServerSigner::from_text("x".try_into().unwrap(), &one.to_text()).unwrap();

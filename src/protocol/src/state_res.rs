@@ -50,10 +50,7 @@ pub fn resolve(
         &rules.authorization,
         v2_rules,
         state_maps,
-        auth_chains
-            .into_iter()
-            .map(|chain| chain.into_iter().collect())
-            .collect(),
+        auth_chains.into_iter().map(|chain| chain.into_iter().collect()).collect(),
         fetch,
         |conflicted| {
             let events = conflicted.values().flatten().cloned().collect();
@@ -70,9 +67,7 @@ pub fn resolve_walking(
     auth_chains: Vec<HashSet<OwnedEventId>>,
     fetch: impl Fn(&EventId) -> Option<Arc<Pdu>>,
 ) -> Result<StateMap<OwnedEventId>, ResolveError> {
-    resolve(rules, state_maps, auth_chains, &fetch, |conflicted| {
-        Some(conflicted_state_subgraph(conflicted, &fetch))
-    })
+    resolve(rules, state_maps, auth_chains, &fetch, |conflicted| Some(conflicted_state_subgraph(conflicted, &fetch)))
 }
 
 /// The events on any path of auth edges from one conflicted event to another, both ends included.
@@ -93,10 +88,7 @@ pub fn conflicted_state_subgraph(
             continue;
         };
         for auth_event in &pdu.auth_events {
-            named_by
-                .entry(auth_event.clone())
-                .or_default()
-                .push(event_id.clone());
+            named_by.entry(auth_event.clone()).or_default().push(event_id.clone());
             if seen.insert(auth_event.clone()) {
                 queue.push(auth_event.clone());
             }
@@ -146,12 +138,7 @@ mod tests {
     use super::*;
     use crate::test_room::{ALICE, BOB, CAROL, State, TestRoom, key};
 
-    const VERSIONS: [RoomVersionId; 4] = [
-        RoomVersionId::V2,
-        RoomVersionId::V6,
-        RoomVersionId::V11,
-        RoomVersionId::V12,
-    ];
+    const VERSIONS: [RoomVersionId; 4] = [RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V11, RoomVersionId::V12];
 
     fn resolve_in(room: &TestRoom, states: &[State]) -> State {
         let chains = states.iter().map(|state| room.auth_chain(state)).collect();
@@ -171,26 +158,11 @@ mod tests {
         for version in VERSIONS {
             let (mut room, state) = TestRoom::populated(version.clone());
             let (mut banning, mut speaking) = (state.clone(), state.clone());
-            room.add(
-                &mut speaking,
-                "m.room.topic",
-                BOB,
-                Some(""),
-                json!({"topic": "mine"}),
-            );
-            let ban = room.add(
-                &mut banning,
-                "m.room.member",
-                ALICE,
-                Some(BOB),
-                json!({"membership": "ban"}),
-            );
+            room.add(&mut speaking, "m.room.topic", BOB, Some(""), json!({"topic": "mine"}));
+            let ban = room.add(&mut banning, "m.room.member", ALICE, Some(BOB), json!({"membership": "ban"}));
             let resolved = resolve_in(&room, &[banning, speaking]);
             assert_eq!(resolved[&key("m.room.member", BOB)], ban, "{version}");
-            assert!(
-                !resolved.contains_key(&key("m.room.topic", "")),
-                "{version}"
-            );
+            assert!(!resolved.contains_key(&key("m.room.topic", "")), "{version}");
         }
     }
 
@@ -200,33 +172,14 @@ mod tests {
             let (mut room, state) = TestRoom::populated(version.clone());
             let admin = !room.rules.authorization.explicitly_privilege_room_creators;
             let users = |bob: i64, carol: i64| {
-                if admin {
-                    json!({ALICE: 100, BOB: bob, CAROL: carol})
-                } else {
-                    json!({BOB: bob, CAROL: carol})
-                }
+                if admin { json!({ALICE: 100, BOB: bob, CAROL: carol}) } else { json!({BOB: bob, CAROL: carol}) }
             };
             let (mut of_bob, mut of_alice) = (state.clone(), state.clone());
-            room.add(
-                &mut of_bob,
-                "m.room.power_levels",
-                BOB,
-                Some(""),
-                json!({"users": users(50, 50)}),
-            );
-            let demotion = room.add(
-                &mut of_alice,
-                "m.room.power_levels",
-                ALICE,
-                Some(""),
-                json!({"users": users(0, 0)}),
-            );
+            room.add(&mut of_bob, "m.room.power_levels", BOB, Some(""), json!({"users": users(50, 50)}));
+            let demotion =
+                room.add(&mut of_alice, "m.room.power_levels", ALICE, Some(""), json!({"users": users(0, 0)}));
             let resolved = resolve_in(&room, &[of_bob, of_alice]);
-            assert_eq!(
-                resolved[&key("m.room.power_levels", "")],
-                demotion,
-                "{version}"
-            );
+            assert_eq!(resolved[&key("m.room.power_levels", "")], demotion, "{version}");
         }
     }
 
@@ -234,32 +187,14 @@ mod tests {
     fn auth_difference_stands_in_for_full_chains() {
         let (mut room, state) = TestRoom::populated(RoomVersionId::V11);
         let (mut one, mut two) = (state.clone(), state);
-        room.add(
-            &mut one,
-            "m.room.member",
-            ALICE,
-            Some(BOB),
-            json!({"membership": "ban"}),
-        );
-        room.add(
-            &mut two,
-            "m.room.join_rules",
-            BOB,
-            Some(""),
-            json!({"join_rule": "invite"}),
-        );
+        room.add(&mut one, "m.room.member", ALICE, Some(BOB), json!({"membership": "ban"}));
+        room.add(&mut two, "m.room.join_rules", BOB, Some(""), json!({"join_rule": "invite"}));
         let expected = resolve_in(&room, &[one.clone(), two.clone()]);
         let (chain_one, chain_two) = (room.auth_chain(&one), room.auth_chain(&two));
-        let difference = chain_one
-            .symmetric_difference(&chain_two)
-            .cloned()
-            .collect();
-        let resolved = resolve_walking(
-            &room.rules,
-            &[one, two],
-            vec![difference, HashSet::new()],
-            |event_id| room.fetch(event_id),
-        );
+        let difference = chain_one.symmetric_difference(&chain_two).cloned().collect();
+        let resolved = resolve_walking(&room.rules, &[one, two], vec![difference, HashSet::new()], |event_id| {
+            room.fetch(event_id)
+        });
         assert_eq!(resolved.unwrap(), expected);
     }
 
@@ -268,20 +203,8 @@ mod tests {
         let (mut room, mut state) = TestRoom::populated(RoomVersionId::V12);
         let first = state[&key("m.room.power_levels", "")].clone();
         let aside = state[&key("m.room.member", CAROL)].clone();
-        let between = room.add(
-            &mut state,
-            "m.room.power_levels",
-            ALICE,
-            Some(""),
-            json!({"users": {BOB: 60}}),
-        );
-        let last = room.add(
-            &mut state,
-            "m.room.topic",
-            BOB,
-            Some(""),
-            json!({"topic": "x"}),
-        );
+        let between = room.add(&mut state, "m.room.power_levels", ALICE, Some(""), json!({"users": {BOB: 60}}));
+        let last = room.add(&mut state, "m.room.topic", BOB, Some(""), json!({"topic": "x"}));
         let conflicted = HashSet::from([first.clone(), last.clone()]);
         let subgraph = conflicted_state_subgraph(&conflicted, |event_id| room.fetch(event_id));
         assert!(subgraph.is_superset(&conflicted));
@@ -289,10 +212,7 @@ mod tests {
         assert!(!subgraph.contains(&aside));
         assert!(!subgraph.contains(&state[&key("m.room.create", "")]));
         let alone = HashSet::from([last.clone()]);
-        assert_eq!(
-            conflicted_state_subgraph(&alone, |event_id| room.fetch(event_id)),
-            alone
-        );
+        assert_eq!(conflicted_state_subgraph(&alone, |event_id| room.fetch(event_id)), alone);
         assert_eq!(conflicted_state_subgraph(&conflicted, |_| None), conflicted);
     }
 
@@ -301,22 +221,10 @@ mod tests {
         for (version, works) in [(RoomVersionId::V11, true), (RoomVersionId::V12, false)] {
             let (mut room, state) = TestRoom::populated(version);
             let mut other = state.clone();
-            room.add(
-                &mut other,
-                "m.room.topic",
-                ALICE,
-                Some(""),
-                json!({"topic": "x"}),
-            );
+            room.add(&mut other, "m.room.topic", ALICE, Some(""), json!({"topic": "x"}));
             let states = [state, other];
             let chains = states.iter().map(|state| room.auth_chain(state)).collect();
-            let resolved = resolve(
-                &room.rules,
-                &states,
-                chains,
-                |event_id| room.fetch(event_id),
-                |_| None,
-            );
+            let resolved = resolve(&room.rules, &states, chains, |event_id| room.fetch(event_id), |_| None);
             assert_eq!(resolved.is_ok(), works);
         }
     }
@@ -339,8 +247,7 @@ mod tests {
             (user.clone(), user.clone()).prop_map(|(by, whom)| Act::Ban(by, whom)),
             user.clone().prop_map(Act::Leave),
             user.clone().prop_map(Act::Join),
-            (user.clone(), 0..100i64, 0..100i64)
-                .prop_map(|(by, bob, carol)| Act::Levels(by, bob, carol)),
+            (user.clone(), 0..100i64, 0..100i64).prop_map(|(by, bob, carol)| Act::Levels(by, bob, carol)),
             (user, any::<bool>()).prop_map(|(by, public)| Act::JoinRule(by, public)),
         ]
     }
@@ -351,46 +258,18 @@ mod tests {
     fn perform(room: &mut TestRoom, state: &mut State, act: &Act) {
         let (kind, by, state_key, content) = match *act {
             Act::Topic(by) => ("m.room.topic", by, "", json!({"topic": "t"})),
-            Act::Ban(by, whom) => (
-                "m.room.member",
-                by,
-                USERS[whom],
-                json!({"membership": "ban"}),
-            ),
-            Act::Leave(by) => (
-                "m.room.member",
-                by,
-                USERS[by],
-                json!({"membership": "leave"}),
-            ),
-            Act::Join(by) => (
-                "m.room.member",
-                by,
-                USERS[by],
-                json!({"membership": "join"}),
-            ),
-            Act::Levels(by, bob, carol)
-                if room.rules.authorization.explicitly_privilege_room_creators =>
-            {
-                (
-                    "m.room.power_levels",
-                    by,
-                    "",
-                    json!({"users": {BOB: bob, CAROL: carol}}),
-                )
+            Act::Ban(by, whom) => ("m.room.member", by, USERS[whom], json!({"membership": "ban"})),
+            Act::Leave(by) => ("m.room.member", by, USERS[by], json!({"membership": "leave"})),
+            Act::Join(by) => ("m.room.member", by, USERS[by], json!({"membership": "join"})),
+            Act::Levels(by, bob, carol) if room.rules.authorization.explicitly_privilege_room_creators => {
+                ("m.room.power_levels", by, "", json!({"users": {BOB: bob, CAROL: carol}}))
             }
-            Act::Levels(by, bob, carol) => (
-                "m.room.power_levels",
-                by,
-                "",
-                json!({"users": {ALICE: 100, BOB: bob, CAROL: carol}}),
-            ),
-            Act::JoinRule(by, public) => (
-                "m.room.join_rules",
-                by,
-                "",
-                json!({"join_rule": if public { "public" } else { "invite" }}),
-            ),
+            Act::Levels(by, bob, carol) => {
+                ("m.room.power_levels", by, "", json!({"users": {ALICE: 100, BOB: bob, CAROL: carol}}))
+            }
+            Act::JoinRule(by, public) => {
+                ("m.room.join_rules", by, "", json!({"join_rule": if public { "public" } else { "invite" }}))
+            }
         };
         let pdu = room.make(state, kind, USERS[by], Some(state_key), content.clone());
         if room.check(&pdu, state).is_ok() {

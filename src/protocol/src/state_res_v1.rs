@@ -10,10 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use ruma::{
-    EventId, OwnedEventId, events::StateEventType, room_version_rules::RoomVersionRules,
-    state_res::StateMap,
-};
+use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::RoomVersionRules, state_res::StateMap};
 use sha1::{Digest, Sha1};
 
 use crate::{auth, pdu::Pdu};
@@ -39,27 +36,15 @@ pub(crate) fn resolve(
         if let (1, Some(event_id)) = (events.len(), events.first()) {
             resolved.insert(key, (*event_id).clone());
         } else {
-            conflicted.insert(
-                key,
-                events
-                    .into_iter()
-                    .filter_map(|event_id| fetch(event_id))
-                    .collect(),
-            );
+            conflicted.insert(key, events.into_iter().filter_map(|event_id| fetch(event_id)).collect());
         }
     }
 
-    for kind in [
-        StateEventType::RoomPowerLevels,
-        StateEventType::RoomJoinRules,
-        StateEventType::RoomMember,
-    ] {
+    for kind in [StateEventType::RoomPowerLevels, StateEventType::RoomJoinRules, StateEventType::RoomMember] {
         // Contenders of one pass are judged by the passes before it, not by each other.
         let mut settled = Vec::new();
         for (key, events) in conflicted.iter().filter(|(key, _)| key.0 == kind) {
-            if let Some(winner) =
-                last_of_allowed_run(rules, &resolved, key, by_depth(events), &fetch)
-            {
+            if let Some(winner) = last_of_allowed_run(rules, &resolved, key, by_depth(events), &fetch) {
                 settled.push((key.clone(), winner));
             }
         }
@@ -69,10 +54,7 @@ pub(crate) fn resolve(
     let mut settled = Vec::new();
     for (key, events) in &conflicted {
         let ordered = by_depth(events);
-        let allowed = ordered
-            .iter()
-            .rev()
-            .find(|pdu| is_allowed(rules, &resolved, None, pdu, &fetch));
+        let allowed = ordered.iter().rev().find(|pdu| is_allowed(rules, &resolved, None, pdu, &fetch));
         // Where no contender passes, servers settle for the shallowest.
         if let Some(winner) = allowed.or(ordered.first()) {
             settled.push((key.clone(), winner.event_id.clone()));
@@ -85,12 +67,7 @@ pub(crate) fn resolve(
 /// Ascending depth, then descending SHA-1 of the event id.
 fn by_depth(events: &[Arc<Pdu>]) -> Vec<&Arc<Pdu>> {
     let mut ordered: Vec<_> = events.iter().collect();
-    ordered.sort_by_cached_key(|pdu| {
-        (
-            pdu.depth,
-            Reverse(Sha1::digest(pdu.event_id.as_bytes()).to_vec()),
-        )
-    });
+    ordered.sort_by_cached_key(|pdu| (pdu.depth, Reverse(Sha1::digest(pdu.event_id.as_bytes()).to_vec())));
     ordered
 }
 
@@ -141,10 +118,7 @@ mod tests {
     };
 
     fn resolve(room: &TestRoom, states: &[State]) -> State {
-        resolve_walking(&room.rules, states, Vec::new(), |event_id| {
-            room.fetch(event_id)
-        })
-        .unwrap()
+        resolve_walking(&room.rules, states, Vec::new(), |event_id| room.fetch(event_id)).unwrap()
     }
 
     fn both_ways(room: &TestRoom, one: &State, two: &State) -> State {
@@ -157,45 +131,18 @@ mod tests {
     fn state_missing_on_one_side_is_no_conflict() {
         let (mut room, state) = TestRoom::populated(RoomVersionId::V1);
         let mut other = state.clone();
-        let topic = room.add(
-            &mut other,
-            "m.room.topic",
-            ALICE,
-            Some(""),
-            json!({"topic": "t"}),
-        );
-        assert_eq!(
-            both_ways(&room, &state, &other)[&key("m.room.topic", "")],
-            topic
-        );
+        let topic = room.add(&mut other, "m.room.topic", ALICE, Some(""), json!({"topic": "t"}));
+        assert_eq!(both_ways(&room, &state, &other)[&key("m.room.topic", "")], topic);
     }
 
     #[test]
     fn deepest_allowed_event_wins() {
         let (mut room, state) = TestRoom::populated(RoomVersionId::V1);
         let (mut one, mut two) = (state.clone(), state);
-        room.add(
-            &mut one,
-            "m.room.topic",
-            BOB,
-            Some(""),
-            json!({"topic": "shallow"}),
-        );
-        let deep = room.add(
-            &mut two,
-            "m.room.topic",
-            BOB,
-            Some(""),
-            json!({"topic": "deep"}),
-        );
+        room.add(&mut one, "m.room.topic", BOB, Some(""), json!({"topic": "shallow"}));
+        let deep = room.add(&mut two, "m.room.topic", BOB, Some(""), json!({"topic": "deep"}));
         assert_eq!(both_ways(&room, &one, &two)[&key("m.room.topic", "")], deep);
-        let not_allowed = room.add(
-            &mut one,
-            "m.room.topic",
-            CAROL,
-            Some(""),
-            json!({"topic": "no right"}),
-        );
+        let not_allowed = room.add(&mut one, "m.room.topic", CAROL, Some(""), json!({"topic": "no right"}));
         let resolved = both_ways(&room, &one, &two);
         assert_ne!(resolved[&key("m.room.topic", "")], not_allowed);
         assert_eq!(resolved[&key("m.room.topic", "")], deep);
@@ -204,28 +151,10 @@ mod tests {
     #[test]
     fn ban_is_settled_before_what_the_banned_user_set() {
         let (mut room, mut state) = TestRoom::populated(RoomVersionId::V1);
-        let topic = room.add(
-            &mut state,
-            "m.room.topic",
-            ALICE,
-            Some(""),
-            json!({"topic": "agreed"}),
-        );
+        let topic = room.add(&mut state, "m.room.topic", ALICE, Some(""), json!({"topic": "agreed"}));
         let (mut banning, mut speaking) = (state.clone(), state);
-        room.add(
-            &mut speaking,
-            "m.room.topic",
-            BOB,
-            Some(""),
-            json!({"topic": "mine"}),
-        );
-        let ban = room.add(
-            &mut banning,
-            "m.room.member",
-            ALICE,
-            Some(BOB),
-            json!({"membership": "ban"}),
-        );
+        room.add(&mut speaking, "m.room.topic", BOB, Some(""), json!({"topic": "mine"}));
+        let ban = room.add(&mut banning, "m.room.member", ALICE, Some(BOB), json!({"membership": "ban"}));
         let resolved = both_ways(&room, &banning, &speaking);
         assert_eq!(resolved[&key("m.room.member", BOB)], ban);
         assert_eq!(resolved[&key("m.room.topic", "")], topic);
@@ -235,23 +164,9 @@ mod tests {
     fn power_levels_advance_only_as_far_as_allowed() {
         let (mut room, state) = TestRoom::populated(RoomVersionId::V1);
         let (mut one, mut two) = (state.clone(), state);
-        let demotion = room.add(
-            &mut one,
-            "m.room.power_levels",
-            ALICE,
-            Some(""),
-            json!({"users": {ALICE: 100, BOB: 0}}),
-        );
-        room.add(
-            &mut two,
-            "m.room.power_levels",
-            BOB,
-            Some(""),
-            json!({"users": {ALICE: 100, BOB: 50, CAROL: 50}}),
-        );
-        assert_eq!(
-            both_ways(&room, &one, &two)[&key("m.room.power_levels", "")],
-            demotion
-        );
+        let demotion =
+            room.add(&mut one, "m.room.power_levels", ALICE, Some(""), json!({"users": {ALICE: 100, BOB: 0}}));
+        room.add(&mut two, "m.room.power_levels", BOB, Some(""), json!({"users": {ALICE: 100, BOB: 50, CAROL: 50}}));
+        assert_eq!(both_ways(&room, &one, &two)[&key("m.room.power_levels", "")], demotion);
     }
 }

@@ -30,20 +30,12 @@ pub(crate) type State = StateMap<OwnedEventId>;
 impl TestRoom {
     /// A room with its create event, sent by Alice, and the state after it.
     pub(crate) fn new(version: RoomVersionId) -> (Self, State) {
-        Self::with_create(
-            version.clone(),
-            json!({ "creator": ALICE, "room_version": version }),
-        )
+        Self::with_create(version.clone(), json!({ "creator": ALICE, "room_version": version }))
     }
 
     pub(crate) fn with_create(version: RoomVersionId, content: JsonValue) -> (Self, State) {
         let rules = room_version::rules(&version).unwrap();
-        let mut room = Self {
-            rules,
-            room_id: "!room:a.example".to_owned(),
-            events: HashMap::new(),
-            now_ms: 1_000,
-        };
+        let mut room = Self { rules, room_id: "!room:a.example".to_owned(), events: HashMap::new(), now_ms: 1_000 };
         let mut state = State::new();
         let create = room.add(&mut state, "m.room.create", ALICE, Some(""), content);
         room.room_id = room.events[&create].room_id.to_string();
@@ -53,46 +45,16 @@ impl TestRoom {
     /// A public room with Alice (level 100), Bob (50) and Carol (0) joined.
     pub(crate) fn populated(version: RoomVersionId) -> (Self, State) {
         let (mut room, mut state) = Self::new(version);
-        room.add(
-            &mut state,
-            "m.room.member",
-            ALICE,
-            Some(ALICE),
-            json!({"membership": "join"}),
-        );
+        room.add(&mut state, "m.room.member", ALICE, Some(ALICE), json!({"membership": "join"}));
         let users = if room.rules.authorization.explicitly_privilege_room_creators {
             json!({BOB: 50})
         } else {
             json!({ALICE: 100, BOB: 50})
         };
-        room.add(
-            &mut state,
-            "m.room.power_levels",
-            ALICE,
-            Some(""),
-            json!({ "users": users }),
-        );
-        room.add(
-            &mut state,
-            "m.room.join_rules",
-            ALICE,
-            Some(""),
-            json!({"join_rule": "public"}),
-        );
-        room.add(
-            &mut state,
-            "m.room.member",
-            BOB,
-            Some(BOB),
-            json!({"membership": "join"}),
-        );
-        room.add(
-            &mut state,
-            "m.room.member",
-            CAROL,
-            Some(CAROL),
-            json!({"membership": "join"}),
-        );
+        room.add(&mut state, "m.room.power_levels", ALICE, Some(""), json!({ "users": users }));
+        room.add(&mut state, "m.room.join_rules", ALICE, Some(""), json!({"join_rule": "public"}));
+        room.add(&mut state, "m.room.member", BOB, Some(BOB), json!({"membership": "join"}));
+        room.add(&mut state, "m.room.member", CAROL, Some(CAROL), json!({"membership": "join"}));
         (room, state)
     }
 
@@ -122,13 +84,7 @@ impl TestRoom {
         state_key: Option<&str>,
         content: JsonValue,
     ) -> Arc<Pdu> {
-        Arc::new(
-            Pdu::from_object(
-                self.object(state, kind, sender, state_key, content),
-                &self.rules,
-            )
-            .unwrap(),
-        )
+        Arc::new(Pdu::from_object(self.object(state, kind, sender, state_key, content), &self.rules).unwrap())
     }
 
     pub(crate) fn object(
@@ -150,13 +106,9 @@ impl TestRoom {
         .unwrap();
         let reference = |event_id: &OwnedEventId| match self.rules.events_reference_format {
             EventsReferenceFormatVersion::V1 => json!([event_id, {"sha256": "x"}]),
-            EventsReferenceFormatVersion::V2 => json!(event_id),
+            _ => json!(event_id),
         };
-        let auth_events: Vec<_> = auth_types
-            .iter()
-            .filter_map(|key| state.get(key))
-            .map(reference)
-            .collect();
+        let auth_events: Vec<_> = auth_types.iter().filter_map(|key| state.get(key)).map(reference).collect();
         let prev_events: Vec<_> = self.events.keys().take(1).map(reference).collect();
         let mut event = json!({
             "type": kind,

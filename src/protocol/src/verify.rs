@@ -7,14 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, OwnedServerSigningKeyId,
-    ServerSigningKeyId, SigningKeyAlgorithm, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, OwnedServerSigningKeyId, ServerSigningKeyId,
+    SigningKeyAlgorithm, UserId,
     canonical_json::RedactingSerializer,
     room_version_rules::RoomVersionRules,
     serde::{Base64, base64::Standard},
-    signatures::{
-        self, content_hash, to_canonical_json_string_for_signing, verify_canonical_json_bytes,
-    },
+    signatures::{self, content_hash, to_canonical_json_string_for_signing, verify_canonical_json_bytes},
 };
 
 /// Public keys by entity (a server name, or a user id for cross-signing) and key id.
@@ -74,9 +72,7 @@ pub fn required_signers(
     if rules.signatures.check_event_id_server {
         let event_id = string(event, "event_id").ok_or_else(|| malformed("no event_id"))?;
         let event_id = <&EventId>::try_from(event_id).map_err(malformed)?;
-        let server = event_id
-            .server_name()
-            .ok_or_else(|| malformed("event_id without a server name"))?;
+        let server = event_id.server_name().ok_or_else(|| malformed("event_id without a server name"))?;
         servers.insert(server.to_owned());
     }
     if rules.signatures.check_join_authorised_via_users_server
@@ -88,11 +84,7 @@ pub fn required_signers(
         .into_iter()
         .map(|server| {
             let keys = signing_keys(event, server.as_str());
-            if keys.is_empty() {
-                Err(VerifyError::NoSignature(server.into()))
-            } else {
-                Ok((server, keys))
-            }
+            if keys.is_empty() { Err(VerifyError::NoSignature(server.into())) } else { Ok((server, keys)) }
         })
         .collect()
 }
@@ -107,22 +99,14 @@ struct MemberFields<'a> {
 impl<'a> MemberFields<'a> {
     fn of(event: &'a CanonicalJsonObject) -> Self {
         let content = match event.get("content") {
-            Some(CanonicalJsonValue::Object(content))
-                if string(event, "type") == Some("m.room.member") =>
-            {
-                content
-            }
+            Some(CanonicalJsonValue::Object(content)) if string(event, "type") == Some("m.room.member") => content,
             _ => return Self::default(),
         };
         let membership = string(content, "membership");
         Self {
             is_third_party_invite: membership == Some("invite")
-                && matches!(
-                    content.get("third_party_invite"),
-                    Some(CanonicalJsonValue::Object(_))
-                ),
-            authorised_join: string(content, "join_authorised_via_users_server")
-                .filter(|_| membership == Some("join")),
+                && matches!(content.get("third_party_invite"), Some(CanonicalJsonValue::Object(_))),
+            authorised_join: string(content, "join_authorised_via_users_server").filter(|_| membership == Some("join")),
         }
     }
 }
@@ -136,10 +120,7 @@ fn malformed(reason: impl ToString) -> VerifyError {
 }
 
 fn server_of_user(user: &str) -> Result<OwnedServerName, VerifyError> {
-    Ok(<&UserId>::try_from(user)
-        .map_err(malformed)?
-        .server_name()
-        .to_owned())
+    Ok(<&UserId>::try_from(user).map_err(malformed)?.server_name().to_owned())
 }
 
 /// The ed25519 key ids an entity signed with.
@@ -153,15 +134,8 @@ fn signing_keys(object: &CanonicalJsonObject, entity: &str) -> BTreeSet<OwnedSer
         .collect()
 }
 
-pub(crate) fn signatures_of<'a>(
-    object: &'a CanonicalJsonObject,
-    entity: &str,
-) -> Option<&'a CanonicalJsonObject> {
-    object
-        .get("signatures")?
-        .as_object()?
-        .get(entity)?
-        .as_object()
+pub(crate) fn signatures_of<'a>(object: &'a CanonicalJsonObject, entity: &str) -> Option<&'a CanonicalJsonObject> {
+    object.get("signatures")?.as_object()?.get(entity)?.as_object()
 }
 
 /// Checks the signatures and the content hash of an event.
@@ -182,9 +156,7 @@ pub fn verify_event(
     for server in required_signers(event, rules)?.keys() {
         verify_text(server.as_str(), event, keys, text.as_bytes())?;
     }
-    let claimed = event
-        .get("hashes")
-        .and_then(|hashes| string(hashes.as_object()?, "sha256"));
+    let claimed = event.get("hashes").and_then(|hashes| string(hashes.as_object()?, "sha256"));
     let claimed = claimed.and_then(|hash| Base64::<Standard>::parse(hash).ok());
     let actual = content_hash(event)?;
     if claimed.is_some_and(|claimed| claimed.as_bytes() == actual.as_bytes()) {
@@ -197,11 +169,7 @@ pub fn verify_event(
 /// Checks that `entity` signed the object, whoever else did or failed to.
 ///
 /// Spec: Appendices, Checking for a signature.
-pub fn verify_json(
-    entity: &str,
-    keys: &PublicKeys,
-    object: &CanonicalJsonObject,
-) -> Result<(), VerifyError> {
+pub fn verify_json(entity: &str, keys: &PublicKeys, object: &CanonicalJsonObject) -> Result<(), VerifyError> {
     let text = to_canonical_json_string_for_signing(object)?;
     verify_text(entity, object, keys, text.as_bytes())
 }
@@ -214,26 +182,16 @@ pub fn verify_bytes(
     signature: &str,
     message: &[u8],
 ) -> Result<(), VerifyError> {
-    let algorithm = <&ServerSigningKeyId>::try_from(key_id)
-        .map_err(malformed)?
-        .algorithm();
-    let key = keys
-        .get(entity)
-        .and_then(|keys| keys.get(key_id))
-        .ok_or_else(|| VerifyError::NoKey(entity.to_owned()))?;
+    let algorithm = <&ServerSigningKeyId>::try_from(key_id).map_err(malformed)?.algorithm();
+    let key =
+        keys.get(entity).and_then(|keys| keys.get(key_id)).ok_or_else(|| VerifyError::NoKey(entity.to_owned()))?;
     let signature = Base64::<Standard>::parse(signature).map_err(malformed)?;
     verify_canonical_json_bytes(&algorithm, key.as_bytes(), signature.as_bytes(), message)
         .map_err(|_| VerifyError::WrongSignature(entity.to_owned()))
 }
 
-fn verify_text(
-    entity: &str,
-    object: &CanonicalJsonObject,
-    keys: &PublicKeys,
-    text: &[u8],
-) -> Result<(), VerifyError> {
-    let signatures =
-        signatures_of(object, entity).ok_or_else(|| VerifyError::NoSignature(entity.to_owned()))?;
+fn verify_text(entity: &str, object: &CanonicalJsonObject, keys: &PublicKeys, text: &[u8]) -> Result<(), VerifyError> {
+    let signatures = signatures_of(object, entity).ok_or_else(|| VerifyError::NoSignature(entity.to_owned()))?;
     let mut outcome = VerifyError::NoKey(entity.to_owned());
     for (key_id, signature) in signatures {
         let Some(signature) = signature.as_str() else {
@@ -287,51 +245,28 @@ mod tests {
         let rules = RoomVersionId::V10.rules().unwrap();
         let mut event = object(message("@u:a"));
         signer("a").hash_and_sign_event(&mut event, &rules).unwrap();
-        event.insert(
-            "content".to_owned(),
-            CanonicalJsonValue::Object(object(json!({"body": "forged"}))),
-        );
+        event.insert("content".to_owned(), CanonicalJsonValue::Object(object(json!({"body": "forged"}))));
         let keys = signer("a").public_keys();
-        assert_eq!(
-            verify_event(&event, &rules, &keys).unwrap(),
-            Verified::Signatures
-        );
+        assert_eq!(verify_event(&event, &rules, &keys).unwrap(), Verified::Signatures);
         let redacted = redact_object(event.clone(), &rules).unwrap();
-        assert_eq!(
-            verify_event(&redacted, &rules, &keys).unwrap(),
-            Verified::Signatures
-        );
+        assert_eq!(verify_event(&redacted, &rules, &keys).unwrap(), Verified::Signatures);
         event.insert("sender".to_owned(), "@v:a".to_owned().into());
-        assert!(matches!(
-            verify_event(&event, &rules, &keys),
-            Err(VerifyError::WrongSignature(_))
-        ));
+        assert!(matches!(verify_event(&event, &rules, &keys), Err(VerifyError::WrongSignature(_))));
     }
 
     #[test]
     fn every_failure_of_a_signature_is_told_apart() {
         let rules = RoomVersionId::V10.rules().unwrap();
         let mut event = object(message("@u:a"));
-        assert!(
-            matches!(required_signers(&event, &rules), Err(VerifyError::NoSignature(server)) if server == "a")
-        );
+        assert!(matches!(required_signers(&event, &rules), Err(VerifyError::NoSignature(server)) if server == "a"));
         signer("b").hash_and_sign_event(&mut event, &rules).unwrap();
-        assert!(matches!(
-            verify_event(&event, &rules, &PublicKeys::new()),
-            Err(VerifyError::NoSignature(_))
-        ));
+        assert!(matches!(verify_event(&event, &rules, &PublicKeys::new()), Err(VerifyError::NoSignature(_))));
         signer("a").sign_event(&mut event, &rules).unwrap();
-        assert!(matches!(
-            verify_event(&event, &rules, &PublicKeys::new()),
-            Err(VerifyError::NoKey(_))
-        ));
+        assert!(matches!(verify_event(&event, &rules, &PublicKeys::new()), Err(VerifyError::NoKey(_))));
         // The signature of a server nobody asked about does not matter.
         assert!(verify_event(&event, &rules, &signer("a").public_keys()).is_ok());
         let sender = object(json!({"content": {}, "type": "m.x"}));
-        assert!(matches!(
-            required_signers(&sender, &rules),
-            Err(VerifyError::Malformed(_))
-        ));
+        assert!(matches!(required_signers(&sender, &rules), Err(VerifyError::Malformed(_))));
     }
 
     #[test]
@@ -339,16 +274,10 @@ mod tests {
         let signers = |kind: &str, membership: &str, version: RoomVersionId| {
             let mut event = message("@u:a");
             event["type"] = kind.into();
-            event["content"] =
-                json!({"membership": membership, "join_authorised_via_users_server": "@v:b"});
-            event["signatures"] =
-                json!({"a": {"ed25519:1": "s"}, "b": {"ed25519:1": "s", "rsa:1": "s"}});
+            event["content"] = json!({"membership": membership, "join_authorised_via_users_server": "@v:b"});
+            event["signatures"] = json!({"a": {"ed25519:1": "s"}, "b": {"ed25519:1": "s", "rsa:1": "s"}});
             let signers = required_signers(&object(event), &version.rules().unwrap()).unwrap();
-            signers
-                .keys()
-                .map(|server| server.to_string())
-                .collect::<Vec<_>>()
-                .join(" ")
+            signers.keys().map(|server| server.to_string()).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(signers("m.room.member", "join", RoomVersionId::V8), "a b");
         assert_eq!(signers("m.room.member", "join", RoomVersionId::V7), "a");
@@ -361,11 +290,7 @@ mod tests {
         let mut event = message("@u:a");
         event["type"] = "m.room.member".into();
         event["content"] = json!({"membership": "invite", "third_party_invite": {}});
-        assert!(
-            required_signers(&object(event.clone()), &RoomVersionId::V10.rules().unwrap())
-                .unwrap()
-                .is_empty()
-        );
+        assert!(required_signers(&object(event.clone()), &RoomVersionId::V10.rules().unwrap()).unwrap().is_empty());
         event["content"]["membership"] = "join".into();
         assert!(required_signers(&object(event), &RoomVersionId::V10.rules().unwrap()).is_err());
     }
@@ -375,11 +300,8 @@ mod tests {
         let mut event = message("@u:a");
         event["event_id"] = "$e:b".into();
         event["signatures"] = json!({"a": {"ed25519:1": "s"}, "b": {"ed25519:1": "s"}});
-        let signers = |version: RoomVersionId| {
-            required_signers(&object(event.clone()), &version.rules().unwrap())
-                .unwrap()
-                .len()
-        };
+        let signers =
+            |version: RoomVersionId| required_signers(&object(event.clone()), &version.rules().unwrap()).unwrap().len();
         assert_eq!(signers(RoomVersionId::V2), 2);
         assert_eq!(signers(RoomVersionId::V3), 1);
     }
@@ -401,26 +323,13 @@ mod tests {
     fn other_entities_cannot_spoil_a_wanted_signature() {
         let mut signed = object(json!({"a": 1}));
         signer("a").sign_json(&mut signed).unwrap();
-        let signatures = signed
-            .get_mut("signatures")
-            .unwrap()
-            .as_object_mut()
-            .unwrap();
-        signatures.insert(
-            "b".to_owned(),
-            CanonicalJsonValue::String("nonsense".to_owned()),
-        );
+        let signatures = signed.get_mut("signatures").unwrap().as_object_mut().unwrap();
+        signatures.insert("b".to_owned(), CanonicalJsonValue::String("nonsense".to_owned()));
         let entry = signatures.get_mut("a").unwrap().as_object_mut().unwrap();
-        entry.insert(
-            "ed25519:lost".to_owned(),
-            CanonicalJsonValue::String("nonsense".to_owned()),
-        );
+        entry.insert("ed25519:lost".to_owned(), CanonicalJsonValue::String("nonsense".to_owned()));
         entry.insert("dilithium:1".to_owned(), CanonicalJsonValue::Null);
         verify_json("a", &signer("a").public_keys(), &signed).unwrap();
-        assert!(matches!(
-            verify_json("b", &signer("a").public_keys(), &signed),
-            Err(VerifyError::NoSignature(_))
-        ));
+        assert!(matches!(verify_json("b", &signer("a").public_keys(), &signed), Err(VerifyError::NoSignature(_))));
     }
 
     #[test]

@@ -17,10 +17,7 @@ pub struct VisibilityAtEvent {
 impl VisibilityAtEvent {
     /// The visibility at any event that does not change it.
     pub fn at(before: HistoryVisibility) -> Self {
-        Self {
-            before,
-            after: None,
-        }
+        Self { before, after: None }
     }
 }
 
@@ -38,11 +35,7 @@ pub struct MembershipAtEvent {
 impl MembershipAtEvent {
     /// A user whose membership the event does not change.
     pub fn at(before: MembershipState, joined_since: bool) -> Self {
-        Self {
-            before,
-            after: None,
-            joined_since,
-        }
+        Self { before, after: None, joined_since }
     }
 }
 
@@ -56,18 +49,11 @@ pub fn visible_to_user(visibility: &VisibilityAtEvent, membership: &MembershipAt
     let visibilities = [Some(&visibility.before), visibility.after.as_ref()];
     let memberships = [Some(&membership.before), membership.after.as_ref()];
     visibilities.iter().flatten().any(|visibility| {
-        memberships
-            .iter()
-            .flatten()
-            .any(|standing| allows_user(visibility, standing, membership.joined_since))
+        memberships.iter().flatten().any(|standing| allows_user(visibility, standing, membership.joined_since))
     })
 }
 
-fn allows_user(
-    visibility: &HistoryVisibility,
-    membership: &MembershipState,
-    joined_since: bool,
-) -> bool {
+fn allows_user(visibility: &HistoryVisibility, membership: &MembershipState, joined_since: bool) -> bool {
     if *visibility == HistoryVisibility::WorldReadable || *membership == MembershipState::Join {
         return true;
     }
@@ -106,15 +92,14 @@ pub fn visible_to_server(visibility: &VisibilityAtEvent, standing: ServerStandin
     if standing.any_joined {
         return true;
     }
-    [Some(&visibility.before), visibility.after.as_ref()]
-        .into_iter()
-        .flatten()
-        .any(|visibility| match effective(visibility) {
+    [Some(&visibility.before), visibility.after.as_ref()].into_iter().flatten().any(|visibility| {
+        match effective(visibility) {
             HistoryVisibility::WorldReadable => true,
             HistoryVisibility::Shared => standing.joined_since,
             HistoryVisibility::Invited => standing.any_invited,
             _ => false,
-        })
+        }
+    })
 }
 
 #[cfg(test)]
@@ -123,15 +108,8 @@ mod tests {
     use HistoryVisibility::{Invited, Joined, Shared, WorldReadable};
     use MembershipState::{Ban, Invite, Join, Leave};
 
-    fn sees(
-        visibility: HistoryVisibility,
-        membership: MembershipState,
-        joined_since: bool,
-    ) -> bool {
-        visible_to_user(
-            &VisibilityAtEvent::at(visibility),
-            &MembershipAtEvent::at(membership, joined_since),
-        )
+    fn sees(visibility: HistoryVisibility, membership: MembershipState, joined_since: bool) -> bool {
+        visible_to_user(&VisibilityAtEvent::at(visibility), &MembershipAtEvent::at(membership, joined_since))
     }
 
     #[test]
@@ -170,21 +148,9 @@ mod tests {
 
     #[test]
     fn own_membership_event_is_seen_if_either_side_allows_it() {
-        let joining = MembershipAtEvent {
-            before: Leave,
-            after: Some(Join),
-            joined_since: true,
-        };
-        let leaving = MembershipAtEvent {
-            before: Join,
-            after: Some(Leave),
-            joined_since: false,
-        };
-        let declining = MembershipAtEvent {
-            before: Invite,
-            after: Some(Leave),
-            joined_since: false,
-        };
+        let joining = MembershipAtEvent { before: Leave, after: Some(Join), joined_since: true };
+        let leaving = MembershipAtEvent { before: Join, after: Some(Leave), joined_since: false };
+        let declining = MembershipAtEvent { before: Invite, after: Some(Leave), joined_since: false };
         assert!(visible_to_user(&VisibilityAtEvent::at(Joined), &joining));
         assert!(visible_to_user(&VisibilityAtEvent::at(Joined), &leaving));
         assert!(visible_to_user(&VisibilityAtEvent::at(Invited), &declining));
@@ -193,14 +159,8 @@ mod tests {
 
     #[test]
     fn visibility_change_is_seen_if_either_value_allows_it() {
-        let closing = VisibilityAtEvent {
-            before: WorldReadable,
-            after: Some(Joined),
-        };
-        let opening = VisibilityAtEvent {
-            before: Joined,
-            after: Some(WorldReadable),
-        };
+        let closing = VisibilityAtEvent { before: WorldReadable, after: Some(Joined) };
+        let opening = VisibilityAtEvent { before: Joined, after: Some(WorldReadable) };
         let stranger = MembershipAtEvent::at(Leave, false);
         assert!(visible_to_user(&closing, &stranger));
         assert!(visible_to_user(&opening, &stranger));
@@ -212,24 +172,12 @@ mod tests {
         let invited = VisibilityAtEvent::at(Invited);
         let joined = VisibilityAtEvent::at(Joined);
         let nobody = ServerStanding::default();
-        let later = ServerStanding {
-            joined_since: true,
-            ..nobody
-        };
-        let invitee = ServerStanding {
-            any_invited: true,
-            ..nobody
-        };
-        let member = ServerStanding {
-            any_joined: true,
-            ..nobody
-        };
+        let later = ServerStanding { joined_since: true, ..nobody };
+        let invitee = ServerStanding { any_invited: true, ..nobody };
+        let member = ServerStanding { any_joined: true, ..nobody };
         assert!(visible_to_server(&shared, later) && !visible_to_server(&shared, nobody));
         assert!(visible_to_server(&invited, invitee) && !visible_to_server(&invited, later));
         assert!(visible_to_server(&joined, member) && !visible_to_server(&joined, invitee));
-        assert!(visible_to_server(
-            &VisibilityAtEvent::at(WorldReadable),
-            nobody
-        ));
+        assert!(visible_to_server(&VisibilityAtEvent::at(WorldReadable), nobody));
     }
 }

@@ -23,7 +23,10 @@ impl Rooms {
 
     /// The local aliases of a room.
     pub fn get_aliases_of_room(&self, room: RoomNid) -> Result<Vec<OwnedRoomAliasId>, StoreError> {
-        self.store.scan(&ROOM_ALIASES, &(room,), Direction::Forward).map(|row| row.map(|((_, alias), ())| alias)).collect()
+        self.store
+            .scan(&ROOM_ALIASES, &(room,), Direction::Forward)
+            .map(|row| row.map(|((_, alias), ())| alias))
+            .collect()
     }
 
     /// Makes a local alias for a room that this server is in.
@@ -39,7 +42,13 @@ impl Rooms {
         Ok(())
     }
 
-    pub(crate) fn put_alias(&self, batch: &mut Batch, alias: &RoomAliasId, room: RoomNid, creator: &UserId) -> Result<(), RoomError> {
+    pub(crate) fn put_alias(
+        &self,
+        batch: &mut Batch,
+        alias: &RoomAliasId,
+        room: RoomNid,
+        creator: &UserId,
+    ) -> Result<(), RoomError> {
         batch.guard(domain(alias), self.store.domain_version(&domain(alias))?);
         if self.get_alias(alias)?.is_some() {
             return Err(RoomError::InUse("Room alias already taken".to_owned()));
@@ -53,7 +62,9 @@ impl Rooms {
     /// no longer names it either, if the user may change that.
     pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId) -> Result<(), RoomError> {
         let version = self.store.domain_version(&domain(alias))?;
-        let Some(record) = self.get_alias(alias)? else { return Err(RoomError::NotFound("Room alias not found".to_owned())) };
+        let Some(record) = self.get_alias(alias)? else {
+            return Err(RoomError::NotFound("Room alias not found".to_owned()));
+        };
         if record.creator != user {
             let room = self.get_room_by_nid(record.room)?;
             let levels = room.map(|room| self.get_power_levels(&room)).transpose()?.flatten();
@@ -68,7 +79,9 @@ impl Rooms {
         self.store.commit(batch).await?;
         match self.drop_canonical_alias(user, record.room, alias).await {
             Ok(()) => {}
-            Err(RoomError::Forbidden(reason)) => tracing::debug!(reason, alias = %alias, "a deleted alias stays in the canonical alias event"),
+            Err(RoomError::Forbidden(reason)) => {
+                tracing::debug!(reason, alias = %alias, "a deleted alias stays in the canonical alias event")
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -77,7 +90,11 @@ impl Rooms {
     async fn drop_canonical_alias(&self, user: &UserId, room: RoomNid, alias: &RoomAliasId) -> Result<(), RoomError> {
         let is_it = |value: &CanonicalJsonValue| value.as_str() == Some(alias.as_str());
         let Some(room_id) = self.get_room_id(room)? else { return Ok(()) };
-        let Some(mut content) = self.get_state_content::<CanonicalJsonObject>(room, &StateEventType::RoomCanonicalAlias, "")? else { return Ok(()) };
+        let Some(mut content) =
+            self.get_state_content::<CanonicalJsonObject>(room, &StateEventType::RoomCanonicalAlias, "")?
+        else {
+            return Ok(());
+        };
         let mut is_changed = content.get("alias").is_some_and(is_it);
         if is_changed {
             content.remove("alias");
@@ -88,7 +105,8 @@ impl Rooms {
             is_changed |= others.len() < before;
         }
         if is_changed {
-            self.send(user, &room_id, EventDraft::state(StateEventType::RoomCanonicalAlias.to_string(), "", content)).await?;
+            self.send(user, &room_id, EventDraft::state(StateEventType::RoomCanonicalAlias.to_string(), "", content))
+                .await?;
         }
         Ok(())
     }

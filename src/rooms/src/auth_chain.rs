@@ -119,7 +119,8 @@ impl ChainBatch {
         if self.get_place(event)?.is_some() {
             return Ok(());
         }
-        let mut parents = auth_events.iter().map(|auth_event| self.place(*auth_event)).collect::<Result<Vec<_>, _>>()?;
+        let mut parents =
+            auth_events.iter().map(|auth_event| self.place(*auth_event)).collect::<Result<Vec<_>, _>>()?;
         // The last to be reached first: it likely reaches the others.
         parents.sort_unstable_by_key(|place| (std::cmp::Reverse(place.rank), place.chain, place.sequence));
         parents.dedup();
@@ -323,7 +324,10 @@ impl ChainBatch {
     }
 
     /// The events of some chains: above the first number, up to the second.
-    fn events_within(&self, ranges: impl IntoIterator<Item = (u64, u64, u64)>) -> Result<HashSet<EventNid>, StoreError> {
+    fn events_within(
+        &self,
+        ranges: impl IntoIterator<Item = (u64, u64, u64)>,
+    ) -> Result<HashSet<EventNid>, StoreError> {
         let mut found = HashSet::new();
         for (chain, after, last) in ranges {
             let (start, end) = ((chain, after + 1), (chain, last + 1));
@@ -431,7 +435,10 @@ mod tests {
                 for (event, parents) in &events[done..until] {
                     fresh.add(**event, parents).unwrap();
                 }
-                assert_eq!(fresh.full_chain(&[*events[until - 1].0]).unwrap(), graph.full_chain(&[*events[until - 1].0]));
+                assert_eq!(
+                    fresh.full_chain(&[*events[until - 1].0]).unwrap(),
+                    graph.full_chain(&[*events[until - 1].0])
+                );
                 if last_try || rng.random_bool(0.8) {
                     let mut batch = Batch::new();
                     fresh.put_into(&mut batch);

@@ -18,6 +18,8 @@ use crate::{
     timeline::Place,
 };
 
+type Events = Vec<Arc<Event>>;
+
 /// How many events one backfill asks for at the most, and hands out at the most.
 const BACKFILL_EVENTS_MAX: u32 = 100;
 /// How many backward extremities one request names.
@@ -40,18 +42,27 @@ impl Rooms {
         }
         extremities.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
         // As far as is known without gap, the history reaches down to the deepest extremity.
-        let reach = self.get_page(room.nid, from, chappe_store::Direction::Reverse, usize::try_from(limit).unwrap_or(usize::MAX))?;
+        let reach = self.get_page(
+            room.nid,
+            from,
+            chappe_store::Direction::Reverse,
+            usize::try_from(limit).unwrap_or(usize::MAX),
+        )?;
         let deepest = extremities.first().map_or(0, |(_, depth)| *depth);
-        let is_enough = reach.len() >= usize::try_from(limit).unwrap_or(usize::MAX) && reach.last().is_some_and(|((depth, _), _)| *depth > deepest);
+        let is_enough = reach.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
+            && reach.last().is_some_and(|((depth, _), _)| *depth > deepest);
         if is_enough {
             return Ok(false);
         }
         let ids: Vec<OwnedEventId> = extremities.into_iter().map(|(id, _)| id).take(EXTREMITIES_MAX).collect();
         for server in self.servers_with_history(room)? {
-            match self.remote.fetch_backfill(&server, &room.id, ids.clone(), limit.clamp(1, BACKFILL_EVENTS_MAX)).await {
+            match self.remote.fetch_backfill(&server, &room.id, ids.clone(), limit.clamp(1, BACKFILL_EVENTS_MAX)).await
+            {
                 Ok(events) if !events.is_empty() => return self.take_in_history(&server, room, events).await,
                 Ok(_) => {}
-                Err(error) => tracing::info!(%error, room.id = %room.id, server = %server, "no history from this server"),
+                Err(error) => {
+                    tracing::info!(%error, room.id = %room.id, server = %server, "no history from this server")
+                }
             }
         }
         Ok(false)
@@ -96,7 +107,9 @@ impl Rooms {
             let event_id = pdu.event_id.clone();
             match self.ingest(server, room, pdu, Placement::Backfilled, Relay::Nobody).await {
                 Ok(_) => is_new = true,
-                Err(error) => tracing::info!(%error, event.id = %event_id, server = %server, "backfilled event not taken in"),
+                Err(error) => {
+                    tracing::info!(%error, event.id = %event_id, server = %server, "backfilled event not taken in")
+                }
             }
         }
         Ok(is_new)
@@ -105,7 +118,13 @@ impl Rooms {
     // Handing out.
 
     /// Events before some events, newest first, as far as the asking server may see them.
-    pub fn get_backfill(&self, origin: &ServerName, room_id: &RoomId, from: &[OwnedEventId], limit: u32) -> Result<RawEvents, RoomError> {
+    pub fn get_backfill(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        from: &[OwnedEventId],
+        limit: u32,
+    ) -> Result<RawEvents, RoomError> {
         let room = self.require_shared_room(origin, room_id)?;
         let limit = usize::try_from(limit.min(BACKFILL_EVENTS_MAX)).unwrap_or(usize::MAX);
         let mut found: HashMap<OwnedEventId, Arc<Event>> = HashMap::new();
@@ -160,7 +179,11 @@ impl Rooms {
             }
             let Some(event) = self.get_event(&id)?.filter(|event| event.record.room == room.nid) else { continue };
             for prev in &event.pdu.prev_events {
-                let Some(prev_event) = self.get_event(prev)?.filter(|event| event.record.state_after.is_some() && !event.is_rejected()) else { continue };
+                let Some(prev_event) =
+                    self.get_event(prev)?.filter(|event| event.record.state_after.is_some() && !event.is_rejected())
+                else {
+                    continue;
+                };
                 if prev_event.record.depth < min_depth || !seen.insert(prev.clone()) {
                     continue;
                 }
@@ -184,11 +207,18 @@ impl Rooms {
     }
 
     /// One event, for a server that is in its room and may see it. "Not yours" and "unknown" are one answer.
-    pub fn get_event_for_server(&self, origin: &ServerName, event_id: &EventId) -> Result<Box<RawJsonValue>, RoomError> {
+    pub fn get_event_for_server(
+        &self,
+        origin: &ServerName,
+        event_id: &EventId,
+    ) -> Result<Box<RawJsonValue>, RoomError> {
         let unknown = || RoomError::NotFound("Event not found".to_owned());
         let event = self.get_event(event_id)?.ok_or_else(unknown)?;
         let room = self.get_room_by_nid(event.record.room)?.ok_or_else(unknown)?;
-        if event.is_rejected() || !self.is_server_joined(room.nid, origin)? || !self.is_server_admitted(room.nid, origin)? {
+        if event.is_rejected()
+            || !self.is_server_joined(room.nid, origin)?
+            || !self.is_server_admitted(room.nid, origin)?
+        {
             return Err(unknown());
         }
         if event.record.state_before.is_some() && !self.is_visible_to_server(&event, origin)? {
@@ -198,13 +228,23 @@ impl Rooms {
     }
 
     /// The auth chain of an event.
-    pub fn get_event_auth(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId) -> Result<RawEvents, RoomError> {
+    pub fn get_event_auth(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<RawEvents, RoomError> {
         let event = self.require_event_of_room(origin, room_id, event_id)?;
         raws_of(&self.get_auth_chain(&event.record.auth_events)?)
     }
 
     /// The state before an event and the auth chain of that state: whole events.
-    pub fn get_state_for_server(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId) -> Result<(RawEvents, RawEvents), RoomError> {
+    pub fn get_state_for_server(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(RawEvents, RawEvents), RoomError> {
         let (state, auth_chain) = self.get_state_and_chain(origin, room_id, event_id)?;
         Ok((raws_of(&state)?, raws_of(&auth_chain)?))
     }
@@ -221,9 +261,16 @@ impl Rooms {
         Ok((ids(state), ids(auth_chain)))
     }
 
-    fn get_state_and_chain(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId) -> Result<(Vec<Arc<Event>>, Vec<Arc<Event>>), RoomError> {
+    fn get_state_and_chain(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Events, Events), RoomError> {
         let event = self.require_event_of_room(origin, room_id, event_id)?;
-        let Some(root) = event.record.state_before else { return Err(RoomError::NotFound("State at the event is not known".to_owned())) };
+        let Some(root) = event.record.state_before else {
+            return Err(RoomError::NotFound("State at the event is not known".to_owned()));
+        };
         let state = self.get_root_events(event.record.room, root)?;
         let nids: Vec<_> = state.iter().map(|event| event.nid).collect();
         let auth_chain = self.get_chain_of(&nids)?;
@@ -246,7 +293,12 @@ impl Rooms {
         Ok(chain)
     }
 
-    fn require_event_of_room(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId) -> Result<Arc<Event>, RoomError> {
+    fn require_event_of_room(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<Arc<Event>, RoomError> {
         let room = self.require_shared_room(origin, room_id)?;
         self.get_event(event_id)?
             .filter(|event| event.record.room == room.nid && !event.is_rejected())
@@ -263,7 +315,12 @@ impl Rooms {
     }
 
     /// An event of a room, if the user may see it.
-    pub fn get_visible_event(&self, room: &Room, user: &UserId, event_id: &EventId) -> Result<Option<Arc<Event>>, RoomError> {
+    pub fn get_visible_event(
+        &self,
+        room: &Room,
+        user: &UserId,
+        event_id: &EventId,
+    ) -> Result<Option<Arc<Event>>, RoomError> {
         let Some(event) = self.get_event(event_id)? else { return Ok(None) };
         let is_visible = event.record.room == room.nid && self.is_visible_to_user(&event, user)?;
         Ok(is_visible.then_some(event))

@@ -21,7 +21,12 @@ impl Rooms {
     /// An event in client format, as raw JSON.
     ///
     /// `/sync` leaves out the room id, which it gives by the place of the event.
-    pub fn to_client(&self, event: &Event, viewer: Option<Viewer<'_>>, with_room_id: bool) -> Result<Box<RawJsonValue>, RoomError> {
+    pub fn to_client(
+        &self,
+        event: &Event,
+        viewer: Option<Viewer<'_>>,
+        with_room_id: bool,
+    ) -> Result<Box<RawJsonValue>, RoomError> {
         let format = ClientFormat { omit_room_id: !with_room_id, unsigned: Some(self.unsigned_of(event, viewer)?) };
         event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
     }
@@ -51,8 +56,15 @@ impl Rooms {
             unsigned.insert("redacted_because".to_owned(), redaction.pdu.to_client_json(&ClientFormat::default()));
         }
         if let (Some(viewer), Some(root)) = (viewer, event.record.state_after) {
-            let member = self.get_from_root(event.record.room, root, &ruma::events::StateEventType::RoomMember, viewer.user.as_str())?;
-            let membership = member.and_then(|member| member.pdu.membership()).map_or_else(|| "leave".to_owned(), |membership| membership.to_string());
+            let member = self.get_from_root(
+                event.record.room,
+                root,
+                &ruma::events::StateEventType::RoomMember,
+                viewer.user.as_str(),
+            )?;
+            let membership = member
+                .and_then(|member| member.pdu.membership())
+                .map_or_else(|| "leave".to_owned(), |membership| membership.to_string());
             unsigned.insert("membership".to_owned(), membership.into());
         }
         Ok(unsigned)

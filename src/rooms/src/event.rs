@@ -91,7 +91,8 @@ impl Rooms {
         let Some(record) = self.store.get(&EVENTS, &nid)? else { return Ok(None) };
         let Some(json) = self.store.get(&EVENT_JSON, &nid)? else { return Ok(None) };
         let room_id = self.store.interner().get_room_id(&self.store, record.room)?;
-        let undecodable = |what: String| StoreError::Decode { table: EVENT_JSON.name, cause: chappe_store::DecodeError::new(what) };
+        let undecodable =
+            |what: String| StoreError::Decode { table: EVENT_JSON.name, cause: chappe_store::DecodeError::new(what) };
         let room_id = room_id.ok_or_else(|| undecodable(format!("event {nid} is of an unknown room")))?;
         let pdu = Pdu::from_stored(&record.event_id, &json, record.status == EventStatus::Rejected, &room_id)
             .map_err(|error| undecodable(format!("event {}: {error}", record.event_id)))?;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use chappe_protocol::{json, pdu::Pdu};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    events::StateEventType,
-    room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName,
+    UserId, events::StateEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue as RawJsonValue;
 
@@ -75,7 +74,10 @@ impl Rooms {
         if wanted == Wanted::Join
             && let Some(authoriser) = self.authorise_restricted_join(&room, user)?
         {
-            content.insert("join_authorised_via_users_server".to_owned(), CanonicalJsonValue::String(authoriser.to_string()));
+            content.insert(
+                "join_authorised_via_users_server".to_owned(),
+                CanonicalJsonValue::String(authoriser.to_string()),
+            );
         }
         let _writing = self.locks.write(room_id).await;
         let staging = Staging::begin(self, self.require_room(room_id)?)?;
@@ -93,12 +95,20 @@ impl Rooms {
     }
 
     /// Takes in a join event that another server has built on a template of ours.
-    pub async fn receive_join(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId, raw: &RawJsonValue) -> Result<Admission, RoomError> {
+    pub async fn receive_join(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        raw: &RawJsonValue,
+    ) -> Result<Admission, RoomError> {
         let room = self.require_resident_room(origin, room_id)?;
         let pdu = self.check_membership_event(origin, &room, Some(event_id), raw, Wanted::Join).await?;
         let servers = self.get_joined_servers(room.nid)?;
         let event = self.ingest_membership(origin, &room, pdu).await?;
-        let Some(root) = event.record.state_before else { return Err(RoomError::broken("accepted join without state")) };
+        let Some(root) = event.record.state_before else {
+            return Err(RoomError::broken("accepted join without state"));
+        };
         let state = self.get_root_events(room.nid, root)?;
         let state_nids: Vec<_> = state.iter().map(|event| event.nid).collect();
         let chain = self.chains.full_chain(&[state_nids, event.record.auth_events.clone()].concat())?;
@@ -116,14 +126,26 @@ impl Rooms {
     }
 
     /// Takes in a leave event that another server has built on a template of ours.
-    pub async fn receive_leave(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId, raw: &RawJsonValue) -> Result<(), RoomError> {
+    pub async fn receive_leave(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        raw: &RawJsonValue,
+    ) -> Result<(), RoomError> {
         let room = self.require_resident_room(origin, room_id)?;
         let pdu = self.check_membership_event(origin, &room, Some(event_id), raw, Wanted::Leave).await?;
         self.ingest_membership(origin, &room, pdu).await.map(|_| ())
     }
 
     /// Takes in a knock that another server has built on a template of ours. Answers the room's stripped state.
-    pub async fn receive_knock(&self, origin: &ServerName, room_id: &RoomId, event_id: &EventId, raw: &RawJsonValue) -> Result<Vec<serde_json::Value>, RoomError> {
+    pub async fn receive_knock(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        event_id: &EventId,
+        raw: &RawJsonValue,
+    ) -> Result<Vec<serde_json::Value>, RoomError> {
         let room = self.require_resident_room(origin, room_id)?;
         if !room.rules.authorization.knocking {
             return Err(RoomError::Forbidden("This room does not support knocking".to_owned()));
@@ -156,9 +178,12 @@ impl Rooms {
     ) -> Result<Arc<Pdu>, RoomError> {
         let mut object = json::parse_strict(raw.get()).map_err(|error| RoomError::BadJson(error.to_string()))?;
         object.remove("unsigned");
-        let unsigned_by_us = Pdu::from_object(object.clone(), &room.rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let unsigned_by_us =
+            Pdu::from_object(object.clone(), &room.rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         let membership = unsigned_by_us.membership().map(|membership| membership.to_string());
-        if membership.as_deref() != Some(wanted.as_str()) || unsigned_by_us.state_key() != Some(unsigned_by_us.sender.as_str()) {
+        if membership.as_deref() != Some(wanted.as_str())
+            || unsigned_by_us.state_key() != Some(unsigned_by_us.sender.as_str())
+        {
             return Err(RoomError::Invalid(format!("Not a {} event of its sender", wanted.as_str())));
         }
         if unsigned_by_us.room_id != room.id || event_id.is_some_and(|event_id| unsigned_by_us.event_id != event_id) {
@@ -180,7 +205,9 @@ impl Rooms {
             return Ok(false);
         }
         let content: serde_json::Value = join.get_content().unwrap_or_default();
-        let Some(authoriser) = content.get("join_authorised_via_users_server").and_then(|user| user.as_str()) else { return Ok(false) };
+        let Some(authoriser) = content.get("join_authorised_via_users_server").and_then(|user| user.as_str()) else {
+            return Ok(false);
+        };
         let Ok(authoriser) = UserId::parse(authoriser) else {
             return Err(RoomError::Invalid("join_authorised_via_users_server is not a user id".to_owned()));
         };
@@ -193,12 +220,19 @@ impl Rooms {
         }
         let may_invite = self.get_power_levels(room)?.is_some_and(|levels| levels.can_invite(&authoriser));
         if !may_invite || !self.is_joined(room.nid, &authoriser)? {
-            return Err(RoomError::Forbidden("The user named by join_authorised_via_users_server may not invite".to_owned()));
+            return Err(RoomError::Forbidden(
+                "The user named by join_authorised_via_users_server may not invite".to_owned(),
+            ));
         }
         Ok(true)
     }
 
-    async fn ingest_membership(&self, origin: &ServerName, room: &Room, pdu: Arc<Pdu>) -> Result<Arc<Event>, RoomError> {
+    async fn ingest_membership(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        pdu: Arc<Pdu>,
+    ) -> Result<Arc<Event>, RoomError> {
         let _queue = self.locks.ingest(&room.id).await;
         let known = self.get_event(&pdu.event_id)?.filter(|event| event.record.state_after.is_some());
         let event = match known {
@@ -206,7 +240,9 @@ impl Rooms {
             None => self.ingest(origin, room, pdu, Placement::Live, Relay::EveryoneBut(origin.to_owned())).await?,
         };
         if !event.is_accepted() {
-            return Err(RoomError::Forbidden(event.record.reason.clone().unwrap_or_else(|| "The event was refused".to_owned())));
+            return Err(RoomError::Forbidden(
+                event.record.reason.clone().unwrap_or_else(|| "The event was refused".to_owned()),
+            ));
         }
         Ok(event)
     }
@@ -221,7 +257,6 @@ pub(crate) fn raws_of(events: &[Arc<Event>]) -> Result<RawEvents, RoomError> {
 }
 
 /// A membership event with a given place in the graph, unsigned.
-#[allow(clippy::too_many_arguments)]
 pub(crate) fn member_event(
     draft: EventDraft,
     user: &UserId,

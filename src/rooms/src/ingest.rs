@@ -42,11 +42,16 @@ impl Rooms {
     /// Takes in one event of a transaction.
     ///
     /// `Ok` also for events that are kept but rejected or soft-failed, and for those known before.
-    pub async fn receive_pdu(&self, origin: &ServerName, room_id: &RoomId, raw: &RawJsonValue) -> Result<(), RoomError> {
-        let room = self.require_room(room_id)?;
-        if !self.is_server_joined(room.nid, &self.server_name)? {
-            return Err(RoomError::NotFound("This server is not in the room".to_owned()));
-        }
+    pub async fn receive_pdu(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        raw: &RawJsonValue,
+    ) -> Result<(), RoomError> {
+        let room = match self.get_room(room_id)? {
+            Some(room) if self.is_server_joined(room.nid, &self.server_name)? => room,
+            _ => return self.receive_out_of_band(origin, room_id, raw).await,
+        };
         if !self.is_server_admitted(room.nid, origin)? {
             return Err(RoomError::Forbidden("The room's access list denies your server".to_owned()));
         }
@@ -55,9 +60,19 @@ impl Rooms {
         if self.is_placed(&pdu.event_id)? {
             return Ok(());
         }
-        self.fill_gap(origin, &room, &pdu).await?;
-        self.ingest(origin, &room, pdu, Placement::Live, Relay::Nobody).await?;
-        Ok(())
+        let event_id = pdu.event_id.clone();
+        let result = match self.fill_gap(origin, &room, &pdu).await {
+            Ok(()) => self.ingest(origin, &room, pdu, Placement::Live, Relay::Nobody).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        match result {
+            // The event itself is in order, its surroundings could not be had: it comes again with the gap before a later one.
+            Err(RoomError::Remote(_) | RoomError::Invalid(_)) => {
+                tracing::info!(event.id = %event_id, room.id = %room_id, server = %origin, "event left out: not enough is known around it");
+                Ok(())
+            }
+            result => result,
+        }
     }
 
     /// Format, sender's server, signatures and content hash of an event said to be of this room.
@@ -66,7 +81,12 @@ impl Rooms {
         self.check_object(&room.id, &room.rules, object).await
     }
 
-    pub(crate) async fn check_object(&self, room_id: &RoomId, rules: &RoomVersionRules, object: CanonicalJsonObject) -> Result<Arc<Pdu>, RoomError> {
+    pub(crate) async fn check_object(
+        &self,
+        room_id: &RoomId,
+        rules: &RoomVersionRules,
+        object: CanonicalJsonObject,
+    ) -> Result<Arc<Pdu>, RoomError> {
         let pdu = Pdu::from_object(object.clone(), rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         if pdu.room_id != room_id {
             return Err(RoomError::Invalid(format!("Event {} is of another room", pdu.event_id)));
@@ -91,7 +111,8 @@ impl Rooms {
         };
         let sent_at = MilliSecondsSinceUnixEpoch(ruma::UInt::new_saturating(sent_at));
         let keys = self.remote.fetch_keys_for_event(&object, rules, sent_at).await?;
-        let verified = sign::verify_event(&object, rules, &keys).map_err(|error| RoomError::Forbidden(format!("Signatures: {error}")))?;
+        let verified = sign::verify_event(&object, rules, &keys)
+            .map_err(|error| RoomError::Forbidden(format!("Signatures: {error}")))?;
         if verified == Verified::Signatures {
             object = redact::redact_object(object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         }
@@ -163,14 +184,23 @@ impl Rooms {
     /// Gives a checked event its place in the room: fetches the auth events and state it needs, judges it and stores it.
     ///
     /// The caller holds the room's ingest lock.
-    pub(crate) async fn ingest(&self, origin: &ServerName, room: &Room, pdu: Arc<Pdu>, placement: Placement, relay: Relay) -> Result<Arc<Event>, RoomError> {
-        self.fetch_missing_auth_events(origin, room, &pdu).await?;
+    pub(crate) async fn ingest(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        pdu: Arc<Pdu>,
+        placement: Placement,
+        relay: Relay,
+    ) -> Result<Arc<Event>, RoomError> {
+        // In this order: where the state must be fetched, its auth chain brings what the event itself needs.
         let state_before = self.state_before(origin, room, &pdu).await?;
+        self.fetch_missing_auth_events(origin, room, &pdu).await?;
         let _writing = self.locks.write(&room.id).await;
         let (rooms, room_id) = (self.clone(), room.id.clone());
-        let (event, ticket) = tokio::task::spawn_blocking(move || rooms.commit_received(&room_id, pdu, state_before, placement, relay))
-            .await
-            .map_err(|error| RoomError::broken(error.to_string()))??;
+        let (event, ticket) =
+            tokio::task::spawn_blocking(move || rooms.commit_received(&room_id, pdu, state_before, placement, relay))
+                .await
+                .map_err(|error| RoomError::broken(error.to_string()))??;
         drop(_writing);
         ticket.durable().await?;
         Ok(event)
@@ -230,7 +260,12 @@ impl Rooms {
     }
 
     /// Fetches events, and the auth events they turn out to need, one by one.
-    async fn fetch_single_events(&self, origin: &ServerName, room: &Room, mut wanted: Vec<OwnedEventId>) -> Result<(), RoomError> {
+    async fn fetch_single_events(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        mut wanted: Vec<OwnedEventId>,
+    ) -> Result<(), RoomError> {
         let mut fetched = Vec::new();
         let mut asked = HashSet::new();
         while let Some(id) = wanted.pop() {
@@ -290,7 +325,9 @@ impl Rooms {
         }
         let rooms = self.clone();
         let room = room.clone();
-        tokio::task::spawn_blocking(move || rooms.resolve_roots(&room, roots)).await.map_err(|error| RoomError::broken(error.to_string()))?
+        tokio::task::spawn_blocking(move || rooms.resolve_roots(&room, roots))
+            .await
+            .map_err(|error| RoomError::broken(error.to_string()))?
     }
 
     /// Resolves several states to one, and stores it.
@@ -317,7 +354,12 @@ impl Rooms {
     }
 
     /// The state after an event that is not known here, as another server tells it.
-    async fn fetch_state_after(&self, origin: &ServerName, room: &Room, event_id: &EventId) -> Result<StateRoot, RoomError> {
+    async fn fetch_state_after(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<StateRoot, RoomError> {
         let (state, auth_chain) = self.remote.fetch_state_ids(origin, &room.id, event_id).await?;
         let mut wanted: Vec<_> = state.clone();
         wanted.push(event_id.to_owned());
@@ -366,11 +408,25 @@ impl Staging {
         self.append_judged(pdu, state_before, Placement::Live, relay)
     }
 
-    pub(crate) fn append_judged(&mut self, pdu: Arc<Pdu>, state_before: StateRoot, placement: Placement, relay: Relay) -> Result<Arc<Event>, RoomError> {
+    pub(crate) fn append_judged(
+        &mut self,
+        pdu: Arc<Pdu>,
+        state_before: StateRoot,
+        placement: Placement,
+        relay: Relay,
+    ) -> Result<Arc<Event>, RoomError> {
         let verdict = self.judge(&pdu, state_before, placement)?;
         let placement = if verdict.0 == EventStatus::Accepted { placement } else { Placement::Hidden };
         let (status, reason) = verdict;
-        let event = self.put_event(Decided { pdu, status, reason, state_before: Some(state_before), placement, relay, sent_by: None })?;
+        let event = self.put_event(Decided {
+            pdu,
+            status,
+            reason,
+            state_before: Some(state_before),
+            placement,
+            relay,
+            sent_by: None,
+        })?;
         if event.is_accepted() && placement == Placement::Live {
             self.resolve_current_state()?;
         }
@@ -378,7 +434,12 @@ impl Staging {
     }
 
     /// The three authorization checks of an event on receipt: against its auth events, the state before it, the current state.
-    fn judge(&self, pdu: &Arc<Pdu>, state_before: StateRoot, placement: Placement) -> Result<(EventStatus, Option<String>), RoomError> {
+    fn judge(
+        &self,
+        pdu: &Arc<Pdu>,
+        state_before: StateRoot,
+        placement: Placement,
+    ) -> Result<(EventStatus, Option<String>), RoomError> {
         let rules = &self.room.rules;
         if let Err(rejection) = self.check_against_auth_events(pdu) {
             return Ok((EventStatus::Rejected, Some(format!("by its auth events: {rejection}"))));
@@ -415,7 +476,9 @@ impl Staging {
                 state.insert((event_type, state_key.to_owned()), event.clone());
             }
         }
-        auth::check_state_dependent(rules, pdu, |event_type, state_key| state.get(&(event_type.clone(), state_key.to_owned())).cloned())?;
+        auth::check_state_dependent(rules, pdu, |event_type, state_key| {
+            state.get(&(event_type.clone(), state_key.to_owned())).cloned()
+        })?;
         Ok(())
     }
 
@@ -434,7 +497,12 @@ impl Staging {
         let mut open: HashSet<OwnedEventId> = HashSet::new();
         while let Some(id) = roots.pop() {
             let Some(pdu) = waiting.get(&id).cloned() else { continue };
-            let first: Vec<_> = pdu.auth_events.iter().filter(|auth| waiting.contains_key(*auth) && !open.contains(*auth)).cloned().collect();
+            let first: Vec<_> = pdu
+                .auth_events
+                .iter()
+                .filter(|auth| waiting.contains_key(*auth) && !open.contains(*auth))
+                .cloned()
+                .collect();
             if !first.is_empty() && open.insert(id.clone()) {
                 roots.push(id);
                 roots.extend(first);
@@ -457,7 +525,15 @@ impl Staging {
             Ok(()) => (EventStatus::Outlier, None),
             Err(rejection) => (EventStatus::Rejected, Some(rejection.to_string())),
         };
-        self.put_event(Decided { pdu, status, reason, state_before: None, placement: Placement::Hidden, relay: Relay::Nobody, sent_by: None })?;
+        self.put_event(Decided {
+            pdu,
+            status,
+            reason,
+            state_before: None,
+            placement: Placement::Hidden,
+            relay: Relay::Nobody,
+            sent_by: None,
+        })?;
         Ok(())
     }
 
@@ -467,7 +543,13 @@ impl Staging {
         if let [root] = roots.as_slice() {
             return Ok(*root);
         }
-        let context = ResolveContext { store: &self.rooms.store, rules: &self.room.rules, trees: &self.trees, chains: &self.chains, events: &*self };
+        let context = ResolveContext {
+            store: &self.rooms.store,
+            rules: &self.room.rules,
+            trees: &self.trees,
+            chains: &self.chains,
+            events: &*self,
+        };
         let resolved = resolve_state(&context, &roots)?;
         Ok(resolved.apply(&mut self.trees)?)
     }

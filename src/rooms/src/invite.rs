@@ -13,13 +13,12 @@ use chappe_store::{
     Batch, Domain, Json, RoomNid, Stamped, Topic,
     tables::{
         events::{EVENT_JSON, EVENT_NIDS, EVENTS, EventRecord, EventStatus},
-        rooms::{FORGOTTEN, MEMBERS, MEMBERSHIP_LOG, STRIPPED_STATE, USER_ROOMS},
+        rooms::{FORGOTTEN, MEMBERS, MEMBERSHIP_LOG, OUT_OF_BAND_VERSIONS, STRIPPED_STATE, USER_ROOMS},
     },
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    events::TimelineEventType,
-    room_version_rules::RoomVersionRules,
+    events::TimelineEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue as RawJsonValue;
 
@@ -31,7 +30,13 @@ use crate::{
 
 impl Rooms {
     /// Invites a user of another server: that server signs the invite before it goes into the room.
-    pub(crate) async fn invite_remote(&self, sender: &UserId, room_id: &RoomId, target: &UserId, draft: EventDraft) -> Result<(), RoomError> {
+    pub(crate) async fn invite_remote(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        draft: EventDraft,
+    ) -> Result<(), RoomError> {
         let room = self.require_room(room_id)?;
         self.require_joined(&room, &sender.to_owned())?;
         let (pdu, stripped) = {
@@ -42,7 +47,8 @@ impl Rooms {
             (pdu, staging.stripped_state_for_server(staging.room.record.state)?)
         };
         let raw = pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
-        let signed = self.remote.send_invite(target.server_name(), room_id, &pdu.event_id, &room.version, raw, stripped).await?;
+        let signed =
+            self.remote.send_invite(target.server_name(), room_id, &pdu.event_id, &room.version, raw, stripped).await?;
         let pdu = Arc::new(self.add_signatures(&pdu, &signed, target.server_name(), &room.rules)?);
 
         let ticket = {
@@ -92,7 +98,9 @@ impl Rooms {
         event: &RawJsonValue,
         stripped: Vec<serde_json::Value>,
     ) -> Result<Box<RawJsonValue>, RoomError> {
-        let Some(rules) = room_version::rules(version) else { return Err(RoomError::IncompatibleVersion(version.clone())) };
+        let Some(rules) = room_version::rules(version) else {
+            return Err(RoomError::IncompatibleVersion(version.clone()));
+        };
         let object = json::parse_strict(event.get()).map_err(|error| RoomError::BadJson(error.to_string()))?;
         let pdu = Pdu::from_object(object.clone(), &rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         if pdu.room_id != room_id || pdu.event_id != event_id {
@@ -101,7 +109,8 @@ impl Rooms {
         if pdu.membership().is_none_or(|membership| membership.as_str() != "invite") {
             return Err(RoomError::Invalid("The event is not an invite".to_owned()));
         }
-        let Some(target) = pdu.state_key().and_then(|user| UserId::parse(user).ok()).filter(|user| self.is_local(user)) else {
+        let Some(target) = pdu.state_key().and_then(|user| UserId::parse(user).ok()).filter(|user| self.is_local(user))
+        else {
             return Err(RoomError::Invalid("The invited user is not of this server".to_owned()));
         };
         if pdu.sender.server_name() != origin {
@@ -109,7 +118,9 @@ impl Rooms {
         }
         let create = stripped.iter().find_map(|event| create_event_of(event, room_id, &rules));
         if !rules.event_format.require_room_create_room_id && create.is_none() {
-            return Err(RoomError::MissingParam("The invite needs the room's create event in invite_room_state".to_owned()));
+            return Err(RoomError::MissingParam(
+                "The invite needs the room's create event in invite_room_state".to_owned(),
+            ));
         }
         let (object, _) = self.check_signatures(object, &rules).await?;
         let mut signed = object;
@@ -126,6 +137,43 @@ impl Rooms {
             self.put_out_of_band(nid, &pdu, &target, version, Some(shown)).await?;
         }
         pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))
+    }
+
+    /// What another server tells of a room that this server is not in: of interest only where it takes back an invite or refuses a
+    /// knock of a local user.
+    pub(crate) async fn receive_out_of_band(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        raw: &RawJsonValue,
+    ) -> Result<(), RoomError> {
+        let not_in_room = || RoomError::NotFound("This server is not in the room".to_owned());
+        let nid = self.get_room_nid(room_id)?.ok_or_else(not_in_room)?;
+        let version = self.get_out_of_band_version(room_id, nid)?;
+        let Some(rules) = room_version::rules(&version) else { return Err(RoomError::UnsupportedVersion(version)) };
+        let object = json::parse_strict(raw.get()).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let pdu = self.check_object(room_id, &rules, object).await?;
+        let ends_membership = pdu.membership().is_some_and(|membership| matches!(membership.as_str(), "leave" | "ban"));
+        let user = pdu.state_key().and_then(|user| UserId::parse(user).ok()).filter(|user| self.is_local(user));
+        let Some(user) = user.filter(|_| ends_membership) else { return Err(not_in_room()) };
+        let Some(member) = self.get_user_room(&user, nid)? else { return Err(not_in_room()) };
+        // Whether its sender has the power for it cannot be told from here: the server that invited is believed about its own users.
+        let is_pending = matches!(member.value.membership.as_str(), "invite" | "knock");
+        if !is_pending || pdu.sender.server_name() != origin {
+            return Err(not_in_room());
+        }
+        self.put_out_of_band(nid, &pdu, &user, &version, None).await
+    }
+
+    fn get_out_of_band_version(&self, room_id: &RoomId, nid: RoomNid) -> Result<RoomVersionId, RoomError> {
+        Ok(match self.get_room(room_id)? {
+            Some(room) => room.version,
+            None => self
+                .store
+                .get(&OUT_OF_BAND_VERSIONS, &nid)?
+                .and_then(|version| RoomVersionId::try_from(version).ok())
+                .unwrap_or(RoomVersionId::V1),
+        })
     }
 
     /// Keeps an event about a local user in a room that this server is not in.
@@ -167,7 +215,7 @@ impl Rooms {
         batch.put(&USER_ROOMS, &key, &member);
         batch.put(&MEMBERSHIP_LOG, &(user.to_owned(), position), &room);
         batch.delete(&FORGOTTEN, &key);
-        batch.put(&chappe_store::tables::rooms::OUT_OF_BAND_VERSIONS, &room, &version.to_string());
+        batch.put(&OUT_OF_BAND_VERSIONS, &room, &version.to_string());
         match stripped {
             Some(stripped) => batch.put(&STRIPPED_STATE, &key, &Json(stripped)),
             None => batch.delete(&STRIPPED_STATE, &key),
@@ -184,20 +232,19 @@ impl Rooms {
     /// Declines an invite, or takes back a knock, in a room that this server is not in.
     ///
     /// If no server of the room can be told, the user is out of it all the same, here.
-    pub(crate) async fn leave_by_federation(&self, user: &UserId, room_id: &RoomId, nid: RoomNid, reason: Option<String>) -> Result<(), RoomError> {
+    pub(crate) async fn leave_by_federation(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        nid: RoomNid,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         let Some(member) = self.get_user_room(user, nid)? else { return Err(RoomError::not_in_room()) };
         let known = match member.value.event {
             Some(event) => self.get_event_by_nid(event)?,
             None => None,
         };
-        let version = match self.get_room(room_id)? {
-            Some(room) => room.version,
-            None => self
-                .store
-                .get(&chappe_store::tables::rooms::OUT_OF_BAND_VERSIONS, &nid)?
-                .and_then(|version| RoomVersionId::try_from(version).ok())
-                .unwrap_or(RoomVersionId::V1),
-        };
+        let version = self.get_out_of_band_version(room_id, nid)?;
         let mut servers: Vec<OwnedServerName> = vec![member.value.sender.server_name().to_owned()];
         servers.extend(room_id.server_name().map(ToOwned::to_owned));
         servers.extend(self.get_joined_servers(nid)?);
@@ -244,7 +291,17 @@ impl Rooms {
         let draft = member_draft(user, with_reason(MemberProfile::default().content("leave"), reason));
         let before: Vec<_> = known.map(|event| event.pdu.event_id.clone()).into_iter().collect();
         let depth = known.map_or(1, |event| event.pdu.depth.saturating_add(1));
-        crate::handshake::member_event(draft, user, room_id, rules, &before, &before, depth, self.clock.now_ms(), &self.server_name)
+        crate::handshake::member_event(
+            draft,
+            user,
+            room_id,
+            rules,
+            &before,
+            &before,
+            depth,
+            self.clock.now_ms(),
+            &self.server_name,
+        )
     }
 }
 

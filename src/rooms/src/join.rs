@@ -6,10 +6,7 @@
 use std::sync::Arc;
 
 use chappe_protocol::{json, pdu::Pdu, room_version};
-use chappe_store::tables::{
-    events::EventStatus,
-    rooms::RoomRecord,
-};
+use chappe_store::tables::{events::EventStatus, rooms::RoomRecord};
 use ruma::{
     CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     room_version_rules::RoomVersionRules,
@@ -31,16 +28,26 @@ const CANDIDATES_MAX: usize = 10;
 
 impl Rooms {
     /// The servers that may help a user into a room, best first.
-    fn candidates(&self, user: &UserId, room_id: &RoomId, via: &[OwnedServerName]) -> Result<Vec<OwnedServerName>, RoomError> {
+    fn candidates(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+    ) -> Result<Vec<OwnedServerName>, RoomError> {
         let mut servers = via.to_vec();
         if let Some(nid) = self.get_room_nid(room_id)? {
             // Who invited the user is in the room, and can tell that the user is invited.
             if let Some(member) = self.get_user_room(user, nid)?.filter(|member| member.value.membership == "invite") {
                 servers.insert(0, member.value.sender.server_name().to_owned());
             }
-            servers.extend(self.get_joined_servers(nid)?);
+            if via.is_empty() {
+                servers.extend(self.get_joined_servers(nid)?);
+            }
         }
-        servers.extend(room_id.server_name().map(ToOwned::to_owned));
+        // Whoever names servers means those: another may know less of the room, and let in whom they would not.
+        if via.is_empty() {
+            servers.extend(room_id.server_name().map(ToOwned::to_owned));
+        }
         servers.retain(|server| *server != self.server_name);
         dedup(&mut servers);
         if !servers.is_empty() && !servers.iter().any(|server| self.gate.is_allowed(server)) {
@@ -79,7 +86,14 @@ impl Rooms {
         Err(failure)
     }
 
-    async fn join_by_server(&self, server: &ServerName, user: &UserId, room_id: &RoomId, profile: &MemberProfile, reason: Option<String>) -> Result<(), RoomError> {
+    async fn join_by_server(
+        &self,
+        server: &ServerName,
+        user: &UserId,
+        room_id: &RoomId,
+        profile: &MemberProfile,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         let template = self.remote.make_join(server, room_id, user, room_version::SUPPORTED.to_vec()).await?;
         let version = template.room_version.clone().unwrap_or(RoomVersionId::V1);
         let Some(rules) = room_version::rules(&version) else { return Err(RoomError::UnsupportedVersion(version)) };
@@ -100,7 +114,10 @@ impl Rooms {
     /// A restricted join comes back with the signature of the authorising user's server.
     fn co_signed(&self, ours: &Pdu, theirs: &RawJsonValue, rules: &RoomVersionRules) -> Result<Pdu, RoomError> {
         let content: serde_json::Value = ours.get_content().unwrap_or_default();
-        let authoriser = content.get("join_authorised_via_users_server").and_then(|user| user.as_str()).and_then(|user| UserId::parse(user).ok());
+        let authoriser = content
+            .get("join_authorised_via_users_server")
+            .and_then(|user| user.as_str())
+            .and_then(|user| UserId::parse(user).ok());
         match authoriser {
             Some(authoriser) => self.add_signatures(ours, theirs, authoriser.server_name(), rules),
             None => Ok(ours.clone()),
@@ -108,13 +125,25 @@ impl Rooms {
     }
 
     /// Checks the answer to a join and, in one batch, becomes part of the room.
-    async fn enter(&self, room_id: &RoomId, version: RoomVersionId, rules: RoomVersionRules, join: Arc<Pdu>, answer: JoinAnswer) -> Result<(), RoomError> {
+    async fn enter(
+        &self,
+        room_id: &RoomId,
+        version: RoomVersionId,
+        rules: RoomVersionRules,
+        join: Arc<Pdu>,
+        answer: JoinAnswer,
+    ) -> Result<(), RoomError> {
         let auth_chain = self.check_all(room_id, &rules, answer.auth_chain).await;
         let state = self.check_all(room_id, &rules, answer.state).await;
         let _writing = self.locks.write(room_id).await;
         let nid = self.store.interner().intern_room(&self.store, room_id)?;
         let record = self.get_room(room_id)?.map_or_else(
-            || RoomRecord { version: version.to_string(), state: EMPTY, forward_extremities: Vec::new(), partial_state: false },
+            || RoomRecord {
+                version: version.to_string(),
+                state: EMPTY,
+                forward_extremities: Vec::new(),
+                partial_state: false,
+            },
             |room| room.record,
         );
         let room = Room { nid, id: room_id.to_owned(), version, rules, record };
@@ -127,8 +156,16 @@ impl Rooms {
         Ok(())
     }
 
-    fn commit_join(&self, room: Room, join: &Arc<Pdu>, auth_chain: Vec<Arc<Pdu>>, state: Vec<Arc<Pdu>>) -> Result<chappe_store::Ticket, RoomError> {
-        let refuse = |what: &str| RoomError::Remote(RemoteError::Unreachable(format!("The answer to the join is of no use: {what}")));
+    fn commit_join(
+        &self,
+        room: Room,
+        join: &Arc<Pdu>,
+        auth_chain: Vec<Arc<Pdu>>,
+        state: Vec<Arc<Pdu>>,
+    ) -> Result<chappe_store::Ticket, RoomError> {
+        let refuse = |what: &str| {
+            RoomError::Remote(RemoteError::Unreachable(format!("The answer to the join is of no use: {what}")))
+        };
         let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id.clone()).collect();
         let mut staging = Staging::begin(self, room)?;
         staging.put_outliers(auth_chain.into_iter().chain(state).collect())?;
@@ -148,7 +185,10 @@ impl Rooms {
         }
         staging.room.record.state = root;
         staging.room.record.forward_extremities.clear();
-        staging.check_against_auth_events(join).and_then(|()| staging.check_against_current_state(join)).map_err(|error| refuse(&error.to_string()))?;
+        staging
+            .check_against_auth_events(join)
+            .and_then(|()| staging.check_against_current_state(join))
+            .map_err(|error| refuse(&error.to_string()))?;
         staging.put_event(Decided {
             pdu: join.clone(),
             status: EventStatus::Accepted,
@@ -162,7 +202,12 @@ impl Rooms {
     }
 
     /// Those of many events that pass format, signature and hash checks.
-    async fn check_all(&self, room_id: &RoomId, rules: &RoomVersionRules, events: Vec<Box<RawJsonValue>>) -> Vec<Arc<Pdu>> {
+    async fn check_all(
+        &self,
+        room_id: &RoomId,
+        rules: &RoomVersionRules,
+        events: Vec<Box<RawJsonValue>>,
+    ) -> Vec<Arc<Pdu>> {
         let mut checked = Vec::with_capacity(events.len());
         for raw in events {
             let result = match json::parse_strict(raw.get()) {
@@ -195,14 +240,22 @@ impl Rooms {
         Err(failure)
     }
 
-    async fn knock_by_server(&self, server: &ServerName, user: &UserId, room_id: &RoomId, profile: &MemberProfile, reason: Option<String>) -> Result<(), RoomError> {
+    async fn knock_by_server(
+        &self,
+        server: &ServerName,
+        user: &UserId,
+        room_id: &RoomId,
+        profile: &MemberProfile,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         let template = self.remote.make_knock(server, room_id, user, room_version::SUPPORTED.to_vec()).await?;
         let version = template.room_version.clone().unwrap_or(RoomVersionId::V1);
         let Some(rules) = room_version::rules(&version).filter(|rules| rules.authorization.knocking) else {
             return Err(RoomError::UnsupportedVersion(version));
         };
         let content = with_reason(profile.content("knock"), reason);
-        let knock = Arc::new(self.event_from_template(&template, member_draft(user, content), user, room_id, &rules)?);
+        let knock =
+            Arc::new(self.event_from_template(&template, member_draft(user, content), user, room_id, &rules)?);
         let raw = knock.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
         let stripped = self.remote.send_knock(server, room_id, &knock.event_id, raw).await?;
         let nid = self.store.interner().intern_room(&self.store, room_id)?;
@@ -218,18 +271,35 @@ impl Rooms {
         room_id: &RoomId,
         rules: &RoomVersionRules,
     ) -> Result<Pdu, RoomError> {
-        let refuse = |what: String| RoomError::Remote(RemoteError::Unreachable(format!("The template is of no use: {what}")));
-        let event: serde_json::Value = serde_json::from_str(template.event.get()).map_err(|error| refuse(error.to_string()))?;
+        let refuse =
+            |what: String| RoomError::Remote(RemoteError::Unreachable(format!("The template is of no use: {what}")));
+        let event: serde_json::Value =
+            serde_json::from_str(template.event.get()).map_err(|error| refuse(error.to_string()))?;
         let text = |key: &str| event.get(key).and_then(|value| value.as_str()).unwrap_or_default();
         let membership = event.pointer("/content/membership").and_then(|membership| membership.as_str());
         let ours = draft.content.get("membership").and_then(|membership| membership.as_str());
-        if text("type") != "m.room.member" || text("sender") != user || text("state_key") != user || text("room_id") != room_id || membership != ours {
+        if text("type") != "m.room.member"
+            || text("sender") != user
+            || text("state_key") != user
+            || text("room_id") != room_id
+            || membership != ours
+        {
             return Err(refuse("it is of another event than was asked for".to_owned()));
         }
         let prev_events = references(&event, "prev_events").ok_or_else(|| refuse("bad prev_events".to_owned()))?;
         let auth_events = references(&event, "auth_events").ok_or_else(|| refuse("bad auth_events".to_owned()))?;
         let depth = event.get("depth").and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let object = member_event(draft, user, room_id, rules, &prev_events, &auth_events, depth, self.clock.now_ms(), &self.server_name);
+        let object = member_event(
+            draft,
+            user,
+            room_id,
+            rules,
+            &prev_events,
+            &auth_events,
+            depth,
+            self.clock.now_ms(),
+            &self.server_name,
+        );
         self.sign_new_event(object, rules)
     }
 }
@@ -248,10 +318,16 @@ fn authoriser_of(template: &Template) -> Option<String> {
     event.pointer("/content/join_authorised_via_users_server")?.as_str().map(str::to_owned)
 }
 
-/// Of two failures, the one worth telling: a server's own refusal before one that could not be asked.
+/// Of two failures, the one worth telling: a refusal by somebody who knows the room before a server that knows nothing, and that
+/// before one that could not be asked.
 fn more_telling(before: RoomError, now: RoomError) -> RoomError {
-    match (&before, &now) {
-        (RoomError::Remote(RemoteError::Refused { .. }), RoomError::Remote(RemoteError::Unreachable(_))) => before,
-        _ => now,
-    }
+    let weight = |error: &RoomError| match error {
+        RoomError::Remote(RemoteError::Refused { status: 403, .. }) => 4,
+        RoomError::Remote(RemoteError::Refused { errcode: Some(_), .. }) => 3,
+        RoomError::Remote(RemoteError::Refused { .. }) => 2,
+        RoomError::NotFound(_) => 0,
+        RoomError::Remote(_) => 1,
+        _ => 3,
+    };
+    if weight(&now) >= weight(&before) { now } else { before }
 }

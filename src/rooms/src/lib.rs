@@ -45,7 +45,10 @@ pub use read::Room;
 pub use remote::{Remote, RemoteError};
 pub use send::{EventDraft, Sent};
 
-use crate::{auth_chain::AuthChains, event::EventCache, locks::RoomLocks, membership::LocalProfiles, remote::FederationGate, state::StateTrees};
+use crate::{
+    auth_chain::AuthChains, event::EventCache, locks::RoomLocks, membership::LocalProfiles, remote::FederationGate,
+    state::StateTrees,
+};
 
 /// How rooms behave on this server.
 #[derive(Clone, Debug)]

@@ -3,7 +3,10 @@
 //! Each is done here when this server is in the room, and through another server when it is not: see [`crate::join`] and
 //! [`crate::invite`].
 
-use chappe_store::{Batch, Topic, tables::rooms::{FORGOTTEN, USER_ROOMS}};
+use chappe_store::{
+    Batch, Topic,
+    tables::rooms::{FORGOTTEN, USER_ROOMS},
+};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
@@ -22,7 +25,11 @@ pub struct MemberProfile {
 impl MemberProfile {
     pub(crate) fn content(&self, membership: &str) -> CanonicalJsonObject {
         let mut content = CanonicalJsonObject::new();
-        let fields = [("membership", Some(membership)), ("displayname", self.display_name.as_deref()), ("avatar_url", self.avatar_url.as_deref())];
+        let fields = [
+            ("membership", Some(membership)),
+            ("displayname", self.display_name.as_deref()),
+            ("avatar_url", self.avatar_url.as_deref()),
+        ];
         for (name, value) in fields {
             if let Some(value) = value {
                 content.insert(name.to_owned(), CanonicalJsonValue::String(value.to_owned()));
@@ -71,13 +78,18 @@ impl Rooms {
         let mut content = with_reason(profile.content("join"), reason.clone());
         match self.authorise_restricted_join(&room, user) {
             Ok(Some(authoriser)) => {
-                content.insert("join_authorised_via_users_server".to_owned(), CanonicalJsonValue::String(authoriser.to_string()));
+                content.insert(
+                    "join_authorised_via_users_server".to_owned(),
+                    CanonicalJsonValue::String(authoriser.to_string()),
+                );
             }
             Ok(None) => {}
             // Another server in the room may be able to do what this one cannot.
             Err(RoomError::UnableToAuthoriseJoin(_) | RoomError::UnableToGrantJoin(_)) => {
                 return match self.join_by_federation(user, room_id, via, profile, reason).await {
-                    Err(RoomError::NotFound(_)) => Err(RoomError::Forbidden("You are not allowed to join this room".to_owned())),
+                    Err(RoomError::NotFound(_)) => {
+                        Err(RoomError::Forbidden("You are not allowed to join this room".to_owned()))
+                    }
                     result => result,
                 };
             }
@@ -91,12 +103,19 @@ impl Rooms {
     /// `None`: nothing of the kind is needed (or the ordinary rules will refuse the join).
     ///
     /// Spec: Client-Server API, Restricted rooms; Server-Server API, Restricted rooms.
-    pub(crate) fn authorise_restricted_join(&self, room: &Room, user: &UserId) -> Result<Option<OwnedUserId>, RoomError> {
+    pub(crate) fn authorise_restricted_join(
+        &self,
+        room: &Room,
+        user: &UserId,
+    ) -> Result<Option<OwnedUserId>, RoomError> {
         if !room.rules.authorization.restricted_join_rule {
             return Ok(None);
         }
-        let Some(rules) = self.get_state_content::<JoinRules>(room.nid, &StateEventType::RoomJoinRules, "")? else { return Ok(None) };
-        let is_restricted = rules.join_rule == "restricted" || (rules.join_rule == "knock_restricted" && room.rules.authorization.knock_restricted_join_rule);
+        let Some(rules) = self.get_state_content::<JoinRules>(room.nid, &StateEventType::RoomJoinRules, "")? else {
+            return Ok(None);
+        };
+        let is_restricted = rules.join_rule == "restricted"
+            || (rules.join_rule == "knock_restricted" && room.rules.authorization.knock_restricted_join_rule);
         let membership = self.get_membership(room.nid, user)?;
         if !is_restricted || matches!(membership.as_str(), "join" | "invite" | "ban") {
             return Ok(None);
@@ -107,9 +126,15 @@ impl Rooms {
             if condition.get("type").and_then(|kind| kind.as_str()) != Some("m.room_membership") {
                 continue;
             }
-            let Some(allowed) = condition.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok()) else { continue };
+            let Some(allowed) =
+                condition.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok())
+            else {
+                continue;
+            };
             match self.get_room(&allowed)? {
-                Some(allowed) if self.is_server_joined(allowed.nid, &self.server_name)? => is_member |= self.is_joined(allowed.nid, user)?,
+                Some(allowed) if self.is_server_joined(allowed.nid, &self.server_name)? => {
+                    is_member |= self.is_joined(allowed.nid, user)?
+                }
                 _ => knows_all = false,
             }
         }
@@ -123,7 +148,10 @@ impl Rooms {
         let levels = self.get_power_levels(room)?;
         for member in self.scan_members(room.nid) {
             let (member, record) = member?;
-            if record.value.membership == "join" && self.is_local(&member) && levels.as_ref().is_some_and(|levels| levels.can_invite(&member)) {
+            if record.value.membership == "join"
+                && self.is_local(&member)
+                && levels.as_ref().is_some_and(|levels| levels.can_invite(&member))
+            {
                 return Ok(Some(member));
             }
         }
@@ -148,7 +176,13 @@ impl Rooms {
     }
 
     /// Invites a user, here or elsewhere.
-    pub async fn invite(&self, sender: &UserId, room_id: &RoomId, target: &UserId, reason: Option<String>) -> Result<(), RoomError> {
+    pub async fn invite(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         let draft = self.invite_draft(target, reason, false)?;
         if self.is_local(target) {
             return self.send(sender, room_id, draft).await.map(|_| ());
@@ -157,7 +191,13 @@ impl Rooms {
     }
 
     /// Invites a user with a member event's content as the client has written it.
-    pub async fn invite_with_content(&self, sender: &UserId, room_id: &RoomId, target: &UserId, content: CanonicalJsonObject) -> Result<(), RoomError> {
+    pub async fn invite_with_content(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        content: CanonicalJsonObject,
+    ) -> Result<(), RoomError> {
         let draft = member_draft(target, content);
         if self.is_local(target) {
             return self.send(sender, room_id, draft).await.map(|_| ());
@@ -165,7 +205,12 @@ impl Rooms {
         self.invite_remote(sender, room_id, target, draft).await
     }
 
-    pub(crate) fn invite_draft(&self, target: &UserId, reason: Option<String>, is_direct: bool) -> Result<EventDraft, RoomError> {
+    pub(crate) fn invite_draft(
+        &self,
+        target: &UserId,
+        reason: Option<String>,
+        is_direct: bool,
+    ) -> Result<EventDraft, RoomError> {
         let profile = self.profiles.get_local_profile(target).unwrap_or_default();
         let mut content = with_reason(profile.content("invite"), reason);
         if is_direct {
@@ -174,7 +219,13 @@ impl Rooms {
         Ok(member_draft(target, content))
     }
 
-    pub async fn kick(&self, sender: &UserId, room_id: &RoomId, target: &UserId, reason: Option<String>) -> Result<(), RoomError> {
+    pub async fn kick(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         self.set_membership_of(sender, room_id, target, "leave", reason, |membership| match membership {
             "join" | "invite" | "knock" => Ok(()),
             _ => Err(RoomError::Forbidden("The user is not in the room".to_owned())),
@@ -182,11 +233,23 @@ impl Rooms {
         .await
     }
 
-    pub async fn ban(&self, sender: &UserId, room_id: &RoomId, target: &UserId, reason: Option<String>) -> Result<(), RoomError> {
+    pub async fn ban(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         self.set_membership_of(sender, room_id, target, "ban", reason, |_| Ok(())).await
     }
 
-    pub async fn unban(&self, sender: &UserId, room_id: &RoomId, target: &UserId, reason: Option<String>) -> Result<(), RoomError> {
+    pub async fn unban(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        target: &UserId,
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         self.set_membership_of(sender, room_id, target, "leave", reason, |membership| match membership {
             "ban" => Ok(()),
             _ => Err(RoomError::Forbidden("The user is not banned".to_owned())),
@@ -264,12 +327,22 @@ impl Rooms {
         Ok(())
     }
 
-    async fn enqueue_profile(&self, user: &UserId, room_id: &RoomId, profile: &MemberProfile) -> Result<Option<chappe_store::Ticket>, RoomError> {
+    async fn enqueue_profile(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        profile: &MemberProfile,
+    ) -> Result<Option<chappe_store::Ticket>, RoomError> {
         let _writing = self.locks.write(room_id).await;
         let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
-        let Some(member) = staging.get_state_event(&StateEventType::RoomMember, user.as_str())? else { return Ok(None) };
-        let mut content: CanonicalJsonObject = member.pdu.get_content().map_err(|error| RoomError::broken(error.to_string()))?;
-        content.retain(|key, _| !matches!(key.as_str(), "displayname" | "avatar_url" | "reason" | "join_authorised_via_users_server"));
+        let Some(member) = staging.get_state_event(&StateEventType::RoomMember, user.as_str())? else {
+            return Ok(None);
+        };
+        let mut content: CanonicalJsonObject =
+            member.pdu.get_content().map_err(|error| RoomError::broken(error.to_string()))?;
+        content.retain(|key, _| {
+            !matches!(key.as_str(), "displayname" | "avatar_url" | "reason" | "join_authorised_via_users_server")
+        });
         content.extend(profile.content("join"));
         let draft = member_draft(user, content);
         if staging.equal_state_event(user, &draft)?.is_some() {

@@ -69,7 +69,6 @@ impl Rooms {
         let mut page = Page::default();
         let mut eyes = self.eyes_of(room.nid, user)?;
         let mut backfills_left = if is_back && self.is_joined(room.nid, user)? { BACKFILLS_MAX } else { 0 };
-        let can_backfill = backfills_left > 0;
         let mut place = from;
         let mut looked_at = 0;
         while page.events.len() < limit {
@@ -81,10 +80,11 @@ impl Rooms {
                 }
             }
             let count = (limit - page.events.len()).max(EVENTS_READ);
-            let read = self.get_page(room.nid, place, if is_back { Direction::Reverse } else { Direction::Forward }, count)?;
+            let read =
+                self.get_page(room.nid, place, if is_back { Direction::Reverse } else { Direction::Forward }, count)?;
             if read.is_empty() {
-                let has_more = if is_back { can_backfill && self.has_gap_below(room.nid, place)? } else { true };
-                page.end = (has_more && !page.events.is_empty()).then(|| after(place));
+                // Only an empty page says that there is no more: a client may look for what comes after the last event it was given.
+                page.end = (!page.events.is_empty()).then(|| after(place));
                 return Ok(page);
             }
             let gaps = if backfills_left > 0 { self.get_backward_extremities(room.nid)? } else { Vec::new() };
@@ -112,9 +112,5 @@ impl Rooms {
             }
         }
         Ok(page)
-    }
-
-    fn has_gap_below(&self, room: RoomNid, (depth, _): Place) -> Result<bool, StoreError> {
-        Ok(self.get_backward_extremities(room)?.iter().any(|(_, named_at)| *named_at <= depth.saturating_add(1)))
     }
 }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use chappe_store::{
     Direction, EventNid, Position, RoomNid, Stamped, StateKeyNid, StoreError,
     tables::{
-        rooms::{FORGOTTEN, JOINED_SERVERS, MEMBERS, MemberRecord, ROOMS, RoomRecord, SERVER_ROOMS, STRIPPED_STATE, USER_ROOMS},
+        rooms::{
+            FORGOTTEN, JOINED_SERVERS, MEMBERS, MemberRecord, ROOMS, RoomRecord, SERVER_ROOMS, STRIPPED_STATE,
+            USER_ROOMS,
+        },
         state::{CURRENT_STATE, STATE_LOG},
     },
 };
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, events::StateEventType,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
+    events::StateEventType,
     events::room::{history_visibility::HistoryVisibility, member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
@@ -63,14 +67,26 @@ impl Rooms {
 
     // Current state.
 
-    pub fn get_state_event(&self, room: RoomNid, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Event>>, StoreError> {
-        let Some(key) = self.store.interner().get_state_key(&self.store, event_type, state_key)? else { return Ok(None) };
+    pub fn get_state_event(
+        &self,
+        room: RoomNid,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Event>>, StoreError> {
+        let Some(key) = self.store.interner().get_state_key(&self.store, event_type, state_key)? else {
+            return Ok(None);
+        };
         let Some(nid) = self.store.get(&CURRENT_STATE, &(room, key))? else { return Ok(None) };
         self.get_event_by_nid(nid)
     }
 
     /// The content of a current state event; `None` if there is none or its content is not of this form.
-    pub fn get_state_content<T: DeserializeOwned>(&self, room: RoomNid, event_type: &StateEventType, state_key: &str) -> Result<Option<T>, StoreError> {
+    pub fn get_state_content<T: DeserializeOwned>(
+        &self,
+        room: RoomNid,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<T>, StoreError> {
         Ok(self.get_state_event(room, event_type, state_key)?.and_then(|event| event.pdu.get_content().ok()))
     }
 
@@ -95,8 +111,16 @@ impl Rooms {
 
     // State at any event.
 
-    pub fn get_from_root(&self, room: RoomNid, root: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Event>>, StoreError> {
-        let Some(key) = self.store.interner().get_state_key(&self.store, event_type, state_key)? else { return Ok(None) };
+    pub fn get_from_root(
+        &self,
+        room: RoomNid,
+        root: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Event>>, StoreError> {
+        let Some(key) = self.store.interner().get_state_key(&self.store, event_type, state_key)? else {
+            return Ok(None);
+        };
         let Some(nid) = self.trees.get(room, root, key)? else { return Ok(None) };
         self.get_event_by_nid(nid)
     }
@@ -115,7 +139,12 @@ impl Rooms {
     }
 
     /// What differs between two states of a room: costs only that.
-    pub fn get_state_diff(&self, room: RoomNid, from: StateRoot, to: StateRoot) -> Result<Vec<crate::state::StateChange>, StoreError> {
+    pub fn get_state_diff(
+        &self,
+        room: RoomNid,
+        from: StateRoot,
+        to: StateRoot,
+    ) -> Result<Vec<crate::state::StateChange>, StoreError> {
         self.trees.diff(room, from, to)
     }
 
@@ -145,14 +174,22 @@ impl Rooms {
     }
 
     /// Every user with any membership in the room.
-    pub fn scan_members(&self, room: RoomNid) -> impl Iterator<Item = Result<(OwnedUserId, Stamped<MemberRecord>), StoreError>> + '_ {
+    pub fn scan_members(
+        &self,
+        room: RoomNid,
+    ) -> impl Iterator<Item = Result<(OwnedUserId, Stamped<MemberRecord>), StoreError>> + '_ {
         self.store.scan(&MEMBERS, &(room,), Direction::Forward).map(|row| row.map(|((_, user), member)| (user, member)))
     }
 
     /// Every room a local user has a membership in and has not forgotten.
-    pub fn scan_user_rooms(&self, user: &UserId) -> impl Iterator<Item = Result<(RoomNid, Stamped<MemberRecord>), StoreError>> + '_ {
+    pub fn scan_user_rooms(
+        &self,
+        user: &UserId,
+    ) -> impl Iterator<Item = Result<(RoomNid, Stamped<MemberRecord>), StoreError>> + '_ {
         let user = user.to_owned();
-        self.store.scan(&USER_ROOMS, &(user,), Direction::Forward).map(|row| row.map(|((_, room), member)| (room, member)))
+        self.store
+            .scan(&USER_ROOMS, &(user,), Direction::Forward)
+            .map(|row| row.map(|((_, room), member)| (room, member)))
     }
 
     /// A local user's membership as that user sees it: includes invites and knocks to rooms this server has no state of.
@@ -181,7 +218,10 @@ impl Rooms {
 
     /// The servers with joined users in the room, this one included.
     pub fn get_joined_servers(&self, room: RoomNid) -> Result<Vec<OwnedServerName>, StoreError> {
-        self.store.scan(&JOINED_SERVERS, &(room,), Direction::Forward).map(|row| row.map(|((_, server), _)| server)).collect()
+        self.store
+            .scan(&JOINED_SERVERS, &(room,), Direction::Forward)
+            .map(|row| row.map(|((_, server), _)| server))
+            .collect()
     }
 
     pub fn is_server_joined(&self, room: RoomNid, server: &ServerName) -> Result<bool, StoreError> {
@@ -189,7 +229,10 @@ impl Rooms {
     }
 
     pub fn get_rooms_of_server(&self, server: &ServerName) -> Result<Vec<RoomNid>, StoreError> {
-        self.store.scan(&SERVER_ROOMS, &(server.to_owned(),), Direction::Forward).map(|row| row.map(|((_, room), _)| room)).collect()
+        self.store
+            .scan(&SERVER_ROOMS, &(server.to_owned(),), Direction::Forward)
+            .map(|row| row.map(|((_, room), _)| room))
+            .collect()
     }
 
     /// How many users are joined, all servers together.
@@ -200,7 +243,10 @@ impl Rooms {
     /// Whether a server's messages to this room are admitted by the room's own access list.
     pub fn is_server_admitted(&self, room: RoomNid, server: &ServerName) -> Result<bool, StoreError> {
         let Some(event) = self.get_state_event(room, &StateEventType::RoomServerAcl, "")? else { return Ok(true) };
-        Ok(event.pdu.get_content::<serde_json::Value>().is_ok_and(|content| chappe_protocol::acl::ServerAcl::from_content(&content).allows(server)))
+        Ok(event
+            .pdu
+            .get_content::<serde_json::Value>()
+            .is_ok_and(|content| chappe_protocol::acl::ServerAcl::from_content(&content).allows(server)))
     }
 
     pub(crate) fn is_local(&self, user: &UserId) -> bool {

@@ -4,8 +4,8 @@ use std::{future::Future, pin::Pin};
 
 use chappe_protocol::sign::PublicKeys;
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
-    room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, RoomVersionId,
+    ServerName, UserId, room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue as RawJsonValue;
 
@@ -57,7 +57,12 @@ pub struct MissingEvents {
 
 pub trait Remote: Send + Sync + 'static {
     fn fetch_event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> RemoteResult<'a, Box<RawJsonValue>>;
-    fn fetch_missing_events<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, gap: MissingEvents) -> RemoteResult<'a, RawEvents>;
+    fn fetch_missing_events<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        gap: MissingEvents,
+    ) -> RemoteResult<'a, RawEvents>;
     /// Ids of the state before an event, and of its auth chain.
     fn fetch_state_ids<'a>(
         &'a self,
@@ -66,14 +71,59 @@ pub trait Remote: Send + Sync + 'static {
         event_id: &'a EventId,
     ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)>;
     /// The state before an event, and its auth chain.
-    fn fetch_state<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId) -> RemoteResult<'a, (RawEvents, RawEvents)>;
-    fn fetch_event_auth<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId) -> RemoteResult<'a, RawEvents>;
-    fn fetch_backfill<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, from: Vec<OwnedEventId>, limit: u32) -> RemoteResult<'a, RawEvents>;
-    fn make_join<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId, versions: Vec<RoomVersionId>) -> RemoteResult<'a, Template>;
-    fn send_join<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId, event: Box<RawJsonValue>) -> RemoteResult<'a, JoinAnswer>;
-    fn make_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId) -> RemoteResult<'a, Template>;
-    fn send_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId, event: Box<RawJsonValue>) -> RemoteResult<'a, ()>;
-    fn make_knock<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId, versions: Vec<RoomVersionId>) -> RemoteResult<'a, Template>;
+    fn fetch_state<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+    ) -> RemoteResult<'a, (RawEvents, RawEvents)>;
+    fn fetch_event_auth<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+    ) -> RemoteResult<'a, RawEvents>;
+    fn fetch_backfill<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        from: Vec<OwnedEventId>,
+        limit: u32,
+    ) -> RemoteResult<'a, RawEvents>;
+    fn make_join<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+        versions: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template>;
+    fn send_join<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+        event: Box<RawJsonValue>,
+    ) -> RemoteResult<'a, JoinAnswer>;
+    fn make_leave<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+    ) -> RemoteResult<'a, Template>;
+    fn send_leave<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+        event: Box<RawJsonValue>,
+    ) -> RemoteResult<'a, ()>;
+    fn make_knock<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+        versions: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template>;
     /// The answer is the room's stripped state.
     fn send_knock<'a>(
         &'a self,

@@ -84,7 +84,10 @@ pub struct ResolveContext<'a, E> {
 /// Resolves several states of one room. The answer does not depend on the order of `roots`, nor on repetitions.
 ///
 /// Spec: room version 2, State resolution; room version 12, State resolution.
-pub fn resolve_state<E: ResolveEvents>(context: &ResolveContext<'_, E>, roots: &[StateRoot]) -> Result<Resolved, ResolveError> {
+pub fn resolve_state<E: ResolveEvents>(
+    context: &ResolveContext<'_, E>,
+    roots: &[StateRoot],
+) -> Result<Resolved, ResolveError> {
     let mut roots = roots.to_vec();
     roots.sort_unstable();
     roots.dedup();
@@ -124,7 +127,9 @@ impl Conflicts {
 
     /// The conflicting events of each state.
     fn sets(&self) -> Vec<Vec<EventNid>> {
-        (0..self.states).map(|at| self.values.values().filter_map(|values| values.get(at).copied().flatten()).collect()).collect()
+        (0..self.states)
+            .map(|at| self.values.values().filter_map(|values| values.get(at).copied().flatten()).collect())
+            .collect()
     }
 
     /// The events at the keys on which all states agree.
@@ -188,7 +193,9 @@ impl Conflicts {
             for (map, value) in maps.iter_mut().zip(values) {
                 let Some(event) = value else { continue };
                 let pdu = loader.load_one(*event)?;
-                let Some((event_type, state_key)) = pdu.state_tuple() else { return Err(ResolveError::MissingEvent(*event)) };
+                let Some((event_type, state_key)) = pdu.state_tuple() else {
+                    return Err(ResolveError::MissingEvent(*event));
+                };
                 map.insert((event_type, state_key.to_owned()), pdu.event_id.clone());
             }
         }
@@ -284,15 +291,12 @@ impl<E: ResolveEvents> Loader<'_, E> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use chappe_protocol::{json::parse_strict, room_version};
     use chappe_store::RoomNid;
     use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-    use ruma::{
-        RoomVersionId, UserId, events::TimelineEventType, room_version_rules::EventsReferenceFormatVersion,
-    };
+    use ruma::{RoomVersionId, UserId, events::TimelineEventType, room_version_rules::EventsReferenceFormatVersion};
     use serde_json::{Value, json};
 
     use super::*;
@@ -360,9 +364,17 @@ mod tests {
         }
 
         /// Makes a state event on top of a state; answers the state after it, unless the rules refuse it.
-        fn try_add(&mut self, root: StateRoot, kind: &str, sender: &str, state_key: &str, content: Value) -> Option<StateRoot> {
+        fn try_add(
+            &mut self,
+            root: StateRoot,
+            kind: &str,
+            sender: &str,
+            state_key: &str,
+            content: Value,
+        ) -> Option<StateRoot> {
             let pdu = self.make(root, kind, sender, state_key, content);
-            let state = |kind: &StateEventType, key: &str| self.get(root, kind, key).map(|nid| self.by_nid[&nid].clone());
+            let state =
+                |kind: &StateEventType, key: &str| self.get(root, kind, key).map(|nid| self.by_nid[&nid].clone());
             auth::check_state_dependent(&self.rules, &pdu, state).ok()?;
             let nid = EventNid(self.by_nid.len() as u64 + 1);
             let auth_events: Vec<EventNid> = pdu.auth_events.iter().map(|id| self.by_id[id]).collect();
@@ -377,10 +389,12 @@ mod tests {
             self.now_ms += 1;
             let raw = serde_json::value::to_raw_value(&content).unwrap();
             let user = <&UserId>::try_from(sender).unwrap();
-            let types = auth::auth_types_for_event(&self.rules, &TimelineEventType::from(kind), user, Some(state_key), &raw).unwrap();
+            let types =
+                auth::auth_types_for_event(&self.rules, &TimelineEventType::from(kind), user, Some(state_key), &raw)
+                    .unwrap();
             let reference = |nid: EventNid| match self.rules.events_reference_format {
                 EventsReferenceFormatVersion::V1 => json!([self.by_nid[&nid].event_id, {"sha256": "x"}]),
-                EventsReferenceFormatVersion::V2 => json!(self.by_nid[&nid].event_id),
+                _ => json!(self.by_nid[&nid].event_id),
             };
             let auth_events: Vec<Value> =
                 types.iter().filter_map(|(kind, key)| self.get(root, kind, key)).map(reference).collect();
@@ -508,9 +522,16 @@ mod tests {
         let other = room.add(root, "m.room.name", ALICE, "", json!({"name": "a name"}));
         let nid = room.get(other, &"m.room.name".into(), "").unwrap();
         room.by_nid.remove(&nid);
-        let context =
-            ResolveContext { store: &room.store, rules: &room.rules, trees: &room.trees, chains: &room.chains, events: &room };
-        assert!(matches!(resolve_state(&context, &[root, other]), Err(ResolveError::MissingEvent(missing)) if missing == nid));
+        let context = ResolveContext {
+            store: &room.store,
+            rules: &room.rules,
+            trees: &room.trees,
+            chains: &room.chains,
+            events: &room,
+        };
+        assert!(
+            matches!(resolve_state(&context, &[root, other]), Err(ResolveError::MissingEvent(missing)) if missing == nid)
+        );
     }
 
     fn random_act(rng: &mut StdRng) -> (&'static str, &'static str, &'static str, Value) {
@@ -523,18 +544,29 @@ mod tests {
             3 => ("m.room.member", actor, actor, json!({"membership": "leave"})),
             4 => ("m.room.member", actor, other, json!({"membership": "ban"})),
             5 => ("m.room.member", actor, other, json!({"membership": "leave"})),
-            6 => ("m.room.join_rules", actor, "", json!({"join_rule": if rng.random_bool(0.7) { "public" } else { "invite" }})),
+            6 => (
+                "m.room.join_rules",
+                actor,
+                "",
+                json!({"join_rule": if rng.random_bool(0.7) { "public" } else { "invite" }}),
+            ),
             7 => ("m.room.member", actor, other, json!({"membership": "invite"})),
             _ => {
                 let users = json!({ALICE: 100, BOB: rng.random_range(0..=2) * 50, CAROL: rng.random_range(0..=2) * 25});
-                ("m.room.power_levels", actor, "", json!({"users": users, "state_default": rng.random_range(0..=2) * 25}))
+                (
+                    "m.room.power_levels",
+                    actor,
+                    "",
+                    json!({"users": users, "state_default": rng.random_range(0..=2) * 25}),
+                )
             }
         }
     }
 
     #[test]
     fn resolution_of_random_forks_agrees_with_whole_states_and_chains() {
-        let versions = [RoomVersionId::V1, RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V12];
+        let versions =
+            [RoomVersionId::V1, RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V12];
         let mut changed = 0;
         for seed in 0..40 {
             let version = &versions[seed as usize % versions.len()];
@@ -552,14 +584,17 @@ mod tests {
                 if rng.random_bool(0.1) {
                     // A state in which one key has gone back, as a state reset or a lying server would have it.
                     let older = *roots.choose(&mut rng).unwrap();
-                    if let Some(change) = room.trees.diff(on, older).unwrap().choose(&mut rng).filter(|change| change.new.is_some()) {
+                    if let Some(change) =
+                        room.trees.diff(on, older).unwrap().choose(&mut rng).filter(|change| change.new.is_some())
+                    {
                         roots.push(room.trees.update(on, [(change.key, change.new)]).unwrap());
                     }
                 }
                 if step % 5 != 4 {
                     continue;
                 }
-                let some: Vec<StateRoot> = (0..rng.random_range(2..5)).map(|_| *roots.choose(&mut rng).unwrap()).collect();
+                let some: Vec<StateRoot> =
+                    (0..rng.random_range(2..5)).map(|_| *roots.choose(&mut rng).unwrap()).collect();
                 let mut distinct = some.clone();
                 distinct.sort_unstable();
                 distinct.dedup();

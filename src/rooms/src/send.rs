@@ -2,13 +2,19 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use chappe_protocol::{auth, format::FormatError, json, pdu::Pdu};
+use chappe_protocol::{
+    auth,
+    format::{FormatError, MAX_EVENT_BYTES},
+    json,
+    pdu::Pdu,
+};
 use chappe_store::{
     Ticket,
     tables::events::{EventStatus, SentBy, TRANSACTIONS},
 };
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedTransactionId, OwnedUserId, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, DeviceId, EventId, OwnedDeviceId, OwnedEventId, OwnedTransactionId,
+    OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventsReferenceFormatVersion, RoomVersionRules},
 };
@@ -54,12 +60,20 @@ impl EventDraft {
         Self { kind, state_key: None, content, redacts: None, transaction: None }
     }
 
-    pub fn state(kind: impl Into<TimelineEventType>, state_key: impl Into<String>, content: CanonicalJsonObject) -> Self {
+    pub fn state(
+        kind: impl Into<TimelineEventType>,
+        state_key: impl Into<String>,
+        content: CanonicalJsonObject,
+    ) -> Self {
         Self { kind: kind.into(), state_key: Some(state_key.into()), content, redacts: None, transaction: None }
     }
 
     /// As [`EventDraft::state`], with the content of a JSON literal that is known to be an object.
-    pub(crate) fn state_json(kind: StateEventType, state_key: impl Into<String>, content: serde_json::Value) -> Result<Self, RoomError> {
+    pub(crate) fn state_json(
+        kind: StateEventType,
+        state_key: impl Into<String>,
+        content: serde_json::Value,
+    ) -> Result<Self, RoomError> {
         Ok(Self::state(TimelineEventType::from(kind.to_string()), state_key, canonical_content(&content.to_string())?))
     }
 }
@@ -83,7 +97,12 @@ impl Rooms {
     }
 
     /// As [`Rooms::send`], without waiting: the answer must not be told to anyone before the ticket is durable (no ticket: the barrier).
-    pub(crate) async fn enqueue_event(&self, sender: &UserId, room_id: &RoomId, draft: EventDraft) -> Result<(Sent, Option<Ticket>), RoomError> {
+    pub(crate) async fn enqueue_event(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        draft: EventDraft,
+    ) -> Result<(Sent, Option<Ticket>), RoomError> {
         let _writing = self.locks.write(room_id).await;
         if let Some(event_id) = self.get_transaction(sender, room_id, draft.transaction.as_ref())? {
             return Ok((Sent { event_id }, None));
@@ -101,7 +120,12 @@ impl Rooms {
         Ok((sent, Some(staging.enqueue()?)))
     }
 
-    fn get_transaction(&self, sender: &UserId, room_id: &RoomId, transaction: Option<&Transaction>) -> Result<Option<OwnedEventId>, RoomError> {
+    fn get_transaction(
+        &self,
+        sender: &UserId,
+        room_id: &RoomId,
+        transaction: Option<&Transaction>,
+    ) -> Result<Option<OwnedEventId>, RoomError> {
         let Some(transaction) = transaction else { return Ok(None) };
         let key = transaction_key(sender, room_id, transaction);
         Ok(self.store.get(&TRANSACTIONS, &key)?.and_then(|id| OwnedEventId::try_from(id).ok()))
@@ -126,7 +150,13 @@ impl Rooms {
         if room.rules.redaction.content_field_redacts {
             content.insert("redacts".to_owned(), CanonicalJsonValue::String(target.to_string()));
         }
-        let draft = EventDraft { kind: TimelineEventType::RoomRedaction, state_key: None, content, redacts: Some(target.to_owned()), transaction };
+        let draft = EventDraft {
+            kind: TimelineEventType::RoomRedaction,
+            state_key: None,
+            content,
+            redacts: Some(target.to_owned()),
+            transaction,
+        };
         self.send(sender, room_id, draft).await
     }
 }
@@ -137,22 +167,30 @@ fn transaction_key(sender: &UserId, room_id: &RoomId, transaction: &Transaction)
 
 impl Staging {
     /// The state event in force, if this draft would only repeat it.
-    pub(crate) fn equal_state_event(&self, sender: &UserId, draft: &EventDraft) -> Result<Option<OwnedEventId>, RoomError> {
+    pub(crate) fn equal_state_event(
+        &self,
+        sender: &UserId,
+        draft: &EventDraft,
+    ) -> Result<Option<OwnedEventId>, RoomError> {
         let Some(state_key) = &draft.state_key else { return Ok(None) };
-        let Some(current) = self.get_state_event(&StateEventType::from(draft.kind.to_string()), state_key)? else { return Ok(None) };
-        let is_equal = current.pdu.sender == sender && current.pdu.get_content::<CanonicalJsonObject>().is_ok_and(|content| content == draft.content);
+        let Some(current) = self.get_state_event(&StateEventType::from(draft.kind.to_string()), state_key)? else {
+            return Ok(None);
+        };
+        let is_equal = current.pdu.sender == sender
+            && current.pdu.get_content::<CanonicalJsonObject>().is_ok_and(|content| content == draft.content);
         Ok(is_equal.then(|| current.pdu.event_id.clone()))
     }
 
     /// Builds, checks and stores an event of a local user at the end of the room.
     pub(crate) fn append_own(&mut self, sender: &UserId, draft: EventDraft) -> Result<Arc<Event>, RoomError> {
-        let sent_by = draft
-            .transaction
-            .as_ref()
-            .map(|transaction| SentBy { device_id: transaction.device_id.to_string(), transaction_id: transaction.id.to_string() });
+        let sent_by = draft.transaction.as_ref().map(|transaction| SentBy {
+            device_id: transaction.device_id.to_string(),
+            transaction_id: transaction.id.to_string(),
+        });
         let transaction = draft.transaction.clone();
         let pdu = self.build_own(sender, draft)?;
         self.check_may_redact(&pdu)?;
+        self.check_names_no_creator(&pdu)?;
         let pdu = Arc::new(pdu);
         self.check_against_current_state(&pdu)?;
         let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
@@ -164,7 +202,12 @@ impl Staging {
     }
 
     /// Stores an event that names the current extremities and passed the checks against the current state.
-    pub(crate) fn append_checked(&mut self, pdu: Arc<Pdu>, relay: Relay, sent_by: Option<SentBy>) -> Result<Arc<Event>, RoomError> {
+    pub(crate) fn append_checked(
+        &mut self,
+        pdu: Arc<Pdu>,
+        relay: Relay,
+        sent_by: Option<SentBy>,
+    ) -> Result<Arc<Event>, RoomError> {
         let state_before = self.room.record.state;
         self.put_event(Decided {
             pdu,
@@ -189,10 +232,12 @@ impl Staging {
     pub(crate) fn template(&self, sender: &UserId, draft: &EventDraft) -> Result<CanonicalJsonObject, RoomError> {
         let rules = &self.room.rules;
         let is_create = draft.kind == TimelineEventType::RoomCreate && draft.state_key.as_deref() == Some("");
-        let content = serde_json::value::to_raw_value(&draft.content).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let content =
+            serde_json::value::to_raw_value(&draft.content).map_err(|error| RoomError::BadJson(error.to_string()))?;
         let mut auth_events = BTreeSet::new();
         for (event_type, state_key) in
-            auth::auth_types_for_event(rules, &draft.kind, sender, draft.state_key.as_deref(), &content).map_err(|rejection| RoomError::BadJson(rejection.0))?
+            auth::auth_types_for_event(rules, &draft.kind, sender, draft.state_key.as_deref(), &content)
+                .map_err(|rejection| RoomError::BadJson(rejection.0))?
         {
             auth_events.extend(self.get_state_event(&event_type, &state_key)?.map(|event| event.pdu.event_id.clone()));
         }
@@ -208,7 +253,7 @@ impl Staging {
         set("depth", integer(depth));
         set("auth_events", references(rules, &auth_events));
         set("prev_events", references(rules, extremities.iter().map(|(_, id, _)| id)));
-        if !(is_create && !rules.event_format.require_room_create_room_id) {
+        if !is_create || rules.event_format.require_room_create_room_id {
             set("room_id", CanonicalJsonValue::String(self.room.id.to_string()));
         }
         if let Some(state_key) = &draft.state_key {
@@ -228,12 +273,32 @@ impl Staging {
     /// The authorization rules against the event's own auth events and against the current state.
     pub(crate) fn check_against_current_state(&self, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
         let rules = &self.room.rules;
-        auth::check_state_independent(rules, pdu, |id| self.get_event(id).ok().flatten().map(|event| event.pdu.clone()))?;
+        auth::check_state_independent(rules, pdu, |id| {
+            self.get_event(id).ok().flatten().map(|event| event.pdu.clone())
+        })?;
         let root = self.room.record.state;
         auth::check_state_dependent(rules, pdu, |event_type, state_key| {
             self.get_from_root(root, event_type, state_key).ok().flatten().map(|event| event.pdu.clone())
         })?;
         Ok(())
+    }
+
+    /// Where creators stand above all levels, giving one of them a level is a mistake in the request.
+    fn check_names_no_creator(&self, pdu: &Pdu) -> Result<(), RoomError> {
+        if !pdu.is_state_event(&TimelineEventType::RoomPowerLevels, "")
+            || !self.room.rules.authorization.explicitly_privilege_room_creators
+        {
+            return Ok(());
+        }
+        let content: CanonicalJsonObject = pdu.get_content().map_err(|error| RoomError::BadJson(error.to_string()))?;
+        let Some(CanonicalJsonValue::Object(users)) = content.get("users") else { return Ok(()) };
+        let Some(levels) = self.get_power_levels(self.room.record.state)? else { return Ok(()) };
+        match levels.privileged_creators().iter().find(|creator| users.contains_key(creator.as_str())) {
+            Some(creator) => {
+                Err(RoomError::Invalid(format!("{creator} created the room and cannot be given a power level")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// From room version 3 a redaction is accepted whoever sent it, and has no effect without the power for it: this server does not
@@ -248,7 +313,11 @@ impl Staging {
         let levels = self.get_power_levels(self.room.record.state)?;
         let may_redact_others = levels.as_ref().is_some_and(|levels| levels.can_redact_others(&pdu.sender));
         let Some(target) = self.get_event(target)?.filter(|target| target.record.room == self.room.nid) else {
-            return if may_redact_others { Ok(()) } else { Err(RoomError::NotFound("Event to redact not found".to_owned())) };
+            return if may_redact_others {
+                Ok(())
+            } else {
+                Err(RoomError::NotFound("Event to redact not found".to_owned()))
+            };
         };
         if target.pdu.sender == pdu.sender || may_redact_others {
             return Ok(());
@@ -258,16 +327,24 @@ impl Staging {
 }
 
 /// References to other events. Versions 1 and 2 name them as pairs of id and hashes; the hashes are looked at by nobody.
-pub(crate) fn references<'a>(rules: &RoomVersionRules, ids: impl IntoIterator<Item = &'a OwnedEventId>) -> CanonicalJsonValue {
+pub(crate) fn references<'a>(
+    rules: &RoomVersionRules,
+    ids: impl IntoIterator<Item = &'a OwnedEventId>,
+) -> CanonicalJsonValue {
     let reference = |id: &OwnedEventId| {
         let id = CanonicalJsonValue::String(id.to_string());
         match rules.events_reference_format {
-            EventsReferenceFormatVersion::V1 => CanonicalJsonValue::Array(vec![id, CanonicalJsonValue::Object(CanonicalJsonObject::new())]),
+            EventsReferenceFormatVersion::V1 => {
+                CanonicalJsonValue::Array(vec![id, CanonicalJsonValue::Object(CanonicalJsonObject::new())])
+            }
             _ => id,
         }
     };
     CanonicalJsonValue::Array(ids.into_iter().map(reference).collect())
 }
+
+/// What hash and signature add to an event, at least.
+const SIGNATURE_BYTES: usize = 200;
 
 /// The greatest depth an event may claim.
 const DEPTH_MAX: u64 = (1 << 53) - 1;
@@ -283,9 +360,12 @@ impl Rooms {
         mut object: CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<Pdu, RoomError> {
-        self.signer
-            .hash_and_sign_event(&mut object, rules)
-            .map_err(|error| RoomError::BadJson(error.to_string()))?;
+        // Asked before signing, which fails with less to tell on what is too large.
+        let bytes = json::canonical(&object).map_or(0, |text| text.len());
+        if bytes > MAX_EVENT_BYTES - SIGNATURE_BYTES {
+            return Err(RoomError::TooLarge(format!("The event would have {bytes} bytes before it is signed")));
+        }
+        self.signer.hash_and_sign_event(&mut object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         Pdu::from_object(object, rules).map_err(|error| match error {
             FormatError::TooLarge { .. } | FormatError::TooLong(_) => RoomError::TooLarge(error.to_string()),
             error => RoomError::BadJson(error.to_string()),

@@ -17,11 +17,14 @@ use chappe_store::{
     Batch, Direction, Domain, EventNid, Json, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
         events::{
-            BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus, NEXT_EVENTS, PENDING_REDACTIONS,
-            RELATIONS, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
+            BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus,
+            NEXT_EVENTS, PENDING_REDACTIONS, RELATIONS, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
-        rooms::{FORGOTTEN, JOINED_SERVERS, MEMBERS, MEMBERSHIP_LOG, MemberRecord, ROOMS, SERVER_ROOMS, STRIPPED_STATE, USER_ROOMS},
+        rooms::{
+            FORGOTTEN, JOINED_SERVERS, MEMBERS, MEMBERSHIP_LOG, MemberRecord, ROOMS, SERVER_ROOMS, STRIPPED_STATE,
+            USER_ROOMS,
+        },
         state::{CURRENT_STATE, STATE_LOG},
     },
 };
@@ -132,7 +135,12 @@ impl Staging {
     }
 
     /// The event at a key of a state, stored or of this batch.
-    pub(crate) fn get_from_root(&self, root: StateRoot, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Event>>, StoreError> {
+    pub(crate) fn get_from_root(
+        &self,
+        root: StateRoot,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Event>>, StoreError> {
         let store = &self.rooms.store;
         let Some(key) = store.interner().get_state_key(store, event_type, state_key)? else { return Ok(None) };
         let Some(nid) = self.trees.get(root, key)? else { return Ok(None) };
@@ -140,7 +148,11 @@ impl Staging {
     }
 
     /// The event at a key of the current state, this batch included.
-    pub(crate) fn get_state_event(&self, event_type: &StateEventType, state_key: &str) -> Result<Option<Arc<Event>>, StoreError> {
+    pub(crate) fn get_state_event(
+        &self,
+        event_type: &StateEventType,
+        state_key: &str,
+    ) -> Result<Option<Arc<Event>>, StoreError> {
         self.get_from_root(self.room.record.state, event_type, state_key)
     }
 
@@ -342,7 +354,10 @@ impl Staging {
             self.batch.delete(&RELATIONS, &(target, event.nid));
         }
         event.record.redacted_because = Some(because.to_owned());
-        let redacted = event.pdu.redacted(&self.room.rules).map_err(|error| RoomError::broken(format!("redacting {}: {error}", event.pdu.event_id)))?;
+        let redacted = event
+            .pdu
+            .redacted(&self.room.rules)
+            .map_err(|error| RoomError::broken(format!("redacting {}: {error}", event.pdu.event_id)))?;
         event.pdu = Arc::new(redacted);
         Ok(())
     }
@@ -384,7 +399,8 @@ impl Staging {
             self.derive(changes, position, &mut servers_after)?;
         }
         for (position, nid, relay) in std::mem::take(&mut self.outgoing) {
-            for server in servers_before.union(&servers_after) {
+            let concerned = self.server_of_member(nid)?;
+            for server in servers_before.union(&servers_after).chain(&concerned).collect::<BTreeSet<_>>() {
                 let handed_over_by = matches!(&relay, Relay::EveryoneBut(but) if but == server);
                 if *server != self.rooms.server_name && !handed_over_by && self.rooms.gate.is_allowed(server) {
                     self.batch.put(&OUTGOING, &(server.clone(), position), &OutgoingItem::Pdu(nid));
@@ -405,8 +421,28 @@ impl Staging {
         Ok(ticket)
     }
 
+    /// The server of the user that a membership event takes an invite or knock back from: it is not in the room, but has told its
+    /// user of it.
+    fn server_of_member(&self, event: EventNid) -> Result<Option<OwnedServerName>, StoreError> {
+        let Some(event) = self.get_event_by_nid(event)? else { return Ok(None) };
+        let ends = event.pdu.membership().is_some_and(|membership| matches!(membership.as_str(), "leave" | "ban"));
+        let (true, Some(root), Some(user)) = (ends, event.record.state_before, event.pdu.state_key()) else {
+            return Ok(None);
+        };
+        let before = self.get_from_root(root, &StateEventType::RoomMember, user)?;
+        let was_pending = before
+            .and_then(|before| before.pdu.membership())
+            .is_some_and(|membership| matches!(membership.as_str(), "invite" | "knock"));
+        Ok(UserId::parse(user).ok().filter(|_| was_pending).map(|user| user.server_name().to_owned()))
+    }
+
     /// Writes the flat current state, and members, rooms and servers that follow from it.
-    fn derive(&mut self, changes: Vec<StateChange>, position: Position, servers: &mut BTreeSet<OwnedServerName>) -> Result<(), RoomError> {
+    fn derive(
+        &mut self,
+        changes: Vec<StateChange>,
+        position: Position,
+        servers: &mut BTreeSet<OwnedServerName>,
+    ) -> Result<(), RoomError> {
         let room = self.room.nid;
         let mut joined_delta: BTreeMap<OwnedServerName, i64> = BTreeMap::new();
         for StateChange { key, old, new } in changes {
@@ -415,7 +451,9 @@ impl Staging {
                 None => self.batch.delete(&CURRENT_STATE, &(room, key)),
             }
             let store = &self.rooms.store;
-            let Some((StateEventType::RoomMember, user)) = store.interner().get_state_key_parts(store, key)? else { continue };
+            let Some((StateEventType::RoomMember, user)) = store.interner().get_state_key_parts(store, key)? else {
+                continue;
+            };
             let Ok(user) = UserId::parse(&user) else { continue };
             let old_membership = match old {
                 Some(nid) => self.get_event_by_nid(nid)?.map(|event| member_record(&event).membership),
@@ -433,7 +471,8 @@ impl Staging {
             };
             let member = Stamped { position, value: member_record(&event) };
             let is_joined = member.value.membership == "join";
-            *joined_delta.entry(user.server_name().to_owned()).or_default() += i64::from(is_joined) - i64::from(was_joined);
+            *joined_delta.entry(user.server_name().to_owned()).or_default() +=
+                i64::from(is_joined) - i64::from(was_joined);
             self.put_member_rows(&user, &member);
             if self.rooms.is_local(&user) {
                 self.derive_for_local_user(&user, &member.value, position)?;
@@ -455,7 +494,12 @@ impl Staging {
         Ok(())
     }
 
-    fn derive_for_local_user(&mut self, user: &OwnedUserId, member: &MemberRecord, position: Position) -> Result<(), RoomError> {
+    fn derive_for_local_user(
+        &mut self,
+        user: &OwnedUserId,
+        member: &MemberRecord,
+        position: Position,
+    ) -> Result<(), RoomError> {
         let room = self.room.nid;
         self.batch.put(&MEMBERSHIP_LOG, &(user.clone(), position), &room);
         self.batch.wake(Topic::User(user.clone()));
@@ -478,7 +522,9 @@ impl Staging {
     ///
     /// Spec: Client-Server API, Stripped state.
     pub(crate) fn stripped_state(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, StoreError> {
-        self.stripped(root, |create| serde_json::value::to_raw_value(&create.to_client_json(&ClientFormat::default())).ok())
+        self.stripped(root, |create| {
+            serde_json::value::to_raw_value(&create.to_client_json(&ClientFormat::default())).ok()
+        })
     }
 
     /// The same for the server of that user, which gets the create event as a PDU and can check it against the room id.
@@ -488,11 +534,19 @@ impl Staging {
         self.stripped(root, |create| create.to_federation_raw().ok())
     }
 
-    fn stripped(&self, root: StateRoot, of_create: impl Fn(&Pdu) -> Option<Box<RawJsonValue>>) -> Result<Vec<serde_json::Value>, StoreError> {
+    fn stripped(
+        &self,
+        root: StateRoot,
+        of_create: impl Fn(&Pdu) -> Option<Box<RawJsonValue>>,
+    ) -> Result<Vec<serde_json::Value>, StoreError> {
         let mut stripped = Vec::new();
         for event_type in STRIPPED_TYPES {
             let Some(event) = self.get_from_root(root, event_type, "")? else { continue };
-            let raw = if *event_type == StateEventType::RoomCreate { of_create(&event.pdu) } else { event.pdu.to_stripped().ok() };
+            let raw = if *event_type == StateEventType::RoomCreate {
+                of_create(&event.pdu)
+            } else {
+                event.pdu.to_stripped().ok()
+            };
             stripped.extend(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()));
         }
         Ok(stripped)

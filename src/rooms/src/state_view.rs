@@ -60,7 +60,12 @@ impl Rooms {
         Ok((self.get_history_visibility(room.nid)? == HistoryVisibility::WorldReadable).then_some(now))
     }
 
-    fn get_membership_from_root(&self, room: RoomNid, root: StateRoot, user: &UserId) -> Result<MembershipState, StoreError> {
+    fn get_membership_from_root(
+        &self,
+        room: RoomNid,
+        root: StateRoot,
+        user: &UserId,
+    ) -> Result<MembershipState, StoreError> {
         let event = self.get_from_root(room, root, &StateEventType::RoomMember, user.as_str())?;
         Ok(event.and_then(|event| event.pdu.membership()).unwrap_or(MembershipState::Leave))
     }

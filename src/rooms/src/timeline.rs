@@ -54,13 +54,22 @@ impl FromStr for Token {
     }
 }
 
+/// Live events with their positions, in the order they came.
+pub type Timeline = Vec<(Position, Arc<Event>)>;
+
 /// A place in a room's topological order.
 pub type Place = (u64, Order);
 
 impl Rooms {
     /// Live events after `from`, up to and including `to`, in the order they came, the last `limit` of them; and whether there are more
     /// than that.
-    pub fn get_timeline(&self, room: RoomNid, from: Position, to: Position, limit: usize) -> Result<(Vec<(Position, Arc<Event>)>, bool), StoreError> {
+    pub fn get_timeline(
+        &self,
+        room: RoomNid,
+        from: Position,
+        to: Position,
+        limit: usize,
+    ) -> Result<(Timeline, bool), StoreError> {
         let mut events = Vec::new();
         let mut limited = false;
         for row in self.store.scan_range(&TIMELINE, &(room, from.next()), &(room, to.next()), Direction::Reverse) {
@@ -93,7 +102,11 @@ impl Rooms {
             Token::Stream(position) => {
                 // The deepest live event up to the position: among the newest ones, as depth grows with time but for forks.
                 let mut deepest = None;
-                for row in self.store.scan_range(&TIMELINE, &(room,), &(room, position.next()), Direction::Reverse).take(NEWEST_EVENTS) {
+                for row in self
+                    .store
+                    .scan_range(&TIMELINE, &(room,), &(room, position.next()), Direction::Reverse)
+                    .take(NEWEST_EVENTS)
+                {
                     let ((_, position), nid) = row?;
                     let Some(event) = self.get_event_by_nid(nid)? else { continue };
                     deepest = deepest.max(Some((event.record.depth, Order::Live(position))));
@@ -104,7 +117,13 @@ impl Rooms {
     }
 
     /// Up to `limit` events that come right before (`Direction::Reverse`) or after a place in the topological order, nearest first.
-    pub fn get_page(&self, room: RoomNid, from: Place, direction: Direction, limit: usize) -> Result<Vec<(Place, Arc<Event>)>, StoreError> {
+    pub fn get_page(
+        &self,
+        room: RoomNid,
+        from: Place,
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<(Place, Arc<Event>)>, StoreError> {
         let after = |(depth, order): Place| match order {
             Order::Live(position) => (depth, Order::Live(position.next())),
             Order::Backfilled(0 | 1) => (depth, Order::Live(Position::ZERO)),
@@ -113,8 +132,12 @@ impl Rooms {
         let (depth, order) = after(from);
         let mut page = Vec::new();
         let rows: Box<dyn Iterator<Item = _>> = match direction {
-            Direction::Reverse => Box::new(self.store.scan_range(&TOPOLOGY, &(room,), &(room, depth, order), direction)),
-            Direction::Forward => Box::new(self.store.scan_range(&TOPOLOGY, &(room, depth, order), &(room, u64::MAX), direction)),
+            Direction::Reverse => {
+                Box::new(self.store.scan_range(&TOPOLOGY, &(room,), &(room, depth, order), direction))
+            }
+            Direction::Forward => {
+                Box::new(self.store.scan_range(&TOPOLOGY, &(room, depth, order), &(room, u64::MAX), direction))
+            }
         };
         for row in rows {
             let ((_, depth, order), nid) = row?;
@@ -128,7 +151,10 @@ impl Rooms {
 
     /// Prev events that are not known here, of events at the back of what is: with the depth of the event that names each.
     pub fn get_backward_extremities(&self, room: RoomNid) -> Result<Vec<(OwnedEventId, u64)>, StoreError> {
-        self.store.scan(&BACKWARD_EXTREMITIES, &(room,), Direction::Forward).map(|row| row.map(|((_, id), depth)| (id, depth))).collect()
+        self.store
+            .scan(&BACKWARD_EXTREMITIES, &(room,), Direction::Forward)
+            .map(|row| row.map(|((_, id), depth)| (id, depth)))
+            .collect()
     }
 }
 

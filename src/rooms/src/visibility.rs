@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use chappe_protocol::visibility::{MembershipAtEvent, ServerStanding, VisibilityAtEvent, visible_to_server, visible_to_user};
+use chappe_protocol::visibility::{
+    MembershipAtEvent, ServerStanding, VisibilityAtEvent, visible_to_server, visible_to_user,
+};
 use chappe_store::{EventNid, Position, RoomNid, StoreError};
 use ruma::{
     ServerName, UserId,
@@ -71,7 +73,13 @@ impl Rooms {
         Ok(visible_to_server(&visibility, standing))
     }
 
-    fn add_standing(&self, room: RoomNid, root: StateRoot, server: &ServerName, standing: &mut ServerStanding) -> Result<(), StoreError> {
+    fn add_standing(
+        &self,
+        room: RoomNid,
+        root: StateRoot,
+        server: &ServerName,
+        standing: &mut ServerStanding,
+    ) -> Result<(), StoreError> {
         for member in self.scan_members(room) {
             let (user, _) = member?;
             if user.server_name() != server {
@@ -88,7 +96,9 @@ impl Rooms {
 
     fn visibility_at(&self, room: RoomNid, root: StateRoot) -> Result<HistoryVisibility, StoreError> {
         let event = self.get_from_root(room, root, &StateEventType::RoomHistoryVisibility, "")?;
-        Ok(event.and_then(|event| event.pdu.get_content::<VisibilityContent>().ok()).map_or(HistoryVisibility::Shared, |content| content.history_visibility))
+        Ok(event
+            .and_then(|event| event.pdu.get_content::<VisibilityContent>().ok())
+            .map_or(HistoryVisibility::Shared, |content| content.history_visibility))
     }
 
     fn membership_at(&self, room: RoomNid, root: StateRoot, user: &UserId) -> Result<MembershipState, StoreError> {
@@ -99,7 +109,10 @@ impl Rooms {
 
 fn changed_visibility(event: &Event) -> Option<HistoryVisibility> {
     let is_change = matches!(event.pdu.state_tuple(), Some((StateEventType::RoomHistoryVisibility, "")));
-    is_change.then(|| event.pdu.get_content::<VisibilityContent>().ok()).flatten().map(|content| content.history_visibility)
+    is_change
+        .then(|| event.pdu.get_content::<VisibilityContent>().ok())
+        .flatten()
+        .map(|content| content.history_visibility)
 }
 
 impl UserEyes<'_> {
@@ -138,7 +151,10 @@ impl UserEyes<'_> {
         if let Some(known) = self.contents.get(&event.nid) {
             return Ok(known.clone());
         }
-        let visibility = event.pdu.get_content::<VisibilityContent>().map_or(HistoryVisibility::Shared, |content| content.history_visibility);
+        let visibility = event
+            .pdu
+            .get_content::<VisibilityContent>()
+            .map_or(HistoryVisibility::Shared, |content| content.history_visibility);
         self.contents.insert(event.nid, visibility.clone());
         Ok(visibility)
     }

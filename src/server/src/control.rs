@@ -86,7 +86,9 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 async fn answer(stream: UnixStream, admin: &UserAdmin) -> Result<(), ControlError> {
     let mut stream = BufReader::new(stream);
-    let line = timeout(REQUEST_TIMEOUT, read_line(&mut stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let line = timeout(REQUEST_TIMEOUT, read_line(&mut stream))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let answer = match serde_json::from_str::<UserRequest>(&line) {
         Ok(request) => match admin.perform(request).await {
             Ok(lines) => Answer::Done(lines),
@@ -101,7 +103,9 @@ async fn answer(stream: UnixStream, admin: &UserAdmin) -> Result<(), ControlErro
 pub async fn ask(data_dir: &Path, request: &UserRequest) -> Result<Option<Answer>, ControlError> {
     let stream = match UnixStream::connect(data_dir.join(SOCKET_NAME)).await {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error.into()),
     };
     let mut stream = BufReader::new(stream);

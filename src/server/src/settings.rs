@@ -54,11 +54,8 @@ pub fn federation_policy(config: &Config) -> FederationPolicy {
 }
 
 pub fn server_keys(config: &Config, old_keys: Vec<OldKey>) -> ServerKeysConfig {
-    let retired = |key: OldKey| RetiredKey {
-        key_id: key.key_id,
-        public_key: key.public_key,
-        expired_ms: key.expired_at_ms,
-    };
+    let retired =
+        |key: OldKey| RetiredKey { key_id: key.key_id, public_key: key.public_key, expired_ms: key.expired_at_ms };
     ServerKeysConfig {
         notaries: config.federation.trusted_key_servers.clone(),
         denied_keys: Vec::new(),

@@ -82,7 +82,11 @@ fn generate(data_dir: &DataDir, server_name: OwnedServerName) -> Result<ServerSi
 }
 
 /// Makes a new key, and keeps the public half of the one it replaces.
-pub fn rotate(data_dir: &DataDir, server_name: OwnedServerName, clock: &dyn Clock) -> Result<ServerSigner, SigningKeyError> {
+pub fn rotate(
+    data_dir: &DataDir,
+    server_name: OwnedServerName,
+    clock: &dyn Clock,
+) -> Result<ServerSigner, SigningKeyError> {
     if let Some(current) = load(data_dir, server_name.clone())? {
         let mut old = load_old(data_dir)?;
         let key_id = current.key_id().to_owned();
@@ -109,7 +113,9 @@ pub fn load_old(data_dir: &DataDir) -> Result<Vec<OldKey>, SigningKeyError> {
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
-        .map(|(index, line)| parse_old(line).ok_or_else(|| SigningKeyError::OldKey { path: path.clone(), line: index + 1 }))
+        .map(|(index, line)| {
+            parse_old(line).ok_or_else(|| SigningKeyError::OldKey { path: path.clone(), line: index + 1 })
+        })
         .collect()
 }
 
@@ -164,11 +170,8 @@ mod tests {
         let second = rotate(&data_dir, owned_server_name!("a.example"), &ManualClock::new(1234)).expect("rotated");
         assert_ne!(first.verify_key_base64(), second.verify_key_base64());
         let old = load_old(&data_dir).expect("readable");
-        let expected = OldKey {
-            key_id: first.key_id().to_owned(),
-            public_key: first.verify_key_base64(),
-            expired_at_ms: 1234,
-        };
+        let expected =
+            OldKey { key_id: first.key_id().to_owned(), public_key: first.verify_key_base64(), expired_at_ms: 1234 };
         assert_eq!(old, [expected]);
     }
 }

@@ -11,7 +11,8 @@ use std::{
 
 use parking_lot::RwLock;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use ruma::ServerName;
 use rustls::{
@@ -95,7 +96,11 @@ impl ResolvesServerCert for CurrentCertificate {
     }
 }
 
-fn certified_key(section: &TlsSection, server_name: &ServerName, now_ms: u64) -> Result<Option<CertifiedKey>, TlsError> {
+fn certified_key(
+    section: &TlsSection,
+    server_name: &ServerName,
+    now_ms: u64,
+) -> Result<Option<CertifiedKey>, TlsError> {
     let (chain, key) = if let (Some(certificate), Some(key)) = (&section.certificate, &section.private_key) {
         let chain = read_certificates("tls.certificate", certificate)?;
         let key = PrivateKeyDer::from_pem_file(key).map_err(pem_error("tls.private_key", key))?;
@@ -235,7 +240,8 @@ mod tests {
         fn new() -> Self {
             install_provider();
             let dir = tempfile::tempdir().expect("a temporary directory");
-            write_authority("Test", NOW_MS, &dir.path().join("ca.crt"), &dir.path().join("ca.key")).expect("an authority");
+            write_authority("Test", NOW_MS, &dir.path().join("ca.crt"), &dir.path().join("ca.key"))
+                .expect("an authority");
             Self { dir }
         }
 

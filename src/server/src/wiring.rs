@@ -15,14 +15,8 @@ use chappe_services::{
     devices::Devices,
     directory::Directory,
     federation::{
-        client::FederationClient,
-        destinations::Destinations,
-        incoming::RequestVerifier,
-        keys::ServerKeys,
-        remote::FederationRemote,
-        resolver::Resolver,
-        sender::Sender,
-        transactions::Transactions,
+        client::FederationClient, destinations::Destinations, incoming::RequestVerifier, keys::ServerKeys,
+        remote::FederationRemote, resolver::Resolver, sender::Sender, transactions::Transactions,
     },
     filters::Filters,
     key_backup::KeyBackup,
@@ -94,7 +88,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let data_dir = DataDir::open(&config.data_dir, &server_name)?;
     let signer = Arc::new(signing_key::load_or_generate(&data_dir, server_name.clone())?);
     let old_keys = signing_key::load_old(&data_dir)?;
-    let engine: Arc<dyn Engine> = Arc::new(RocksEngine::open(&data_dir.database(), &settings::engine(&config.storage))?);
+    let engine: Arc<dyn Engine> =
+        Arc::new(RocksEngine::open(&data_dir.database(), &settings::engine(&config.storage))?);
     let store = Store::open(engine, &data_dir.log(), settings::durability(&config.storage))?;
 
     // The way out.
@@ -102,8 +97,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let policy = Arc::new(settings::federation_policy(config));
     let destinations = Destinations::load(store.clone(), clock.clone())?;
     let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
-    let federation =
-        FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
+    let federation = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
     let server_keys = ServerKeys::new(
         signer.clone(),
         federation.clone(),

@@ -57,7 +57,12 @@ impl AccountData {
     }
 
     /// The content of a piece of account data, as JSON text. Without a room: global.
-    pub fn get(&self, user_id: &UserId, room_id: Option<&RoomId>, event_type: &str) -> Result<Option<String>, StoreError> {
+    pub fn get(
+        &self,
+        user_id: &UserId,
+        room_id: Option<&RoomId>,
+        event_type: &str,
+    ) -> Result<Option<String>, StoreError> {
         let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, room_id, event_type))?;
         Ok(stored.map(|stored| stored.value))
     }
@@ -98,7 +103,12 @@ impl AccountData {
 
     /// The account data, global and of all rooms, written after `from` and up to `to`, in the order of writing; of what was
     /// written more than once, the last.
-    pub fn scan_account_data_since(&self, user_id: &UserId, from: Position, to: Position) -> Result<Vec<AccountDataItem>, StoreError> {
+    pub fn scan_account_data_since(
+        &self,
+        user_id: &UserId,
+        from: Position,
+        to: Position,
+    ) -> Result<Vec<AccountDataItem>, StoreError> {
         let start = (user_id.to_owned(), from.next());
         let end = (user_id.to_owned(), to.next());
         let mut items = Vec::new();
@@ -109,7 +119,12 @@ impl AccountData {
             if let Some(Stamped { position: latest, value }) = stored
                 && latest == position
             {
-                items.push(AccountDataItem { room_id: change.room_id, event_type: change.event_type, content: value, position });
+                items.push(AccountDataItem {
+                    room_id: change.room_id,
+                    event_type: change.event_type,
+                    content: value,
+                    position,
+                });
             }
         }
         Ok(items)
@@ -159,7 +174,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_last_write_shows_in_the_stream() {
         let store = Store::in_memory();
-        let (data, alice, room) = (AccountData::new(store.clone()), user_id!("@alice:example.org"), room_id!("!room:example.org"));
+        let (data, alice, room) =
+            (AccountData::new(store.clone()), user_id!("@alice:example.org"), room_id!("!room:example.org"));
         data.put(alice, None, "org.example.a", &raw(r#"{"n":1}"#)).await.unwrap();
         let middle = store.durable_position();
         data.put(alice, Some(room), "org.example.a", &raw(r#"{"n":2}"#)).await.unwrap();

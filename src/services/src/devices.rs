@@ -84,7 +84,12 @@ impl Devices {
         records.into_iter().map(|(device_id, record)| self.with_last_seen(user_id, device_id, record)).collect()
     }
 
-    fn with_last_seen(&self, user_id: &UserId, device_id: OwnedDeviceId, record: DeviceRecord) -> Result<Device, StoreError> {
+    fn with_last_seen(
+        &self,
+        user_id: &UserId,
+        device_id: OwnedDeviceId,
+        record: DeviceRecord,
+    ) -> Result<Device, StoreError> {
         let seen = self.store.get(&DEVICES_SEEN, &(user_id.to_owned(), device_id.clone()))?;
         Ok(Device {
             device_id,
@@ -119,7 +124,9 @@ impl Devices {
         commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
             let mut existing = Vec::new();
             for device_id in device_ids {
-                if !existing.contains(device_id) && self.store.contains(&DEVICES, &(user_id.to_owned(), device_id.clone()))? {
+                if !existing.contains(device_id)
+                    && self.store.contains(&DEVICES, &(user_id.to_owned(), device_id.clone()))?
+                {
                     existing.push(device_id.clone());
                 }
             }
@@ -133,11 +140,17 @@ impl Devices {
         let key = (session.user_id.clone(), session.device_id.clone());
         let now_ms = self.clock.now_ms();
         let before = self.store.get(&DEVICES_SEEN, &key)?;
-        if before.is_some_and(|before| now_ms < before.at_ms.saturating_add(SEEN_EVERY_MS)) || !self.store.contains(&DEVICES, &key)? {
+        if before.is_some_and(|before| now_ms < before.at_ms.saturating_add(SEEN_EVERY_MS))
+            || !self.store.contains(&DEVICES, &key)?
+        {
             return Ok(());
         }
         let mut batch = Batch::new();
-        batch.put(&DEVICES_SEEN, &key, &DeviceSeenRecord { at_ms: now_ms, address: address.map(|address| address.to_string()) });
+        batch.put(
+            &DEVICES_SEEN,
+            &key,
+            &DeviceSeenRecord { at_ms: now_ms, address: address.map(|address| address.to_string()) },
+        );
         if let Err(error) = self.store.enqueue(batch) {
             tracing::warn!(%error, "could not note when a device was last seen");
         }
@@ -146,7 +159,10 @@ impl Devices {
 }
 
 /// All device rows of a user.
-pub(crate) fn scan_device_records(store: &Store, user_id: &UserId) -> Result<Vec<(OwnedDeviceId, DeviceRecord)>, StoreError> {
+pub(crate) fn scan_device_records(
+    store: &Store,
+    user_id: &UserId,
+) -> Result<Vec<(OwnedDeviceId, DeviceRecord)>, StoreError> {
     let rows = store.scan(&DEVICES, &(user_id.to_owned(),), Direction::Forward);
     rows.map(|row| row.map(|((_, device_id), record)| (device_id, record))).collect()
 }
@@ -195,5 +211,9 @@ pub(crate) fn queue_devices_deleted(
 }
 
 fn check_display_name(display_name: Option<&str>) -> Result<(), InvalidDevice> {
-    if display_name.is_some_and(|name| name.len() > DISPLAY_NAME_BYTES_MAX) { Err(InvalidDevice::DisplayName) } else { Ok(()) }
+    if display_name.is_some_and(|name| name.len() > DISPLAY_NAME_BYTES_MAX) {
+        Err(InvalidDevice::DisplayName)
+    } else {
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 
-use chappe_rooms::{Rooms, RoomError, remote::RemoteError};
+use chappe_rooms::{RoomError, Rooms, remote::RemoteError};
 use chappe_store::{RoomNid, StoreError};
 use futures_util::future::BoxFuture;
 use ruma::{
@@ -60,7 +60,11 @@ pub enum PublicRoomsError {
 pub trait RemoteDirectory: Send + Sync {
     /// What its server says an alias means; `None` if it knows no such alias.
     fn fetch_alias<'a>(&'a self, alias: &'a RoomAliasId) -> BoxFuture<'a, Result<Option<ResolvedAlias>, RemoteError>>;
-    fn fetch_public_rooms<'a>(&'a self, server: &'a ServerName, query: JsonValue) -> BoxFuture<'a, Result<PublicRooms, RemoteError>>;
+    fn fetch_public_rooms<'a>(
+        &'a self,
+        server: &'a ServerName,
+        query: JsonValue,
+    ) -> BoxFuture<'a, Result<PublicRooms, RemoteError>>;
 }
 
 impl RemoteDirectory for FederationClient {
@@ -75,8 +79,14 @@ impl RemoteDirectory for FederationClient {
         })
     }
 
-    fn fetch_public_rooms<'a>(&'a self, server: &'a ServerName, query: JsonValue) -> BoxFuture<'a, Result<PublicRooms, RemoteError>> {
-        Box::pin(async move { FederationClient::fetch_public_rooms(self, server, query).await.map_err(|error| remote_error(server, error)) })
+    fn fetch_public_rooms<'a>(
+        &'a self,
+        server: &'a ServerName,
+        query: JsonValue,
+    ) -> BoxFuture<'a, Result<PublicRooms, RemoteError>> {
+        Box::pin(async move {
+            FederationClient::fetch_public_rooms(self, server, query).await.map_err(|error| remote_error(server, error))
+        })
     }
 }
 
@@ -122,14 +132,20 @@ impl Directory {
     }
 
     /// A page of another server's list.
-    pub async fn fetch_public_rooms(&self, server: &ServerName, query: &PublicRoomsQuery) -> Result<PublicRooms, PublicRoomsError> {
+    pub async fn fetch_public_rooms(
+        &self,
+        server: &ServerName,
+        query: &PublicRoomsQuery,
+    ) -> Result<PublicRooms, PublicRoomsError> {
         let mut body = json!({ "filter": query.filter });
         if let Some(object) = body.as_object_mut() {
             object.extend(query.limit.map(|limit| ("limit".to_owned(), limit.into())));
             object.extend(query.since.as_ref().map(|since| ("since".to_owned(), since.as_str().into())));
             match &query.network {
                 RoomNetwork::All => object.extend([("include_all_networks".to_owned(), true.into())]),
-                RoomNetwork::ThirdParty(id) => object.extend([("third_party_instance_id".to_owned(), id.as_str().into())]),
+                RoomNetwork::ThirdParty(id) => {
+                    object.extend([("third_party_instance_id".to_owned(), id.as_str().into())])
+                }
                 // The network of Matrix itself: nothing need be said.
                 _ => {}
             }
@@ -179,7 +195,12 @@ impl Directory {
     }
 
     /// The room as an entry of the list, if nothing speaks against it.
-    fn entry(&self, room: RoomNid, query: &PublicRoomsQuery, audience: Audience) -> Result<Option<Entry>, PublicRoomsError> {
+    fn entry(
+        &self,
+        room: RoomNid,
+        query: &PublicRoomsQuery,
+        audience: Audience,
+    ) -> Result<Option<Entry>, PublicRoomsError> {
         let joined = self.rooms.get_joined_count(room)?;
         let Some(room_id) = self.rooms.get_room_id(room)? else { return Ok(None) };
         if joined == 0 || (audience == Audience::Servers && !self.create_content(room)?.federate) {
@@ -277,7 +298,8 @@ fn is_wanted(filter: &Filter, chunk: &PublicRoomsChunk) -> bool {
         || filter.room_types.iter().any(|wanted| wanted.as_str() == chunk.room_type.as_ref().map(RoomType::as_str));
     let is_found = filter.generic_search_term.as_deref().is_none_or(|term| {
         let term = term.to_lowercase();
-        let texts = [chunk.name.as_deref(), chunk.topic.as_deref(), chunk.canonical_alias.as_ref().map(|alias| alias.as_str())];
+        let texts =
+            [chunk.name.as_deref(), chunk.topic.as_deref(), chunk.canonical_alias.as_ref().map(|alias| alias.as_str())];
         texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&term))
     });
     is_type && is_found

@@ -28,7 +28,11 @@ pub(crate) fn queue_edu(batch: &mut Batch, destination: &ServerName, key: &str, 
 }
 
 /// The servers of a room's joined users, without `own_name`.
-pub(crate) fn scan_other_servers(store: &Store, room: RoomNid, own_name: &ServerName) -> Result<Vec<OwnedServerName>, StoreError> {
+pub(crate) fn scan_other_servers(
+    store: &Store,
+    room: RoomNid,
+    own_name: &ServerName,
+) -> Result<Vec<OwnedServerName>, StoreError> {
     store
         .scan(&JOINED_SERVERS, &(room,), Direction::Forward)
         .map(|row| row.map(|((_, server), _)| server))

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub use chappe_store::tables::e2ee::JsonObject;
 
 use crate::guarded::commit_guarded;
-use crate::keys::{is_storable};
+use crate::keys::is_storable;
 
 /// Room id -> session id -> the encrypted key and its metadata.
 pub type BackupRooms = BTreeMap<String, BTreeMap<String, JsonObject>>;
@@ -82,7 +82,12 @@ impl KeyBackup {
     }
 
     /// Makes a new version, which becomes the current one.
-    pub async fn create_version(&self, user: &UserId, algorithm: &str, auth_data: &JsonObject) -> Result<String, BackupError> {
+    pub async fn create_version(
+        &self,
+        user: &UserId,
+        algorithm: &str,
+        auth_data: &JsonObject,
+    ) -> Result<String, BackupError> {
         self.commit(user, |batch| {
             let last = self.store.scan(&BACKUP_VERSIONS, &(user.to_owned(),), Direction::Reverse).next().transpose()?;
             let version = last.map_or(1, |((_, version), _)| version + 1);
@@ -144,7 +149,12 @@ impl KeyBackup {
     }
 
     /// Adds keys to the current version. A key that is there already is replaced only by a better one.
-    pub async fn put_keys(&self, user: &UserId, version: &str, rooms: &BackupRooms) -> Result<BackupState, BackupError> {
+    pub async fn put_keys(
+        &self,
+        user: &UserId,
+        version: &str,
+        rooms: &BackupRooms,
+    ) -> Result<BackupState, BackupError> {
         for (room, sessions) in rooms {
             for (session, key) in sessions {
                 if !is_storable(room) || !is_storable(session) || Rank::of(key).is_none() {
@@ -181,7 +191,12 @@ impl KeyBackup {
     }
 
     /// The keys of a version. A session that is not there is an error; a room or backup without keys is empty.
-    pub fn get_keys(&self, user: &UserId, version: &str, selection: BackupSelection<'_>) -> Result<BackupRooms, BackupError> {
+    pub fn get_keys(
+        &self,
+        user: &UserId,
+        version: &str,
+        selection: BackupSelection<'_>,
+    ) -> Result<BackupRooms, BackupError> {
         let (version, _) = self.find(user, version)?;
         let mut rooms = BackupRooms::new();
         for row in self.select(user, version, selection)? {
@@ -194,7 +209,12 @@ impl KeyBackup {
         Ok(rooms)
     }
 
-    pub async fn delete_keys(&self, user: &UserId, version: &str, selection: BackupSelection<'_>) -> Result<BackupState, BackupError> {
+    pub async fn delete_keys(
+        &self,
+        user: &UserId,
+        version: &str,
+        selection: BackupSelection<'_>,
+    ) -> Result<BackupState, BackupError> {
         self.commit(user, |batch| {
             let (version, mut record) = self.find(user, version)?;
             let rows = self.select(user, version, selection)?;

@@ -92,7 +92,8 @@ async fn keys_are_read_and_deleted_by_room_and_session() {
     backup.put_keys(alice(), &version, &key(true, 0, 0, "k")).await.unwrap();
     assert_eq!(backup.get_keys(alice(), &version, BackupSelection::All).unwrap().len(), 1);
     assert!(backup.get_keys(alice(), &version, BackupSelection::Room("!other:ours.example")).unwrap().is_empty());
-    let missing = backup.get_keys(alice(), &version, BackupSelection::Session { room: "!room:ours.example", session: "none" });
+    let missing =
+        backup.get_keys(alice(), &version, BackupSelection::Session { room: "!room:ours.example", session: "none" });
     assert!(matches!(missing, Err(BackupError::UnknownKey)));
     let state = backup.delete_keys(alice(), &version, BackupSelection::Room("!room:ours.example")).await.unwrap();
     assert_eq!(state.count, 0);
@@ -103,8 +104,13 @@ async fn keys_are_read_and_deleted_by_room_and_session() {
 async fn a_malformed_key_is_refused_with_the_whole_upload() {
     let (backup, version) = backup().await;
     let mut rooms = key(true, 0, 0, "k");
-    rooms.entry("!room:ours.example".to_owned()).or_default().insert("bad".to_owned(), object(json!({ "is_verified": 1 })));
-    assert!(matches!(backup.put_keys(alice(), &version, &rooms).await, Err(BackupError::BadKey { session }) if session == "bad"));
+    rooms
+        .entry("!room:ours.example".to_owned())
+        .or_default()
+        .insert("bad".to_owned(), object(json!({ "is_verified": 1 })));
+    assert!(
+        matches!(backup.put_keys(alice(), &version, &rooms).await, Err(BackupError::BadKey { session }) if session == "bad")
+    );
     assert_eq!(backup.get_version(alice(), &version).unwrap().count, 0);
 }
 

@@ -45,7 +45,8 @@ impl FederationPolicy {
         if !self.enabled {
             return Err(PolicyRejection::Disabled);
         }
-        let listed = |globs: &[Glob]| globs.iter().any(|glob| glob.matches(server.host()) || glob.matches(server.as_str()));
+        let listed =
+            |globs: &[Glob]| globs.iter().any(|glob| glob.matches(server.host()) || glob.matches(server.as_str()));
         if listed(&self.deny) {
             return Err(PolicyRejection::Denied);
         }

@@ -135,7 +135,13 @@ impl Drop for SyncGuard {
 }
 
 impl Presence {
-    pub fn new(store: Store, server_name: OwnedServerName, clock: Arc<dyn Clock>, edus: Arc<dyn VolatileEdus>, enabled: bool) -> Self {
+    pub fn new(
+        store: Store,
+        server_name: OwnedServerName,
+        clock: Arc<dyn Clock>,
+        edus: Arc<dyn VolatileEdus>,
+        enabled: bool,
+    ) -> Self {
         let first_version = clock.now_ms();
         Self {
             store,
@@ -165,7 +171,12 @@ impl Presence {
     }
 
     /// A local user sets their presence: `PUT /_matrix/client/v3/presence/{userId}/status`.
-    pub async fn set(&self, user_id: &UserId, state: PresenceState, status_msg: Option<String>) -> Result<(), SetPresenceError> {
+    pub async fn set(
+        &self,
+        user_id: &UserId,
+        state: PresenceState,
+        status_msg: Option<String>,
+    ) -> Result<(), SetPresenceError> {
         check_state(&state).map_err(|()| SetPresenceError::UnknownState)?;
         if status_msg.as_ref().is_some_and(|text| text.len() > STATUS_MSG_BYTES_MAX) {
             return Err(SetPresenceError::TooLong);
@@ -174,7 +185,8 @@ impl Presence {
             return Ok(());
         }
         let now_ms = self.clock.now_ms();
-        let record = PresenceRecord { state: state.to_string(), status_msg: status_msg.clone(), last_active_ms: now_ms };
+        let record =
+            PresenceRecord { state: state.to_string(), status_msg: status_msg.clone(), last_active_ms: now_ms };
         let mut batch = Batch::new();
         batch.put(&PRESENCE, &user_id.to_owned(), &record);
         self.store.commit(batch).await?;
@@ -189,7 +201,11 @@ impl Presence {
     }
 
     /// A local user's sync begins. `state` is its `set_presence`; `offline` leaves the presence alone.
-    pub fn begin_sync(self: &Arc<Self>, user_id: &UserId, state: &PresenceState) -> Result<Option<SyncGuard>, StoreError> {
+    pub fn begin_sync(
+        self: &Arc<Self>,
+        user_id: &UserId,
+        state: &PresenceState,
+    ) -> Result<Option<SyncGuard>, StoreError> {
         if !self.enabled || *state == PresenceState::Offline || check_state(state).is_err() {
             return Ok(None);
         }
@@ -233,7 +249,11 @@ impl Presence {
         let now_ms = self.clock.now_ms();
         let changed: Vec<(OwnedUserId, Live)> = {
             let users = self.users.lock();
-            users.iter().filter(|(_, live)| live.version > version).map(|(user_id, live)| (user_id.clone(), live.clone())).collect()
+            users
+                .iter()
+                .filter(|(_, live)| live.version > version)
+                .map(|(user_id, live)| (user_id.clone(), live.clone()))
+                .collect()
         };
         let mut snapshots = Vec::new();
         for (user_id, live) in changed {
@@ -297,7 +317,9 @@ impl Presence {
             for (user_id, live) in users.iter_mut() {
                 let local = user_id.server_name() == self.server_name;
                 let next = next_state(live, local, now_ms);
-                let active = live.currently_active && next == PresenceState::Online && now_ms.saturating_sub(live.last_active_ms) < ACTIVE_MS;
+                let active = live.currently_active
+                    && next == PresenceState::Online
+                    && now_ms.saturating_sub(live.last_active_ms) < ACTIVE_MS;
                 if next != live.state || (local && active != live.currently_active) {
                     live.state = next;
                     live.currently_active = active;
@@ -436,7 +458,8 @@ fn next_state(live: &Live, local: bool, now_ms: u64) -> PresenceState {
         return PresenceState::Offline;
     }
     let silent_ms = now_ms.saturating_sub(live.heard_ms);
-    let gone = if local { live.syncs == 0 && silent_ms >= OFFLINE_AFTER_MS } else { silent_ms >= REMOTE_SILENT_AFTER_MS };
+    let gone =
+        if local { live.syncs == 0 && silent_ms >= OFFLINE_AFTER_MS } else { silent_ms >= REMOTE_SILENT_AFTER_MS };
     if gone {
         return PresenceState::Offline;
     }
@@ -445,7 +468,13 @@ fn next_state(live: &Live, local: bool, now_ms: u64) -> PresenceState {
 }
 
 fn offline(user_id: &UserId, status_msg: Option<String>) -> Snapshot {
-    Snapshot { user_id: user_id.to_owned(), state: PresenceState::Offline, status_msg, last_active_ago_ms: None, currently_active: false }
+    Snapshot {
+        user_id: user_id.to_owned(),
+        state: PresenceState::Offline,
+        status_msg,
+        last_active_ago_ms: None,
+        currently_active: false,
+    }
 }
 
 fn check_state(state: &PresenceState) -> Result<(), ()> {

@@ -29,7 +29,11 @@ pub type Profile = Map<String, JsonValue>;
 /// How profiles of other servers' users are had.
 pub trait RemoteProfiles: Send + Sync {
     /// The profile of a remote user, or the one field of it that is asked for; `None` when there is no such user or field.
-    fn fetch_profile<'a>(&'a self, user_id: &'a UserId, field: Option<&'a str>) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>>;
+    fn fetch_profile<'a>(
+        &'a self,
+        user_id: &'a UserId,
+        field: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>>;
 }
 
 /// A server that did not answer for its user.
@@ -130,7 +134,12 @@ impl Profiles {
 
     /// Sets a field of a local user's profile, or deletes it when there is no value. A name or avatar of `null` or "" counts as
     /// deleted.
-    pub async fn set(&self, user_id: &UserId, field: &str, value: Option<JsonValue>) -> Result<ProfileChange, SetProfileError> {
+    pub async fn set(
+        &self,
+        user_id: &UserId,
+        field: &str,
+        value: Option<JsonValue>,
+    ) -> Result<ProfileChange, SetProfileError> {
         check_name(field)?;
         let is_membership = matches!(field, "displayname" | "avatar_url");
         let value = match value {
@@ -151,7 +160,13 @@ impl Profiles {
         .await
     }
 
-    fn queue_set(&self, batch: &mut Batch, user_id: &UserId, field: &str, value: Option<&JsonValue>) -> Result<bool, SetProfileError> {
+    fn queue_set(
+        &self,
+        batch: &mut Batch,
+        user_id: &UserId,
+        field: &str,
+        value: Option<&JsonValue>,
+    ) -> Result<bool, SetProfileError> {
         let mut profile = self.scan_fields(user_id)?;
         if profile.get(field) == value {
             return Ok(false);
@@ -203,7 +218,9 @@ fn check_membership_value(value: JsonValue) -> Result<Option<JsonValue>, SetProf
         JsonValue::Null => Ok(None),
         JsonValue::String(text) if text.is_empty() => Ok(None),
         JsonValue::String(text) if text.len() <= NAME_BYTES_MAX => Ok(Some(text.into())),
-        JsonValue::String(_) => Err(SetProfileError::InvalidValue("display names and avatar URLs have at most 1024 bytes")),
+        JsonValue::String(_) => {
+            Err(SetProfileError::InvalidValue("display names and avatar URLs have at most 1024 bytes"))
+        }
         _ => Err(SetProfileError::InvalidValue("display names and avatar URLs are strings")),
     }
 }

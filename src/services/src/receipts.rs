@@ -171,7 +171,12 @@ impl Receipts {
     }
 
     /// A local user moves their fully-read marker, unless it would move backwards.
-    pub async fn set_fully_read(&self, room_id: &RoomId, user_id: &UserId, event_id: &EventId) -> Result<(), SetReceiptError> {
+    pub async fn set_fully_read(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        event_id: &EventId,
+    ) -> Result<(), SetReceiptError> {
         let room = self.store.interner().get_room(&self.store, room_id)?.ok_or(SetReceiptError::NotJoined)?;
         if !is_joined(&self.store, room, user_id)? {
             return Err(SetReceiptError::NotJoined);
@@ -181,7 +186,8 @@ impl Receipts {
         }
         let content = json!({ "event_id": event_id }).to_string();
         commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
-            let current = self.store.get(&ACCOUNT_DATA, &(user_id.to_owned(), room_id.to_string(), FULLY_READ.to_owned()))?;
+            let current =
+                self.store.get(&ACCOUNT_DATA, &(user_id.to_owned(), room_id.to_string(), FULLY_READ.to_owned()))?;
             if let Some(current) = current
                 && let Some(marked) = marked_event(&current.value)
                 && !self.is_ahead(event_id, &marked)?
@@ -212,7 +218,8 @@ impl Receipts {
                 if self.room_of(&record.event_id)?.is_some_and(|found| found != room) {
                     continue;
                 }
-                incoming.push(((room, user_id, ReceiptKind::Public.as_str().to_owned(), thread.key().to_owned()), record));
+                incoming
+                    .push(((room, user_id, ReceiptKind::Public.as_str().to_owned(), thread.key().to_owned()), record));
             }
         }
         let ticket = {
@@ -233,14 +240,24 @@ impl Receipts {
     }
 
     /// The receipts of a room written after `after` and up to `up_to`, oldest first, without other users' private ones.
-    pub fn scan_receipts(&self, room: RoomNid, viewer: &UserId, after: Position, up_to: Position) -> Result<Vec<Receipt>, StoreError> {
+    pub fn scan_receipts(
+        &self,
+        room: RoomNid,
+        viewer: &UserId,
+        after: Position,
+        up_to: Position,
+    ) -> Result<Vec<Receipt>, StoreError> {
         let mut receipts = Vec::new();
-        for row in self.store.scan_range(&RECEIPT_STREAM, &(room, after.next()), &(room, up_to.next()), Direction::Forward) {
+        for row in
+            self.store.scan_range(&RECEIPT_STREAM, &(room, after.next()), &(room, up_to.next()), Direction::Forward)
+        {
             let ((_, position), key) = row?;
             if key.receipt_type == ReceiptKind::Private.as_str() && key.user_id != viewer {
                 continue;
             }
-            let Some(current) = self.store.get(&RECEIPTS, &(room, key.user_id.clone(), key.receipt_type.clone(), key.thread.clone()))?
+            let Some(current) = self
+                .store
+                .get(&RECEIPTS, &(room, key.user_id.clone(), key.receipt_type.clone(), key.thread.clone()))?
             else {
                 continue;
             };
@@ -255,7 +272,9 @@ impl Receipts {
     pub fn scan_own(&self, room: RoomNid, user_id: &UserId) -> Result<Vec<Receipt>, StoreError> {
         self.store
             .scan(&RECEIPTS, &(room, user_id.to_owned()), Direction::Forward)
-            .map(|row| row.map(|((_, user_id, receipt_type, thread), current)| receipt(user_id, receipt_type, thread, current)))
+            .map(|row| {
+                row.map(|((_, user_id, receipt_type, thread), current)| receipt(user_id, receipt_type, thread, current))
+            })
             .collect()
     }
 
@@ -283,7 +302,12 @@ impl Receipts {
     }
 
     /// Adds a receipt to a batch; false if it would not move forward.
-    fn put(&self, batch: &mut Batch, key: (RoomNid, OwnedUserId, String, String), record: ReceiptRecord) -> Result<bool, StoreError> {
+    fn put(
+        &self,
+        batch: &mut Batch,
+        key: (RoomNid, OwnedUserId, String, String),
+        record: ReceiptRecord,
+    ) -> Result<bool, StoreError> {
         if let Some(current) = self.store.get(&RECEIPTS, &key)? {
             if !self.is_ahead(&record.event_id, &current.value.event_id)? {
                 return Ok(false);
@@ -334,7 +358,10 @@ pub fn contents(receipts: &[Receipt]) -> Vec<JsonValue> {
         }
         if let Some(content) = contents.get_mut(free) {
             let by_type = content.entry(receipt.event_id.clone()).or_default();
-            by_type.entry(receipt.receipt_type.clone()).or_default().insert(receipt.user_id.clone(), JsonValue::Object(data));
+            by_type
+                .entry(receipt.receipt_type.clone())
+                .or_default()
+                .insert(receipt.user_id.clone(), JsonValue::Object(data));
         }
     }
     contents.into_iter().map(|content| json!(content)).collect()
@@ -353,7 +380,8 @@ fn read_incoming(data: &JsonValue) -> Option<(Thread, ReceiptRecord)> {
         None | Some(JsonValue::Null) => Thread::Unthreaded,
         Some(thread_id) => Thread::parse(thread_id.as_str()?)?,
     };
-    let ts_ms = body.and_then(|body| body.get("ts")).and_then(JsonValue::as_u64).filter(|ts_ms| UInt::new(*ts_ms).is_some());
+    let ts_ms =
+        body.and_then(|body| body.get("ts")).and_then(JsonValue::as_u64).filter(|ts_ms| UInt::new(*ts_ms).is_some());
     Some((thread, ReceiptRecord { event_id, ts_ms }))
 }
 

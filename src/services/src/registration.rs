@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 
 use chappe_store::{
-    CommitError, StoreError,
-    tables::accounts::{ACCOUNTS, AccountKind, AccountRecord},
+    CommitError, Json, StoreError,
+    tables::accounts::{ACCOUNTS, AccountKind, AccountRecord, PROFILE_FIELDS},
 };
 use hmac::{Hmac, KeyInit, Mac};
 use lru::LruCache;
@@ -136,7 +136,8 @@ impl Accounts {
         if reserved || !localpart.bytes().all(allowed) {
             return Err(UsernameError::Invalid);
         }
-        let user_id = UserId::parse_with_server_name(localpart.as_str(), self.server_name()).map_err(|_| UsernameError::Invalid)?;
+        let user_id = UserId::parse_with_server_name(localpart.as_str(), self.server_name())
+            .map_err(|_| UsernameError::Invalid)?;
         if user_id.as_bytes().len() > USER_ID_BYTES_MAX {
             return Err(UsernameError::Invalid);
         }
@@ -177,6 +178,9 @@ impl Accounts {
                 return Err(UsernameError::InUse.into());
             }
             batch.put(&ACCOUNTS, &user_id, &record);
+            // A name to be called by, until the user chooses one.
+            let display_name = (user_id.clone(), "displayname".to_owned());
+            batch.put(&PROFILE_FIELDS, &display_name, &Json(user_id.localpart().into()));
             let logged_in = device.map(|device| self.queue_session(batch, &user_id, device)).transpose()?;
             Ok((user_id.clone(), logged_in))
         })
@@ -190,7 +194,8 @@ impl Accounts {
         }
         let device = NewDevice { device_id: None, display_name, refresh };
         let localpart = random_text(b"0123456789", 18);
-        let user_id = UserId::parse_with_server_name(localpart.as_str(), self.server_name()).map_err(|_| UsernameError::Invalid)?;
+        let user_id = UserId::parse_with_server_name(localpart.as_str(), self.server_name())
+            .map_err(|_| UsernameError::Invalid)?;
         let record = self.new_record(AccountKind::Guest, false, None);
         self.commit_for(&user_id, |batch| {
             if self.get_account(&user_id)?.is_some() {
@@ -222,7 +227,10 @@ impl Accounts {
     }
 
     /// Makes an account for whoever knows the shared secret, whatever the registration mode.
-    pub async fn register_with_shared_secret(&self, registration: &SharedSecretRegistration) -> Result<LoggedIn, SharedSecretError> {
+    pub async fn register_with_shared_secret(
+        &self,
+        registration: &SharedSecretRegistration,
+    ) -> Result<LoggedIn, SharedSecretError> {
         let Some(secret) = &self.config.registration.shared_secret else { return Err(SharedSecretError::Disabled) };
         let made_at_ms = self.nonces.lock().0.pop(&registration.nonce).ok_or(SharedSecretError::UnknownNonce)?;
         if made_at_ms.saturating_add(NONCE_LIFETIME_MS) <= self.clock.now_ms() {
@@ -239,10 +247,15 @@ impl Accounts {
     }
 }
 
-fn shared_secret_mac(secret: &Secret, registration: &SharedSecretRegistration) -> Result<Hmac<Sha1>, SharedSecretError> {
+fn shared_secret_mac(
+    secret: &Secret,
+    registration: &SharedSecretRegistration,
+) -> Result<Hmac<Sha1>, SharedSecretError> {
     let mut mac = Hmac::<Sha1>::new_from_slice(secret.expose().as_bytes()).map_err(|_| SharedSecretError::WrongMac)?;
     let admin = if registration.admin { "admin" } else { "notadmin" };
-    for (index, part) in [&registration.nonce, &registration.username, &registration.password, admin].into_iter().enumerate() {
+    for (index, part) in
+        [&registration.nonce, &registration.username, &registration.password, admin].into_iter().enumerate()
+    {
         if index > 0 {
             mac.update(b"\0");
         }
@@ -255,11 +268,13 @@ fn shared_secret_mac(secret: &Secret, registration: &SharedSecretRegistration) -
     Ok(mac)
 }
 
-
 /// The HMAC that proves knowledge of the shared secret, as a tool sends it: for the operator's own tools.
 ///
 /// # Errors
 /// Never in practice: HMAC takes keys of any length.
-pub fn shared_secret_mac_hex(secret: &Secret, registration: &SharedSecretRegistration) -> Result<String, SharedSecretError> {
+pub fn shared_secret_mac_hex(
+    secret: &Secret,
+    registration: &SharedSecretRegistration,
+) -> Result<String, SharedSecretError> {
     Ok(hex::encode(shared_secret_mac(secret, registration)?.finalize().into_bytes()))
 }

@@ -18,9 +18,7 @@ use chappe_store::{
 };
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, TransactionId, UserId,
-    events::AnyToDeviceEventContent,
-    serde::Raw,
-    to_device::DeviceIdOrAllDevices,
+    events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices,
 };
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -220,7 +218,11 @@ impl ToDevice {
         Ok(())
     }
 
-    fn queue_transaction(&self, batch: &mut Batch, row: (OwnedUserId, OwnedDeviceId, String)) -> Result<(), StoreError> {
+    fn queue_transaction(
+        &self,
+        batch: &mut Batch,
+        row: (OwnedUserId, OwnedDeviceId, String),
+    ) -> Result<(), StoreError> {
         let now_ms = self.clock.now_ms();
         let (user, device, _) = &row;
         let old = self.store.scan_range(

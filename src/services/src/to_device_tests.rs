@@ -23,7 +23,8 @@ async fn post() -> Post {
         bench.device(bob(), device).await;
     }
     let clock = Arc::new(ManualClock::new(1_000_000));
-    let to_device = ToDevice::new(bench.store.clone(), owned_server_name!("ours.example"), clock.clone(), bench.keys.clone());
+    let to_device =
+        ToDevice::new(bench.store.clone(), owned_server_name!("ours.example"), clock.clone(), bench.keys.clone());
     Post { bench, to_device, clock }
 }
 
@@ -122,7 +123,8 @@ async fn messages_to_remote_users_wait_for_their_server_in_edus_of_bounded_size(
     let post = post().await;
     let remy = user_id!("@remy:remote.example");
     let large = "x".repeat(EDU_BYTES_MAX / 2);
-    let devices = ["A", "B", "C"].map(|device| (DeviceIdOrAllDevices::try_from(device).unwrap(), raw(&json!({ "text": large }))));
+    let devices =
+        ["A", "B", "C"].map(|device| (DeviceIdOrAllDevices::try_from(device).unwrap(), raw(&json!({ "text": large }))));
     let to_remy = BTreeMap::from([(remy.to_owned(), BTreeMap::from(devices))]);
     post.send("t", &to_remy).await.unwrap();
     post.send("t", &to_remy).await.unwrap();

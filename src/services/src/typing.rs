@@ -94,7 +94,8 @@ impl Typing {
         let now_ms = self.clock.now_ms();
         let rooms = self.rooms.lock();
         rooms.get(&room).map_or((0, Vec::new()), |typing| {
-            let users = typing.users.iter().filter(|(_, notice)| notice.ends_ms > now_ms).map(|(user_id, _)| user_id.clone());
+            let users =
+                typing.users.iter().filter(|(_, notice)| notice.ends_ms > now_ms).map(|(user_id, _)| user_id.clone());
             (typing.version, users.collect())
         })
     }
@@ -166,8 +167,12 @@ impl Typing {
         let next_ms = {
             let mut rooms = self.rooms.lock();
             for (room, typing) in rooms.iter_mut() {
-                let over: Vec<OwnedUserId> =
-                    typing.users.iter().filter(|(_, notice)| notice.ends_ms <= now_ms).map(|(user_id, _)| user_id.clone()).collect();
+                let over: Vec<OwnedUserId> = typing
+                    .users
+                    .iter()
+                    .filter(|(_, notice)| notice.ends_ms <= now_ms)
+                    .map(|(user_id, _)| user_id.clone())
+                    .collect();
                 if over.is_empty() {
                     continue;
                 }
@@ -176,7 +181,9 @@ impl Typing {
                 typing.changed_ms = now_ms;
                 ended.push((*room, typing.room_id.clone(), over));
             }
-            rooms.retain(|_, typing| !typing.users.is_empty() || now_ms.saturating_sub(typing.changed_ms) < QUIET_ROOM_KEPT_MS);
+            rooms.retain(|_, typing| {
+                !typing.users.is_empty() || now_ms.saturating_sub(typing.changed_ms) < QUIET_ROOM_KEPT_MS
+            });
             rooms.values().flat_map(|typing| typing.users.values()).map(|notice| notice.ends_ms).min()
         };
         for (room, room_id, users) in ended {
@@ -285,7 +292,8 @@ mod tests {
 
     async fn setup() -> Setup {
         let store = Store::in_memory();
-        let room = join(&store, room_id!("!r:a.example"), &[user_id!("@alice:a.example"), user_id!("@bob:b.example")]).await;
+        let room =
+            join(&store, room_id!("!r:a.example"), &[user_id!("@alice:a.example"), user_id!("@bob:b.example")]).await;
         let clock = Arc::new(ManualClock::new(1_000_000));
         let edus = Arc::new(SentEdus::default());
         let typing = Typing::new(store, server_name!("a.example").to_owned(), clock.clone(), edus.clone());

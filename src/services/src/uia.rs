@@ -166,7 +166,9 @@ impl Uia {
                 }
             }
             AuthData::Password(data) => {
-                let UserIdentifier::Matrix(identifier) = &data.identifier else { return Ok(Err(StageFailure::WrongPassword)) };
+                let UserIdentifier::Matrix(identifier) = &data.identifier else {
+                    return Ok(Err(StageFailure::WrongPassword));
+                };
                 let claimed = self.accounts.get_login_user_id(&identifier.user)?;
                 if claimed != progress.user_id {
                     return Err(UiaError::WrongUser);
@@ -195,7 +197,13 @@ impl Uia {
         Some(progress)
     }
 
-    fn challenge(&self, id: Option<&str>, progress: Progress, flows: Vec<Vec<AuthType>>, failure: Option<StageFailure>) -> UiaError {
+    fn challenge(
+        &self,
+        id: Option<&str>,
+        progress: Progress,
+        flows: Vec<Vec<AuthType>>,
+        failure: Option<StageFailure>,
+    ) -> UiaError {
         const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         let session = id.map_or_else(|| random_text(ALPHABET, 24), str::to_owned);
         let completed = progress.completed.clone();

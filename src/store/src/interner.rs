@@ -76,7 +76,6 @@ impl Interner {
         )
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn intern<K: Key, N: Key + crate::record::Value + Copy>(
         &self,
         store: &Store,

@@ -45,7 +45,11 @@ impl From<RemoteError> for ApiError {
             RemoteError::Denied(_) => Self::forbidden(error.to_string()),
             RemoteError::Refused { .. } | RemoteError::Unreachable(_) => {
                 tracing::info!(%error, "another server could not help");
-                Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, "The other server could not be reached or gave no usable answer")
+                Self::new(
+                    StatusCode::BAD_GATEWAY,
+                    ErrorCode::Unknown,
+                    "The other server could not be reached or gave no usable answer",
+                )
             }
         }
     }

@@ -5,7 +5,10 @@ use std::time::Duration;
 use chappe_services::{
     CommitError, StoreError,
     account_data::PutAccountDataError,
-    accounts::{AuthenticateError, ChangeAccountError, CheckPasswordError, CreateSessionError, HashError, LoginError, RefreshError},
+    accounts::{
+        AuthenticateError, ChangeAccountError, CheckPasswordError, CreateSessionError, HashError, LoginError,
+        RefreshError,
+    },
     devices::{ChangeDeviceError, InvalidDevice},
     filters::CreateFilterError,
     profile::{GetProfileError, SetProfileError},
@@ -61,7 +64,9 @@ impl From<CheckPasswordError> for ApiError {
     fn from(error: CheckPasswordError) -> Self {
         match error {
             CheckPasswordError::Wrong => Self::forbidden("Wrong user or password"),
-            CheckPasswordError::LockedOut { retry_after_ms } => Self::limit_exceeded(Duration::from_millis(retry_after_ms)),
+            CheckPasswordError::LockedOut { retry_after_ms } => {
+                Self::limit_exceeded(Duration::from_millis(retry_after_ms))
+            }
             CheckPasswordError::Hash(error) => error.into(),
             CheckPasswordError::Read(error) => error.into(),
             CheckPasswordError::Write(error) => error.into(),
@@ -138,9 +143,11 @@ impl From<RegisterError> for ApiError {
         match error {
             RegisterError::Username(error) => error.into(),
             RegisterError::PasswordTooLong => Self::invalid_param(error.to_string()),
-            RegisterError::GuestsForbidden => {
-                Self::new(StatusCode::FORBIDDEN, ErrorCode::GuestAccessForbidden, "Guests are not allowed on this server")
-            }
+            RegisterError::GuestsForbidden => Self::new(
+                StatusCode::FORBIDDEN,
+                ErrorCode::GuestAccessForbidden,
+                "Guests are not allowed on this server",
+            ),
             RegisterError::Session(error) => error.into(),
             RegisterError::Hash(error) => error.into(),
             RegisterError::Read(error) => error.into(),
@@ -221,9 +228,13 @@ impl From<SetProfileError> for ApiError {
     fn from(error: SetProfileError) -> Self {
         match error {
             SetProfileError::NotFound => Self::not_found("There is no such account"),
-            SetProfileError::NameTooLong => Self::new(StatusCode::BAD_REQUEST, ErrorCode::KeyTooLarge, error.to_string()),
+            SetProfileError::NameTooLong => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::KeyTooLarge, error.to_string())
+            }
             SetProfileError::InvalidName | SetProfileError::InvalidValue(_) => Self::invalid_param(error.to_string()),
-            SetProfileError::TooLarge => Self::new(StatusCode::BAD_REQUEST, ErrorCode::ProfileTooLarge, error.to_string()),
+            SetProfileError::TooLarge => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::ProfileTooLarge, error.to_string())
+            }
             SetProfileError::Read(error) => error.into(),
             SetProfileError::Write(error) => error.into(),
         }
@@ -233,7 +244,9 @@ impl From<SetProfileError> for ApiError {
 impl From<PutAccountDataError> for ApiError {
     fn from(error: PutAccountDataError) -> Self {
         match error {
-            PutAccountDataError::Reserved => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadJson, error.to_string()),
+            PutAccountDataError::Reserved => {
+                Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadJson, error.to_string())
+            }
             PutAccountDataError::InvalidType => Self::invalid_param(error.to_string()),
             PutAccountDataError::NotAnObject => Self::bad_json(error.to_string()),
             PutAccountDataError::Read(error) => error.into(),

@@ -51,7 +51,8 @@ fn client_address(parts: &Parts, proxies: &TrustedProxies) -> Option<IpAddr> {
     }
     // Each proxy appends the address it saw: the first one from the right that is not a proxy of ours is the client.
     let forwarded = parts.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<IpAddr> = forwarded.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
+    let hops: Vec<IpAddr> =
+        forwarded.flat_map(|value| value.split(',')).filter_map(|hop| hop.trim().parse().ok()).collect();
     let client = hops.iter().rev().find(|hop| !proxies.trusts(**hop)).copied();
     client.or(peer).map(|address| address.to_canonical())
 }
@@ -78,6 +79,9 @@ mod tests {
     #[test]
     fn forwarded_address_of_a_proxy_is_the_rightmost_that_is_no_proxy() {
         let proxies = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
-        assert_eq!(client_address(&parts("10.0.0.1", "203.0.113.9, 198.51.100.7, 10.0.0.2"), &proxies), "198.51.100.7".parse().ok());
+        assert_eq!(
+            client_address(&parts("10.0.0.1", "203.0.113.9, 198.51.100.7, 10.0.0.2"), &proxies),
+            "198.51.100.7".parse().ok()
+        );
     }
 }

@@ -32,7 +32,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPar
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let params = Path::<T>::from_request_parts(parts, state).await;
-        params.map(|Path(params)| Self(params)).map_err(|rejection: PathRejection| ApiError::invalid_param(rejection.body_text()))
+        params
+            .map(|Path(params)| Self(params))
+            .map_err(|rejection: PathRejection| ApiError::invalid_param(rejection.body_text()))
     }
 }
 

@@ -33,7 +33,11 @@ where
         let (mut parts, body) = request.into_parts();
         let path_arguments = path_arguments::<T, S>(&mut parts, state).await?;
         let path_arguments: Vec<&str> = path_arguments.iter().map(String::as_str).collect();
-        let mut body = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await.map_err(body_error)?;
+        let mut body =
+            Bytes::from_request(Request::from_parts(parts.clone(), body), state).await.map_err(body_error)?;
+        if std::str::from_utf8(&body).is_err() {
+            return Err(ApiError::not_json("The request body is not UTF-8"));
+        }
         if TypeId::of::<T::EndpointError>() == TypeId::of::<UiaaResponse>() {
             body = with_user_identifier(body);
         }
@@ -43,7 +47,10 @@ where
 }
 
 /// The path's variables, decoded, in order. A path that leaves off its last variable (an empty state key) has it as "".
-pub(super) async fn path_arguments<T: IncomingRequest, S: Send + Sync>(parts: &mut http::request::Parts, state: &S) -> Result<Vec<String>, ApiError> {
+pub(super) async fn path_arguments<T: IncomingRequest, S: Send + Sync>(
+    parts: &mut http::request::Parts,
+    state: &S,
+) -> Result<Vec<String>, ApiError> {
     let expected = T::PATH_BUILDER.all_paths().next().map_or(0, |path| path.matches('{').count());
     let mut arguments: Vec<String> = match RawPathParams::from_request_parts(parts, state).await {
         Ok(params) => params.iter().map(|(_, value)| value.to_owned()).collect(),

@@ -41,9 +41,11 @@ where
             true => None,
             false => Some(serde_json::from_slice(&body).map_err(|error| json_error(&error))?),
         };
-        let authorization: Vec<&str> = parts.headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()).collect();
+        let authorization: Vec<&str> =
+            parts.headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()).collect();
         let uri = parts.uri.path_and_query().map_or("/", |uri| uri.as_str());
-        let origin = Arc::<RequestVerifier>::from_ref(state).verify(authorization, &parts.method, uri, content.as_ref()).await?;
+        let origin =
+            Arc::<RequestVerifier>::from_ref(state).verify(authorization, &parts.method, uri, content.as_ref()).await?;
         tracing::Span::current().record("origin", origin.as_str());
         Arc::<Sender>::from_ref(state).poke(&origin);
         let request = http::Request::from_parts(parts, &*body);

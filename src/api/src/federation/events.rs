@@ -69,18 +69,28 @@ pub async fn event(
     Ok(Json(Pdus { origin: rooms.server_name().to_string(), origin_server_ts: clock.now_ms(), pdus: vec![event] }))
 }
 
-pub async fn event_auth(State(rooms): State<Rooms>, Signed { origin, body }: Signed<get_event_authorization::v1::Request>) -> Result<Json<AuthChain>, ApiError> {
+pub async fn event_auth(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<get_event_authorization::v1::Request>,
+) -> Result<Json<AuthChain>, ApiError> {
     let auth_chain = read(move || rooms.get_event_auth(&origin, &body.room_id, &body.event_id)).await?;
     Ok(Json(AuthChain { auth_chain }))
 }
 
-pub async fn state(State(rooms): State<Rooms>, Signed { origin, body }: Signed<get_room_state::v1::Request>) -> Result<Json<StateAnswer>, ApiError> {
+pub async fn state(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<get_room_state::v1::Request>,
+) -> Result<Json<StateAnswer>, ApiError> {
     let (pdus, auth_chain) = read(move || rooms.get_state_for_server(&origin, &body.room_id, &body.event_id)).await?;
     Ok(Json(StateAnswer { pdus, auth_chain }))
 }
 
-pub async fn state_ids(State(rooms): State<Rooms>, Signed { origin, body }: Signed<get_room_state_ids::v1::Request>) -> Result<Json<StateIdsAnswer>, ApiError> {
-    let (pdu_ids, auth_chain_ids) = read(move || rooms.get_state_ids_for_server(&origin, &body.room_id, &body.event_id)).await?;
+pub async fn state_ids(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<get_room_state_ids::v1::Request>,
+) -> Result<Json<StateIdsAnswer>, ApiError> {
+    let (pdu_ids, auth_chain_ids) =
+        read(move || rooms.get_state_ids_for_server(&origin, &body.room_id, &body.event_id)).await?;
     Ok(Json(StateIdsAnswer { pdu_ids, auth_chain_ids }))
 }
 
@@ -94,10 +104,20 @@ pub async fn backfill(
     Ok(Json(Pdus { origin: server_name, origin_server_ts: clock.now_ms(), pdus }))
 }
 
-pub async fn missing_events(State(rooms): State<Rooms>, Signed { origin, body }: Signed<get_missing_events::v1::Request>) -> Result<Json<MissingEventsAnswer>, ApiError> {
+pub async fn missing_events(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<get_missing_events::v1::Request>,
+) -> Result<Json<MissingEventsAnswer>, ApiError> {
     let events = read(move || {
         let min_depth = body.min_depth.into();
-        rooms.get_missing_events(&origin, &body.room_id, &body.earliest_events, &body.latest_events, to_u32(body.limit), min_depth)
+        rooms.get_missing_events(
+            &origin,
+            &body.room_id,
+            &body.earliest_events,
+            &body.latest_events,
+            to_u32(body.limit),
+            min_depth,
+        )
     })
     .await?;
     Ok(Json(MissingEventsAnswer { events }))

@@ -32,7 +32,9 @@ pub async fn invite(
     Signed { origin, body }: Signed<Request>,
 ) -> Result<Json<Value>, ApiError> {
     let content: Body = serde_json::from_str(body.pdu.get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
-    let event = receive(&rooms, &accounts, origin, &body, &content.room_version, &content.event, content.invite_room_state).await?;
+    let event =
+        receive(&rooms, &accounts, origin, &body, &content.room_version, &content.event, content.invite_room_state)
+            .await?;
     Ok(Json(json!({ "event": event })))
 }
 
@@ -53,7 +55,9 @@ pub async fn invite_v1(
     }
     let event: Event = serde_json::from_str(body.pdu.get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
     // Servers use version 1 only for rooms of the first two versions, whose events are alike.
-    let event = receive(&rooms, &accounts, origin, &body, &RoomVersionId::V2, &body.pdu, event.unsigned.invite_room_state).await?;
+    let event =
+        receive(&rooms, &accounts, origin, &body, &RoomVersionId::V2, &body.pdu, event.unsigned.invite_room_state)
+            .await?;
     Ok(Json(json!([200, { "event": event }])))
 }
 
@@ -71,8 +75,11 @@ async fn receive(
         state_key: String,
     }
     let target: Target = serde_json::from_str(event.get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
-    let target = UserId::parse(&target.state_key).map_err(|_| ApiError::invalid_param("The state key is not a user id"))?;
-    if target.server_name() == rooms.server_name() && accounts.get_account(&target)?.is_none_or(|account| account.deactivated_at_ms.is_some()) {
+    let target =
+        UserId::parse(&target.state_key).map_err(|_| ApiError::invalid_param("The state key is not a user id"))?;
+    if target.server_name() == rooms.server_name()
+        && accounts.get_account(&target)?.is_none_or(|account| account.deactivated_at_ms.is_some())
+    {
         return Err(ApiError::not_found("The invited user does not exist"));
     }
     Ok(rooms.receive_invite(&origin, &path.room_id, &path.event_id, version, event, stripped).await?)

@@ -22,14 +22,22 @@ pub async fn server(State(keys): State<Arc<ServerKeys>>) -> Result<Response, Api
     Ok(([(header::CONTENT_TYPE, "application/json")], document).into_response())
 }
 
-pub async fn query(State(keys): State<Arc<ServerKeys>>, Ruma(request): Ruma<get_remote_server_keys::v2::Request>) -> Json<Value> {
+pub async fn query(
+    State(keys): State<Arc<ServerKeys>>,
+    Ruma(request): Ruma<get_remote_server_keys::v2::Request>,
+) -> Json<Value> {
     let answer = keys.query_notary(BTreeMap::from([(request.server_name, BTreeMap::new())])).await;
     Json(json!({ "server_keys": answer }))
 }
 
-pub async fn query_batch(State(keys): State<Arc<ServerKeys>>, Ruma(request): Ruma<get_remote_server_keys_batch::v2::Request>) -> Json<Value> {
+pub async fn query_batch(
+    State(keys): State<Arc<ServerKeys>>,
+    Ruma(request): Ruma<get_remote_server_keys_batch::v2::Request>,
+) -> Json<Value> {
     let wanted = request.server_keys.into_iter().map(|(server, criteria)| {
-        let until = |criteria: get_remote_server_keys_batch::v2::QueryCriteria| criteria.minimum_valid_until_ts.map_or(0, |ts| ts.get().into());
+        let until = |criteria: get_remote_server_keys_batch::v2::QueryCriteria| {
+            criteria.minimum_valid_until_ts.map_or(0, |ts| ts.get().into())
+        };
         (server, criteria.into_iter().map(|(key_id, criteria)| (key_id, until(criteria))).collect())
     });
     let answer = keys.query_notary(wanted.collect()).await;

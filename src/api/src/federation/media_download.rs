@@ -27,7 +27,10 @@ use crate::{
 
 const READ_BYTES: usize = 64 * 1024;
 
-pub async fn media_download(State(media): State<Media>, Signed { body, .. }: Signed<Request>) -> Result<Response, ApiError> {
+pub async fn media_download(
+    State(media): State<Media>,
+    Signed { body, .. }: Signed<Request>,
+) -> Result<Response, ApiError> {
     let file = media.get_own_file(&body.media_id, Access::Authenticated, body.timeout_ms.min(WAIT_MAX)).await?;
     answer_in_parts(&file).await
 }

@@ -9,7 +9,10 @@ use ruma::{api::federation::authenticated_media::get_content_thumbnail::v1::Requ
 use super::media_download::answer_in_parts;
 use crate::{error::ApiError, extract::Signed, media::query::WAIT_MAX};
 
-pub async fn media_thumbnail(State(media): State<Media>, Signed { body, .. }: Signed<Request>) -> Result<Response, ApiError> {
+pub async fn media_thumbnail(
+    State(media): State<Media>,
+    Signed { body, .. }: Signed<Request>,
+) -> Result<Response, ApiError> {
     let method = match body.method {
         None | Some(media::Method::Scale) => Method::Scale,
         Some(media::Method::Crop) => Method::Crop,

@@ -14,7 +14,10 @@ use ruma::api::federation::{
     discovery::{get_remote_server_keys, get_remote_server_keys_batch},
     event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
     keys::{claim_keys, get_keys},
-    membership::{create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event, prepare_leave_event},
+    membership::{
+        create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
+        prepare_leave_event,
+    },
     openid::get_openid_userinfo,
     query::{get_profile_information, get_room_information},
     transactions::send_transaction_message,

@@ -21,7 +21,12 @@ pub async fn get(
     State(directory): State<Arc<Directory>>,
     Signed { body, .. }: Signed<get_public_rooms::v1::Request>,
 ) -> Result<RumaResponse<get_public_rooms::v1::Response>, ApiError> {
-    let query = PublicRoomsQuery { limit: limit(body.limit), since: body.since, network: body.room_network, ..Default::default() };
+    let query = PublicRoomsQuery {
+        limit: limit(body.limit),
+        since: body.since,
+        network: body.room_network,
+        ..Default::default()
+    };
     let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } = find(directory, query).await?;
     let mut response = get_public_rooms::v1::Response::new();
     response.chunk = chunk;
@@ -41,7 +46,9 @@ pub async fn post(
 }
 
 async fn find(directory: Arc<Directory>, query: PublicRoomsQuery) -> Result<PublicRooms, ApiError> {
-    Ok(tokio::task::spawn_blocking(move || directory.get_federated_public_rooms(&query)).await.map_err(ApiError::internal)??)
+    Ok(tokio::task::spawn_blocking(move || directory.get_federated_public_rooms(&query))
+        .await
+        .map_err(ApiError::internal)??)
 }
 
 fn limit(limit: Option<UInt>) -> Option<usize> {

@@ -29,7 +29,10 @@ pub async fn profile(
     Ok(Json(json!(profile)))
 }
 
-pub async fn directory(State(rooms): State<Rooms>, Signed { body, .. }: Signed<get_room_information::v1::Request>) -> Result<Json<Value>, ApiError> {
+pub async fn directory(
+    State(rooms): State<Rooms>,
+    Signed { body, .. }: Signed<get_room_information::v1::Request>,
+) -> Result<Json<Value>, ApiError> {
     let alias = rooms.get_alias(&body.room_alias)?.ok_or_else(|| ApiError::not_found("Room alias not found"))?;
     let room_id = rooms.get_room_id(alias.room)?.ok_or_else(|| ApiError::not_found("Room alias not found"))?;
     Ok(Json(json!({ "room_id": room_id, "servers": rooms.get_joined_servers(alias.room)? })))

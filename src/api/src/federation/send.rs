@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{error::ApiError, extract::Signed};
 
-pub async fn send(State(transactions): State<Arc<Transactions>>, Signed { origin, body }: Signed<Request>) -> Result<Json<Value>, ApiError> {
+pub async fn send(
+    State(transactions): State<Arc<Transactions>>,
+    Signed { origin, body }: Signed<Request>,
+) -> Result<Json<Value>, ApiError> {
     if body.origin != origin {
         return Err(ApiError::forbidden("The transaction is not of the server that sends it"));
     }
@@ -20,7 +23,9 @@ pub async fn send(State(transactions): State<Arc<Transactions>>, Signed { origin
     }
     let edus = body.edus.into_iter().map(|edu| edu.into_json()).collect();
     // A transaction goes on to its end even if its sender hangs up.
-    let results = tokio::spawn(async move { transactions.receive(&origin, body.pdus, edus).await }).await.map_err(ApiError::internal)?;
+    let results = tokio::spawn(async move { transactions.receive(&origin, body.pdus, edus).await })
+        .await
+        .map_err(ApiError::internal)?;
     let pdus: BTreeMap<_, Value> = results
         .into_iter()
         .map(|(event_id, result)| (event_id, result.map_or_else(|error| json!({ "error": error }), |()| json!({}))))

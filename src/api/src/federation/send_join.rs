@@ -20,9 +20,20 @@ pub struct Answer {
     servers_in_room: Vec<OwnedServerName>,
 }
 
-pub async fn send_join(State(rooms): State<Rooms>, Signed { origin, body }: Signed<Request>) -> Result<Json<Answer>, ApiError> {
-    let Admission { event, state, auth_chain, servers } = rooms.receive_join(&origin, &body.room_id, &body.event_id, &body.pdu).await?;
-    Ok(Json(Answer { origin: rooms.server_name().to_owned(), members_omitted: false, event, state, auth_chain, servers_in_room: servers }))
+pub async fn send_join(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<Request>,
+) -> Result<Json<Answer>, ApiError> {
+    let Admission { event, state, auth_chain, servers } =
+        rooms.receive_join(&origin, &body.room_id, &body.event_id, &body.pdu).await?;
+    Ok(Json(Answer {
+        origin: rooms.server_name().to_owned(),
+        members_omitted: false,
+        event,
+        state,
+        auth_chain,
+        servers_in_room: servers,
+    }))
 }
 
 pub async fn send_join_v1(state: State<Rooms>, request: Signed<Request>) -> Result<Json<(u16, Answer)>, ApiError> {

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{error::ApiError, extract::Signed};
 
-pub async fn send_knock(State(rooms): State<Rooms>, Signed { origin, body }: Signed<Request>) -> Result<Json<Value>, ApiError> {
+pub async fn send_knock(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<Request>,
+) -> Result<Json<Value>, ApiError> {
     let stripped = rooms.receive_knock(&origin, &body.room_id, &body.event_id, &body.pdu).await?;
     Ok(Json(json!({ "knock_room_state": stripped })))
 }

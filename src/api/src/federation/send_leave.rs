@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::{error::ApiError, extract::Signed};
 
-pub async fn send_leave(State(rooms): State<Rooms>, Signed { origin, body }: Signed<Request>) -> Result<Json<Value>, ApiError> {
+pub async fn send_leave(
+    State(rooms): State<Rooms>,
+    Signed { origin, body }: Signed<Request>,
+) -> Result<Json<Value>, ApiError> {
     rooms.receive_leave(&origin, &body.room_id, &body.event_id, &body.pdu).await?;
     Ok(Json(json!({})))
 }

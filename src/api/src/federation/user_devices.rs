@@ -11,7 +11,10 @@ use crate::{
     extract::{RumaResponse, Signed},
 };
 
-pub async fn user_devices(State(keys): State<Keys>, Signed { body, .. }: Signed<Request>) -> Result<RumaResponse<Response>, ApiError> {
+pub async fn user_devices(
+    State(keys): State<Keys>,
+    Signed { body, .. }: Signed<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
     let devices = keys.get_user_devices(&body.user_id)?;
     devices.map(RumaResponse).ok_or_else(|| ApiError::invalid_param("The user is not of this server"))
 }

@@ -11,6 +11,9 @@ use crate::{
     extract::{RumaResponse, Signed},
 };
 
-pub async fn claim(State(keys): State<Keys>, Signed { body, .. }: Signed<Request>) -> Result<RumaResponse<Response>, ApiError> {
+pub async fn claim(
+    State(keys): State<Keys>,
+    Signed { body, .. }: Signed<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
     Ok(RumaResponse(Response::new(keys.claim_local(body.one_time_keys).await?)))
 }

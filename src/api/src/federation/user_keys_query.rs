@@ -11,6 +11,9 @@ use crate::{
     extract::{RumaResponse, Signed},
 };
 
-pub async fn query(State(keys): State<Keys>, Signed { body, .. }: Signed<Request>) -> Result<RumaResponse<Response>, ApiError> {
+pub async fn query(
+    State(keys): State<Keys>,
+    Signed { body, .. }: Signed<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
     Ok(RumaResponse(keys.query_local(body.device_keys)?))
 }

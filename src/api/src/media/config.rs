@@ -11,6 +11,9 @@ use crate::{
     extract::{Authenticated, RumaResponse},
 };
 
-pub(super) async fn config(State(media): State<Media>, _: Authenticated) -> Result<RumaResponse<v1::Response>, ApiError> {
+pub(super) async fn config(
+    State(media): State<Media>,
+    _: Authenticated,
+) -> Result<RumaResponse<v1::Response>, ApiError> {
     Ok(RumaResponse(v1::Response::new(UInt::new_saturating(media.config().upload_bytes_max))))
 }

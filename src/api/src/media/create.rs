@@ -11,7 +11,10 @@ use crate::{
     extract::{RumaResponse, User},
 };
 
-pub(super) async fn create(State(media): State<Media>, User(session): User) -> Result<RumaResponse<v1::Response>, ApiError> {
+pub(super) async fn create(
+    State(media): State<Media>,
+    User(session): User,
+) -> Result<RumaResponse<v1::Response>, ApiError> {
     let (content_uri, expires_ms) = media.create(&session.user_id).await?;
     let unused_expires_at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(expires_ms)));
     let mut response = v1::Response::new(content_uri);

@@ -15,7 +15,10 @@ use super::{
     query::{DownloadQuery, parsed, server_name},
     serve::serve,
 };
-use crate::{error::ApiError, extract::{Authenticated, PathParams}};
+use crate::{
+    error::ApiError,
+    extract::{Authenticated, PathParams},
+};
 
 type RawQuery = Result<Query<DownloadQuery>, QueryRejection>;
 
@@ -26,7 +29,7 @@ pub(super) async fn download(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    answer(&media, &*server_name(&server)?, &media_id, None, &parsed(query)?, &headers, Access::Authenticated).await
+    answer(&media, &server_name(&server)?, &media_id, None, &parsed(query)?, &headers, Access::Authenticated).await
 }
 
 pub(super) async fn download_as(
@@ -36,7 +39,8 @@ pub(super) async fn download_as(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    answer(&media, &*server_name(&server)?, &media_id, Some(filename), &parsed(query)?, &headers, Access::Authenticated).await
+    answer(&media, &server_name(&server)?, &media_id, Some(filename), &parsed(query)?, &headers, Access::Authenticated)
+        .await
 }
 
 pub(super) async fn download_openly(
@@ -45,7 +49,7 @@ pub(super) async fn download_openly(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    answer(&media, &*server_name(&server)?, &media_id, None, &parsed(query)?, &headers, Access::Legacy).await
+    answer(&media, &server_name(&server)?, &media_id, None, &parsed(query)?, &headers, Access::Legacy).await
 }
 
 pub(super) async fn download_openly_as(
@@ -54,7 +58,7 @@ pub(super) async fn download_openly_as(
     query: RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    answer(&media, &*server_name(&server)?, &media_id, Some(filename), &parsed(query)?, &headers, Access::Legacy).await
+    answer(&media, &server_name(&server)?, &media_id, Some(filename), &parsed(query)?, &headers, Access::Legacy).await
 }
 
 async fn answer(

@@ -10,7 +10,9 @@ impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::TooLarge { .. } => Self::too_large(error.to_string()),
-            UploadError::Incomplete(_) => Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, "The upload broke off"),
+            UploadError::Incomplete(_) => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, "The upload broke off")
+            }
             UploadError::UnknownId => Self::not_found("Unknown media ID"),
             UploadError::NotOwner => Self::forbidden("This media ID was created by somebody else"),
             UploadError::AlreadyUploaded => {
@@ -44,7 +46,9 @@ impl From<ThumbnailError> for ApiError {
             ThumbnailError::Media(error) => error.into(),
             ThumbnailError::Unsupported(_) => Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, error.to_string()),
             ThumbnailError::TooLarge { remote: false } => Self::too_large(error.to_string()),
-            ThumbnailError::TooLarge { remote: true } => Self::new(StatusCode::BAD_GATEWAY, ErrorCode::TooLarge, error.to_string()),
+            ThumbnailError::TooLarge { remote: true } => {
+                Self::new(StatusCode::BAD_GATEWAY, ErrorCode::TooLarge, error.to_string())
+            }
             ThumbnailError::TimedOut => Self::unavailable(error.to_string()),
         }
     }
@@ -58,10 +62,16 @@ fn remote(error: &FetchMediaError) -> ApiError {
         FetchMediaError::NotYetUploaded => {
             ApiError::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::NotYetUploaded, "Media has not been uploaded yet")
         }
-        FetchMediaError::TimedOut(_) => ApiError::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unknown, error.to_string()),
+        FetchMediaError::TimedOut(_) => {
+            ApiError::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unknown, error.to_string())
+        }
         FetchMediaError::Unreachable { server, cause } => {
             tracing::info!(%server, cause, "media of another server could not be fetched");
-            ApiError::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, format!("The media could not be fetched from {server}"))
+            ApiError::new(
+                StatusCode::BAD_GATEWAY,
+                ErrorCode::Unknown,
+                format!("The media could not be fetched from {server}"),
+            )
         }
         FetchMediaError::Internal(cause) => ApiError::internal(cause),
     }

@@ -28,7 +28,13 @@ impl DownloadQuery {
     }
 
     /// The file that is asked for.
-    pub(crate) async fn file(&self, media: &Media, server: &ServerName, media_id: &str, access: Access) -> Result<StoredFile, GetMediaError> {
+    pub(crate) async fn file(
+        &self,
+        media: &Media,
+        server: &ServerName,
+        media_id: &str,
+        access: Access,
+    ) -> Result<StoredFile, GetMediaError> {
         if self.allow_remote.unwrap_or(true) {
             media.get_file(server, media_id, access, self.wait()).await
         } else {

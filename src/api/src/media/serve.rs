@@ -56,7 +56,11 @@ pub(crate) fn content_type(file: &StoredFile) -> &str {
 /// The `Content-Disposition` a file is served with: inline for harmless types only.
 pub(crate) fn disposition(file: &StoredFile) -> String {
     let essence = content_type(file).split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let kind = if INLINE_TYPES.contains(&essence.as_str()) { ContentDispositionType::Inline } else { ContentDispositionType::Attachment };
+    let kind = if INLINE_TYPES.contains(&essence.as_str()) {
+        ContentDispositionType::Inline
+    } else {
+        ContentDispositionType::Attachment
+    };
     ContentDisposition::new(kind).with_filename(file.filename.clone()).to_string()
 }
 
@@ -75,7 +79,11 @@ pub(crate) async fn serve(file: &StoredFile, request: &HeaderMap, access: Access
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("cross-origin"));
-    if request.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).is_some_and(|known| known.contains(&etag)) {
+    if request
+        .get(header::IF_NONE_MATCH)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|known| known.contains(&etag))
+    {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     headers.insert(header::CONTENT_TYPE, header_value(content_type(file))?);
@@ -102,7 +110,9 @@ pub(crate) async fn serve(file: &StoredFile, request: &HeaderMap, access: Access
 
 /// Opens a stored file. That it is missing is this server's fault, not the client's.
 pub(crate) async fn open(file: &StoredFile) -> Result<tokio::fs::File, ApiError> {
-    tokio::fs::File::open(&file.path).await.map_err(|error| ApiError::internal(format!("media file {}: {error}", file.path.display())))
+    tokio::fs::File::open(&file.path)
+        .await
+        .map_err(|error| ApiError::internal(format!("media file {}: {error}", file.path.display())))
 }
 
 /// A name for what is served: thumbnails of one file differ from it and from each other, so their own name is part of it.
@@ -123,7 +133,10 @@ fn sha256_text(file: &StoredFile) -> String {
 enum RequestedRange {
     Whole,
     /// Both ends included.
-    Part { start: u64, end: u64 },
+    Part {
+        start: u64,
+        end: u64,
+    },
     Unsatisfiable,
 }
 
@@ -133,7 +146,9 @@ fn requested_range(request: &HeaderMap, etag: &str, size_bytes: u64) -> Requeste
     if text(header::IF_RANGE).is_some_and(|condition| condition != etag) {
         return RequestedRange::Whole;
     }
-    let Some((first, last)) = text(header::RANGE).and_then(|range| range.trim().strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
+    let Some((first, last)) = text(header::RANGE)
+        .and_then(|range| range.trim().strip_prefix("bytes="))
+        .and_then(|range| range.split_once('-'))
     else {
         return RequestedRange::Whole;
     };
@@ -204,7 +219,10 @@ mod tests {
 
     #[test]
     fn file_names_are_quoted_or_encoded() {
-        assert_eq!(disposition(&file("image/png", Some("name;with;semicolons"))), "inline; filename=\"name;with;semicolons\"");
+        assert_eq!(
+            disposition(&file("image/png", Some("name;with;semicolons"))),
+            "inline; filename=\"name;with;semicolons\""
+        );
         assert_eq!(disposition(&file("image/png", Some("\u{1f414}"))), "inline; filename*=utf-8''%F0%9F%90%94");
         let injected = disposition(&file("image/png", Some("a\r\nSet-Cookie: x")));
         assert!(!injected.contains('\n') && !injected.contains('\r'), "{injected}");

@@ -47,7 +47,9 @@ impl Setup {
 
     /// Uploads, and answers with `server/media id`.
     async fn upload(&self, query: &str, content_type: &str, body: impl Into<axum::body::Body>) -> String {
-        let answer = ask(&self.router, &self.alice, "POST", &format!("/upload{query}"), &[("content-type", content_type)], body).await;
+        let answer =
+            ask(&self.router, &self.alice, "POST", &format!("/upload{query}"), &[("content-type", content_type)], body)
+                .await;
         assert_eq!(answer.status, 200);
         answer.json()["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned()
     }
@@ -102,7 +104,9 @@ async fn part_of_a_file_can_be_asked_for() {
 #[tokio::test]
 async fn requests_without_token_are_refused_before_the_path_is_looked_at() {
     let setup = setup().await;
-    for (method, uri) in [("GET", "/download/mxc:%2F%2Fa.example/x"), ("POST", "/upload"), ("POST", "/create"), ("GET", "/config")] {
+    for (method, uri) in
+        [("GET", "/download/mxc:%2F%2Fa.example/x"), ("POST", "/upload"), ("POST", "/create"), ("GET", "/config")]
+    {
         let answer = ask(&setup.router, "", method, uri, &[], "").await;
         assert_eq!(answer.refusal(), (401, "M_MISSING_TOKEN".to_owned()), "{method} {uri}");
     }
@@ -125,7 +129,8 @@ async fn upload_over_the_limit_is_refused_announced_or_not() {
     let announced = ask(&setup.router, &setup.alice, "POST", "/upload", &[("content-length", "5")], "12345").await;
     assert_eq!(announced.refusal(), (413, "M_TOO_LARGE".to_owned()));
     let chunks = futures_util::stream::iter([Ok::<_, std::io::Error>("123"), Ok("45")]);
-    let streamed = ask(&setup.router, &setup.alice, "POST", "/upload", &[], axum::body::Body::from_stream(chunks)).await;
+    let streamed =
+        ask(&setup.router, &setup.alice, "POST", "/upload", &[], axum::body::Body::from_stream(chunks)).await;
     assert_eq!(streamed.refusal(), (413, "M_TOO_LARGE".to_owned()));
     assert_eq!(setup.get("/config").await.json(), serde_json::json!({ "m.upload.size": 4 }));
 }
@@ -160,7 +165,8 @@ async fn old_endpoints_show_new_media_only_if_the_operator_wants_it() {
     let answer = ask(&frozen.router, "", "GET", &format!("/old_thumbnail/{id}?width=1&height=1"), &[], "").await;
     assert_eq!(answer.refusal(), (404, "M_NOT_FOUND".to_owned()));
 
-    let open = setup_with(TestState::with_media(MediaConfig { legacy_unauthenticated: true, ..MediaConfig::default() })).await;
+    let open =
+        setup_with(TestState::with_media(MediaConfig { legacy_unauthenticated: true, ..MediaConfig::default() })).await;
     let id = open.upload("", "text/plain", "public").await;
     let answer = ask(&open.router, "", "GET", &format!("/old/{id}"), &[], "").await;
     assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, &b"public"[..]));
@@ -174,11 +180,20 @@ async fn thumbnails_are_images_and_only_of_images() {
     let answer = setup.get(&format!("/thumbnail/{id}?width=32&height=32&method=scale")).await;
     assert_eq!((answer.status.as_u16(), answer.header("content-type")), (200, "image/png"));
     assert_eq!(answer.header("content-disposition"), "inline; filename=thumbnail.png");
-    for query in ["width=32", "width=0&height=1", "width=-1&height=1", "width=1&height=1&method=squeeze", "width=a&height=1"] {
-        assert_eq!(setup.get(&format!("/thumbnail/{id}?{query}")).await.refusal(), (400, "M_INVALID_PARAM".to_owned()), "{query}");
+    for query in
+        ["width=32", "width=0&height=1", "width=-1&height=1", "width=1&height=1&method=squeeze", "width=a&height=1"]
+    {
+        assert_eq!(
+            setup.get(&format!("/thumbnail/{id}?{query}")).await.refusal(),
+            (400, "M_INVALID_PARAM".to_owned()),
+            "{query}"
+        );
     }
     let text = setup.upload("", "image/png", "no image").await;
-    assert_eq!(setup.get(&format!("/thumbnail/{text}?width=32&height=32")).await.refusal(), (400, "M_UNKNOWN".to_owned()));
+    assert_eq!(
+        setup.get(&format!("/thumbnail/{text}?width=32&height=32")).await.refusal(),
+        (400, "M_UNKNOWN".to_owned())
+    );
 }
 
 #[tokio::test]
@@ -190,7 +205,8 @@ async fn answer_to_another_server_holds_the_file_in_its_second_part() {
     let setup = setup().await;
     let id = setup.upload("?filename=%F0%9F%90%94", "img/png", "bytes\r\n--").await;
     let media_id = id.strip_prefix("a.example/").unwrap();
-    let file = setup.state.media.get_own_file(media_id, Access::Authenticated, std::time::Duration::ZERO).await.unwrap();
+    let file =
+        setup.state.media.get_own_file(media_id, Access::Authenticated, std::time::Duration::ZERO).await.unwrap();
     let response = answer_in_parts(&file).await.into_response();
     let boundary = multipart::boundary(response.headers()["content-type"].to_str().unwrap()).unwrap();
     let length: usize = response.headers()["content-length"].to_str().unwrap().parse().unwrap();

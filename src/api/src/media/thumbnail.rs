@@ -14,7 +14,10 @@ use super::{
     query::{DownloadQuery, ThumbnailQuery, parsed, server_name},
     serve::serve,
 };
-use crate::{error::ApiError, extract::{Authenticated, PathParams}};
+use crate::{
+    error::ApiError,
+    extract::{Authenticated, PathParams},
+};
 
 type Size = Result<Query<ThumbnailQuery>, QueryRejection>;
 type Options = Result<Query<DownloadQuery>, QueryRejection>;

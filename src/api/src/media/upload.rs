@@ -32,7 +32,10 @@ pub(super) async fn upload(
 /// Refuses what announces itself as too large before it is read.
 pub(super) fn check_length(headers: &HeaderMap, media: &Media) -> Result<(), ApiError> {
     let bytes_max = media.config().upload_bytes_max;
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|value| value.parse::<u64>().ok());
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<u64>().ok());
     match length {
         Some(length) if length > bytes_max => {
             Err(ApiError::too_large(format!("the file is larger than the {bytes_max} bytes this server takes")))

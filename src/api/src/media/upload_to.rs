@@ -30,6 +30,6 @@ pub(super) async fn upload_to(
 ) -> Result<Json<Value>, ApiError> {
     check_length(&headers, &media)?;
     let info = parsed(query)?.info(&headers);
-    media.upload_to(&session.user_id, &*server_name(&server)?, &media_id, info, body.into_data_stream()).await?;
+    media.upload_to(&session.user_id, &server_name(&server)?, &media_id, info, body.into_data_stream()).await?;
     Ok(Json(json!({})))
 }

@@ -161,7 +161,10 @@ impl TreeBatch {
     }
 
     /// The root of a state with these entries. Of entries with the same key the last counts.
-    pub fn build(&mut self, entries: impl IntoIterator<Item = (StateKeyNid, EventNid)>) -> Result<StateRoot, StoreError> {
+    pub fn build(
+        &mut self,
+        entries: impl IntoIterator<Item = (StateKeyNid, EventNid)>,
+    ) -> Result<StateRoot, StoreError> {
         self.update(EMPTY, entries.into_iter().map(|(key, event)| (key, Some(event))))
     }
 

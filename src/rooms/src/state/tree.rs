@@ -93,7 +93,8 @@ impl Node {
                 let mut bytes = Vec::with_capacity(11 + 16 * 16);
                 bytes.push(BRANCH);
                 bytes.extend_from_slice(&branch.count.to_be_bytes());
-                let bitmap = branch.children.iter().rev().fold(0u16, |bitmap, child| bitmap << 1 | u16::from(child.is_some()));
+                let bitmap =
+                    branch.children.iter().rev().fold(0u16, |bitmap, child| bitmap << 1 | u16::from(child.is_some()));
                 bytes.extend_from_slice(&bitmap.to_be_bytes());
                 branch.children.iter().flatten().for_each(|child| bytes.extend_from_slice(child));
                 bytes
@@ -289,7 +290,13 @@ impl<S: NodeSource> Editor<'_, S> {
         Subtree::Many(self.keep(Node::Branch(Box::new(Branch { count: entries.len() as u64, children })), None))
     }
 
-    fn edit_branch(&mut self, hash: StateRoot, branch: &Branch, depth: u32, changes: &[Change]) -> Result<Edited, StoreError> {
+    fn edit_branch(
+        &mut self,
+        hash: StateRoot,
+        branch: &Branch,
+        depth: u32,
+        changes: &[Change],
+    ) -> Result<Edited, StoreError> {
         check_depth(depth)?;
         let mut edited: [Option<Subtree>; 16] = Default::default();
         let mut grown = 0;

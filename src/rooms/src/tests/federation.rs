@@ -2,10 +2,13 @@ use chappe_store::{Direction, Order, tables::events::EventStatus};
 use ruma::{RoomVersionId, events::StateEventType};
 use serde_json::{Value, json};
 
-use super::network::{Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user};
+use super::network::{
+    Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user,
+};
 use crate::{EventDraft, RoomError, create::Preset, membership::MemberProfile, send::integer, staging::Staging};
 
-const VERSIONS: [RoomVersionId; 5] = [RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
+const VERSIONS: [RoomVersionId; 5] =
+    [RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
 
 #[tokio::test]
 async fn join_over_federation_gives_both_servers_the_same_state() {
@@ -126,7 +129,8 @@ async fn cut_link_ends_in_the_same_state_on_both_sides() {
         let room_id = public_room(&one, &alice, version.clone()).await;
         two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
         network.deliver().await;
-        let mut levels = EventDraft::state("m.room.power_levels", "", content(json!({ "users": { bob.as_str(): 50 } })));
+        let mut levels =
+            EventDraft::state("m.room.power_levels", "", content(json!({ "users": { bob.as_str(): 50 } })));
         if version != RoomVersionId::V12 {
             levels.content = content(json!({ "users": { alice.as_str(): 100, bob.as_str(): 50 } }));
         }
@@ -232,7 +236,8 @@ async fn history_from_before_the_join_is_backfilled_in_order() {
     assert_eq!(bodies, (0..30).rev().map(|n| n.to_string()).collect::<Vec<_>>());
     assert!(page.last().is_some_and(|(_, event)| event.pdu.kind.to_string() == "m.room.create"));
     // What came before the join is not news.
-    let (timeline, _) = two.get_timeline(room.nid, Default::default(), two.store().durable_position(), 100).expect("timeline");
+    let (timeline, _) =
+        two.get_timeline(room.nid, Default::default(), two.store().durable_position(), 100).expect("timeline");
     assert_eq!(timeline.len(), 1);
     assert!(two.is_visible_to_user(&page[5].1, &bob).expect("judge"));
 }
@@ -266,7 +271,9 @@ async fn knock_over_federation_can_be_answered_with_an_invite() {
     let room_id = one.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
     let rule = EventDraft::state("m.room.join_rules", "", content(json!({ "join_rule": "knock" })));
     one.send(&alice, &room_id, rule).await.expect("send");
-    two.knock(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), Some("let me in".to_owned())).await.expect("knock");
+    two.knock(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), Some("let me in".to_owned()))
+        .await
+        .expect("knock");
     assert_eq!(membership(&one, &room_id, &bob), "knock");
     assert_eq!(membership(&two, &room_id, &bob), "knock");
     one.invite(&alice, &room_id, &bob, None).await.expect("invite");
@@ -286,4 +293,27 @@ async fn history_is_given_only_to_servers_in_the_room() {
     assert!(one.get_backfill(stranger, &room_id, std::slice::from_ref(&event_id), 10).is_err());
     assert!(one.get_state_ids_for_server(stranger, &room_id, &event_id).is_err());
     assert!(one.get_event_auth(stranger, &room_id, &event_id).is_err());
+}
+
+#[tokio::test]
+async fn invite_taken_back_is_gone_on_the_invited_server_too() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let mut request = room_request(RoomVersionId::V11, Preset::PrivateChat);
+    request.invite = vec![bob.clone()];
+    let room_id = one.create_room(&alice, request).await.expect("room");
+    assert_eq!(membership(&two, &room_id, &bob), "invite");
+    one.kick(&alice, &room_id, &bob, None).await.expect("take back");
+    network.deliver().await;
+    assert_eq!(membership(&two, &room_id, &bob), "leave");
+}
+
+#[tokio::test]
+async fn creator_of_a_version_12_room_cannot_be_given_a_level() {
+    let server = Network::new().add("one.example");
+    let alice = user(&server, "alice");
+    let room_id = public_room(&server, &alice, RoomVersionId::V12).await;
+    let levels = EventDraft::state("m.room.power_levels", "", content(json!({ "users": { alice.as_str(): 100 } })));
+    assert!(matches!(server.send(&alice, &room_id, levels).await, Err(RoomError::Invalid(_))));
 }

@@ -2,21 +2,30 @@ use chappe_store::Position;
 use ruma::{DeviceId, RoomVersionId, TransactionId, events::StateEventType};
 use serde_json::{Value, json};
 
-use super::network::{Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user};
-use crate::{EventDraft, RoomError, client_event::Viewer, create::Preset, membership::MemberProfile, send::transaction};
+use super::network::{
+    Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user,
+};
+use crate::{
+    EventDraft, RoomError, client_event::Viewer, create::Preset, membership::MemberProfile, send::transaction,
+};
 
 #[tokio::test]
 async fn every_supported_version_has_rooms_with_the_state_of_their_preset() {
     let server = Network::new().add("one.example");
     let alice = user(&server, "alice");
     for version in chappe_protocol::room_version::SUPPORTED {
-        let room_id = server.create_room(&alice, room_request(version.clone(), Preset::PrivateChat)).await.expect("room");
+        let room_id =
+            server.create_room(&alice, room_request(version.clone(), Preset::PrivateChat)).await.expect("room");
         let room = server.require_room(&room_id).expect("room");
         assert_eq!(room.version, *version);
-        let rule: Value = server.get_state_content(room.nid, &StateEventType::RoomJoinRules, "").expect("read").expect("join rules");
+        let rule: Value =
+            server.get_state_content(room.nid, &StateEventType::RoomJoinRules, "").expect("read").expect("join rules");
         assert_eq!(rule, json!({ "join_rule": "invite" }), "{version}");
         assert!(server.is_joined(room.nid, &alice).expect("read"), "{version}");
-        assert!(server.get_power_levels(&room).expect("read").expect("levels").can_ban(&alice, &user(&server, "bob")), "{version}");
+        assert!(
+            server.get_power_levels(&room).expect("read").expect("levels").can_ban(&alice, &user(&server, "bob")),
+            "{version}"
+        );
         server.send(&alice, &room_id, text("hello")).await.expect("send");
         assert_eq!(bodies(&server, &room_id), ["hello"]);
     }
@@ -86,7 +95,8 @@ async fn redaction_removes_content_from_the_event_and_from_storage() {
         server.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
         let secret = server.send(&alice, &room_id, text("secret")).await.expect("send").event_id;
         assert!(matches!(server.redact(&bob, &room_id, &secret, None, None).await, Err(RoomError::Forbidden(_))));
-        let redaction = server.redact(&alice, &room_id, &secret, Some("oops".to_owned()), None).await.expect("redact").event_id;
+        let redaction =
+            server.redact(&alice, &room_id, &secret, Some("oops".to_owned()), None).await.expect("redact").event_id;
         let event = server.get_event(&secret).expect("read").expect("event");
         assert_eq!(event.pdu.get_content::<Value>().expect("content"), json!({}));
         assert!(!event.pdu.json().contains("secret"));
@@ -106,7 +116,8 @@ async fn transaction_id_is_shown_to_its_own_device_only() {
     let event = server.get_event(&sent.event_id).expect("read").expect("event");
     let shown_to = |device: &'static str| {
         let device: &DeviceId = device.into();
-        let raw = server.to_client(&event, Some(Viewer { user: &alice, device: Some(device) }), true).expect("client form");
+        let raw =
+            server.to_client(&event, Some(Viewer { user: &alice, device: Some(device) }), true).expect("client form");
         serde_json::from_str::<Value>(raw.get()).expect("json")["unsigned"].get("transaction_id").cloned()
     };
     assert_eq!(shown_to("PHONE"), Some(json!("t1")));
@@ -124,7 +135,9 @@ async fn history_visibility_joined_hides_what_came_before_the_join() {
     let before = server.send(&alice, &room_id, text("before")).await.expect("send").event_id;
     server.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
     let after = server.send(&alice, &room_id, text("after")).await.expect("send").event_id;
-    let sees = |id: &ruma::EventId| server.is_visible_to_user(&server.get_event(id).expect("read").expect("event"), &bob).expect("judge");
+    let sees = |id: &ruma::EventId| {
+        server.is_visible_to_user(&server.get_event(id).expect("read").expect("event"), &bob).expect("judge")
+    };
     assert!(sees(&shared) && !sees(&before) && sees(&after));
     server.leave(&bob, &room_id, None).await.expect("leave");
     let gone = server.send(&alice, &room_id, text("gone")).await.expect("send").event_id;
@@ -171,11 +184,15 @@ async fn restricted_room_lets_in_members_of_the_other_room_only() {
     let server = Network::new().add("one.example");
     let (alice, bob, carol) = (user(&server, "alice"), user(&server, "bob"), user(&server, "carol"));
     let club = public_room(&server, &alice, RoomVersionId::V11).await;
-    let room_id = server.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
+    let room_id =
+        server.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
     let rule = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": club }] });
     server.send(&alice, &room_id, EventDraft::state("m.room.join_rules", "", content(rule))).await.expect("send");
     server.join(&bob, &club, &[], &MemberProfile::default(), None).await.expect("join");
     server.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("restricted join");
     assert_eq!(membership(&server, &room_id, &bob), "join");
-    assert!(matches!(server.join(&carol, &room_id, &[], &MemberProfile::default(), None).await, Err(RoomError::Forbidden(_))));
+    assert!(matches!(
+        server.join(&carol, &room_id, &[], &MemberProfile::default(), None).await,
+        Err(RoomError::Forbidden(_))
+    ));
 }

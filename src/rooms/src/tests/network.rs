@@ -15,8 +15,8 @@ use chappe_store::{
 };
 use parking_lot::Mutex;
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId,
-    ServerName, UserId, events::StateEventType, room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
+    RoomId, RoomVersionId, ServerName, UserId, events::StateEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
@@ -56,7 +56,15 @@ impl Network {
         self.keys.lock().extend(signer.public_keys());
         let link = Link { network: Arc::downgrade(self), own_name: name.clone() };
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-        let rooms = Rooms::new(Store::in_memory(), signer, clock, Arc::new(link), Arc::new(OpenGate), Arc::new(NoProfiles), RoomsConfig::default());
+        let rooms = Rooms::new(
+            Store::in_memory(),
+            signer,
+            clock,
+            Arc::new(link),
+            Arc::new(OpenGate),
+            Arc::new(NoProfiles),
+            RoomsConfig::default(),
+        );
         self.servers.lock().insert(name, rooms.clone());
         rooms
     }
@@ -76,7 +84,8 @@ impl Network {
             let servers: Vec<Rooms> = self.servers.lock().values().cloned().collect();
             let mut delivered = 0;
             for from in &servers {
-                let queued: Vec<_> = from.store().scan(&OUTGOING, &(), Direction::Forward).collect::<Result<_, _>>().expect("queue");
+                let queued: Vec<_> =
+                    from.store().scan(&OUTGOING, &(), Direction::Forward).collect::<Result<_, _>>().expect("queue");
                 for (key, item) in queued {
                     let Some(to) = self.reach(&key.0) else { continue };
                     if let OutgoingItem::Pdu(nid) = item {
@@ -118,7 +127,12 @@ impl Link {
 }
 
 fn refused(server: &ServerName, error: RoomError) -> RemoteError {
-    RemoteError::Refused { server: server.to_owned(), status: 403, errcode: Some("M_FORBIDDEN".to_owned()), message: error.to_string() }
+    RemoteError::Refused {
+        server: server.to_owned(),
+        status: 403,
+        errcode: Some("M_FORBIDDEN".to_owned()),
+        message: error.to_string(),
+    }
 }
 
 macro_rules! asks {
@@ -139,7 +153,12 @@ impl Remote for Link {
         asks!(self, server, "event", |other| other.get_event_for_server(&self.own_name, event_id))
     }
 
-    fn fetch_missing_events<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, gap: MissingEvents) -> RemoteResult<'a, RawEvents> {
+    fn fetch_missing_events<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        gap: MissingEvents,
+    ) -> RemoteResult<'a, RawEvents> {
         asks!(self, server, "get_missing_events", |other| other.get_missing_events(
             &self.own_name,
             room_id,
@@ -159,38 +178,93 @@ impl Remote for Link {
         asks!(self, server, "state_ids", |other| other.get_state_ids_for_server(&self.own_name, room_id, event_id))
     }
 
-    fn fetch_state<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId) -> RemoteResult<'a, (RawEvents, RawEvents)> {
+    fn fetch_state<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
         asks!(self, server, "state", |other| other.get_state_for_server(&self.own_name, room_id, event_id))
     }
 
-    fn fetch_event_auth<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId) -> RemoteResult<'a, RawEvents> {
+    fn fetch_event_auth<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+    ) -> RemoteResult<'a, RawEvents> {
         asks!(self, server, "event_auth", |other| other.get_event_auth(&self.own_name, room_id, event_id))
     }
 
-    fn fetch_backfill<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, from: Vec<OwnedEventId>, limit: u32) -> RemoteResult<'a, RawEvents> {
+    fn fetch_backfill<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        from: Vec<OwnedEventId>,
+        limit: u32,
+    ) -> RemoteResult<'a, RawEvents> {
         asks!(self, server, "backfill", |other| other.get_backfill(&self.own_name, room_id, &from, limit))
     }
 
-    fn make_join<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId, versions: Vec<RoomVersionId>) -> RemoteResult<'a, Template> {
-        asks!(self, server, "make_join", |other| other.make_membership(&self.own_name, room_id, user, Wanted::Join, Some(&versions)).await.map(template))
+    fn make_join<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+        versions: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template> {
+        asks!(self, server, "make_join", |other| other
+            .make_membership(&self.own_name, room_id, user, Wanted::Join, Some(&versions))
+            .await
+            .map(template))
     }
 
-    fn send_join<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId, event: Box<RawJsonValue>) -> RemoteResult<'a, JoinAnswer> {
-        asks!(self, server, "send_join", |other| other.receive_join(&self.own_name, room_id, event_id, &event).await.map(
-            |Admission { event, state, auth_chain, .. }| JoinAnswer { event: Some(event), state, auth_chain }
-        ))
+    fn send_join<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+        event: Box<RawJsonValue>,
+    ) -> RemoteResult<'a, JoinAnswer> {
+        asks!(self, server, "send_join", |other| other
+            .receive_join(&self.own_name, room_id, event_id, &event)
+            .await
+            .map(|Admission { event, state, auth_chain, .. }| JoinAnswer { event: Some(event), state, auth_chain }))
     }
 
-    fn make_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId) -> RemoteResult<'a, Template> {
-        asks!(self, server, "make_leave", |other| other.make_membership(&self.own_name, room_id, user, Wanted::Leave, None).await.map(template))
+    fn make_leave<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+    ) -> RemoteResult<'a, Template> {
+        asks!(self, server, "make_leave", |other| other
+            .make_membership(&self.own_name, room_id, user, Wanted::Leave, None)
+            .await
+            .map(template))
     }
 
-    fn send_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, event_id: &'a EventId, event: Box<RawJsonValue>) -> RemoteResult<'a, ()> {
+    fn send_leave<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event_id: &'a EventId,
+        event: Box<RawJsonValue>,
+    ) -> RemoteResult<'a, ()> {
         asks!(self, server, "send_leave", |other| other.receive_leave(&self.own_name, room_id, event_id, &event).await)
     }
 
-    fn make_knock<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId, versions: Vec<RoomVersionId>) -> RemoteResult<'a, Template> {
-        asks!(self, server, "make_knock", |other| other.make_membership(&self.own_name, room_id, user, Wanted::Knock, Some(&versions)).await.map(template))
+    fn make_knock<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+        versions: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template> {
+        asks!(self, server, "make_knock", |other| other
+            .make_membership(&self.own_name, room_id, user, Wanted::Knock, Some(&versions))
+            .await
+            .map(template))
     }
 
     fn send_knock<'a>(
@@ -212,7 +286,9 @@ impl Remote for Link {
         event: Box<RawJsonValue>,
         invite_room_state: Vec<Value>,
     ) -> RemoteResult<'a, Box<RawJsonValue>> {
-        asks!(self, server, "invite", |other| other.receive_invite(&self.own_name, room_id, event_id, version, &event, invite_room_state).await)
+        asks!(self, server, "invite", |other| other
+            .receive_invite(&self.own_name, room_id, event_id, version, &event, invite_room_state)
+            .await)
     }
 
     fn fetch_keys_for_event<'a>(
@@ -221,7 +297,9 @@ impl Remote for Link {
         _: &'a RoomVersionRules,
         _: MilliSecondsSinceUnixEpoch,
     ) -> RemoteResult<'a, PublicKeys> {
-        Box::pin(async move { Ok(self.network.upgrade().map(|network| network.keys.lock().clone()).unwrap_or_default()) })
+        Box::pin(
+            async move { Ok(self.network.upgrade().map(|network| network.keys.lock().clone()).unwrap_or_default()) },
+        )
     }
 }
 
@@ -278,7 +356,9 @@ pub(super) fn state_of(rooms: &Rooms, room_id: &RoomId) -> BTreeMap<(String, Str
 /// The bodies of the messages in the timeline, in the order they came.
 pub(super) fn bodies(rooms: &Rooms, room_id: &RoomId) -> Vec<String> {
     let room = rooms.require_room(room_id).expect("room");
-    let (events, _) = rooms.get_timeline(room.nid, Default::default(), chappe_store::Position(u64::MAX >> 2), 1000).expect("timeline");
+    let (events, _) = rooms
+        .get_timeline(room.nid, Default::default(), chappe_store::Position(u64::MAX >> 2), 1000)
+        .expect("timeline");
     let body = |content: Value| content.get("body").and_then(Value::as_str).map(str::to_owned);
     events.into_iter().filter_map(|(_, event)| event.pdu.get_content().ok().and_then(body)).collect()
 }

@@ -4,7 +4,9 @@ use crate::config::{Loaded, Origin};
 
 pub fn run(loaded: &Loaded) {
     match &loaded.origin {
-        Origin::File(path) => println!("# {}: valid. With the defaults and the environment it comes to:", path.display()),
+        Origin::File(path) => {
+            println!("# {}: valid. With the defaults and the environment it comes to:", path.display())
+        }
         Origin::EnvironmentOnly => println!("# No file; from the environment and the defaults:"),
         Origin::Trial => println!("# Nothing is configured; the embedded trial configuration is:"),
     }

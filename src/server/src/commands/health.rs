@@ -47,7 +47,9 @@ pub fn run(config: Option<&Path>, url: Option<&str>) -> CommandResult {
 
 fn default_url(config: &config::Config) -> Result<String, HealthError> {
     match config.listen.client.first() {
-        Some(ListenAddress::Tcp(address)) if address.ip().is_unspecified() => Ok(format!("http://127.0.0.1:{}", address.port())),
+        Some(ListenAddress::Tcp(address)) if address.ip().is_unspecified() => {
+            Ok(format!("http://127.0.0.1:{}", address.port()))
+        }
         Some(ListenAddress::Tcp(address)) => Ok(format!("http://{address}")),
         Some(unix @ ListenAddress::Unix(_)) => Ok(unix.to_string()),
         None => Err(HealthError::NoAddress),

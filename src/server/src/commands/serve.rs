@@ -82,7 +82,9 @@ fn announce(loaded: &Loaded, listeners: &[BoundListener]) {
     }
     let serves_federation = config.federation.enabled && !config.listen.federation.is_empty();
     if serves_federation && !listeners.iter().any(BoundListener::speaks_tls) {
-        tracing::warn!("no tls.certificate: the federation listeners speak plain HTTP, and need a proxy that speaks TLS in front");
+        tracing::warn!(
+            "no tls.certificate: the federation listeners speak plain HTTP, and need a proxy that speaks TLS in front"
+        );
     }
     if loaded.origin == Origin::Trial {
         let client = listeners.iter().map(BoundListener::address).find_map(|address| match address {

@@ -8,7 +8,11 @@ const EXAMPLE: &str = include_str!("../../../../conduit.toml.example");
 fn example_with_all_options() -> String {
     let option = |line: &str| {
         let Some(rest) = line.strip_prefix('#') else { return line.to_owned() };
-        if rest.starts_with(|c: char| c.is_ascii_lowercase()) && rest.contains(" = ") { rest.to_owned() } else { line.to_owned() }
+        if rest.starts_with(|c: char| c.is_ascii_lowercase()) && rest.contains(" = ") {
+            rest.to_owned()
+        } else {
+            line.to_owned()
+        }
     };
     EXAMPLE.lines().map(option).collect::<Vec<_>>().join("\n")
 }

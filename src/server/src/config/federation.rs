@@ -41,7 +41,11 @@ impl FederationSection {
             for pattern in patterns {
                 let allowed_character = |c: char| c.is_ascii_alphanumeric() || "-.:[]*?".contains(c);
                 if pattern.is_empty() || !pattern.chars().all(allowed_character) {
-                    refusals.add(key, format!("\"{pattern}\""), "a server name, in which * stands for anything and ? for one character");
+                    refusals.add(
+                        key,
+                        format!("\"{pattern}\""),
+                        "a server name, in which * stands for anything and ? for one character",
+                    );
                 }
             }
         }

@@ -43,7 +43,11 @@ impl Default for ListenSection {
 impl ListenSection {
     pub(super) fn check(&self, refusals: &mut Refusals) {
         if self.client.is_empty() && self.federation.is_empty() {
-            refusals.add("listen.client", "no address, and none in listen.federation", "at least one address in one of them");
+            refusals.add(
+                "listen.client",
+                "no address, and none in listen.federation",
+                "at least one address in one of them",
+            );
         }
         if self.max_connections == 0 {
             refusals.add("listen.max_connections", "0", "a number of connections from 1");
@@ -84,7 +88,10 @@ impl fmt::Display for ListenAddress {
 
 impl<'de> Deserialize<'de> for ListenAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        values::from_text(deserializer, "an address and port such as 127.0.0.1:8008 or [::]:8448, or unix:/path/of/socket")
+        values::from_text(
+            deserializer,
+            "an address and port such as 127.0.0.1:8008 or [::]:8448, or unix:/path/of/socket",
+        )
     }
 }
 

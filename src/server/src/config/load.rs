@@ -42,8 +42,7 @@ impl Surroundings {
     /// The process's environment and the usual places.
     pub fn of_this_process() -> Self {
         let text = |value: std::ffi::OsString| value.into_string().ok();
-        let variables =
-            std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect();
         let search = vec![PathBuf::from("./conduit.toml"), PathBuf::from("/etc/chappe/conduit.toml")];
         Self { variables, search }
     }
@@ -73,7 +72,8 @@ pub fn load_from(explicit: Option<&Path>, surroundings: &Surroundings) -> Result
     // A limit of which only one number is set keeps the default of the other.
     let mut figment = Figment::from(Serialized::default("rate_limits", RateLimitsSection::default()));
     if let Some(path) = &path {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.clone(), error })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable { path: path.clone(), error })?;
         if let Err(error) = text.parse::<toml::Table>() {
             return Err(ConfigError::Syntax { path: path.clone(), message: error.to_string() });
         }
@@ -81,13 +81,15 @@ pub fn load_from(explicit: Option<&Path>, surroundings: &Surroundings) -> Result
     }
     figment = figment.merge(environment);
 
-    let mut config: Config =
-        figment.extract().map_err(|error| ConfigError::BadValues(problems(&figment, error)))?;
+    let mut config: Config = figment.extract().map_err(|error| ConfigError::BadValues(problems(&figment, error)))?;
     let mut refused = config.check();
     refused.extend(config.registration.read_secret_files());
     if !refused.is_empty() {
-        let located = refused.into_iter().map(|(key, found, allowed)| {
-            Problem { place: place_of(&figment, &key), key, found, allowed }
+        let located = refused.into_iter().map(|(key, found, allowed)| Problem {
+            place: place_of(&figment, &key),
+            key,
+            found,
+            allowed,
         });
         return Err(ConfigError::BadValues(located.collect()));
     }
@@ -141,7 +143,8 @@ mod tests {
 
     #[test]
     fn environment_wins_over_the_file() {
-        let text = "server_name = \"a.example\"\n[rooms]\ndefault_encryption = \"off\"\n[media]\nmax_upload_bytes = 1000";
+        let text =
+            "server_name = \"a.example\"\n[rooms]\ndefault_encryption = \"off\"\n[media]\nmax_upload_bytes = 1000";
         let variables = [
             ("CHAPPE_SERVER_NAME", "b.example"),
             ("CHAPPE_ROOMS__DEFAULT_ENCRYPTION", "all"),
@@ -246,10 +249,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let secret = dir.path().join("secret");
         std::fs::write(&secret, "very-secret\n").expect("writing the secret");
-        let text = format!(
-            "server_name = \"a.example\"\n[registration]\nshared_secret_file = {:?}\ntoken = \"hush\"",
-            secret
-        );
+        let text =
+            format!("server_name = \"a.example\"\n[registration]\nshared_secret_file = {:?}\ntoken = \"hush\"", secret);
         let config = load_text(&text, &[]).expect("valid").config;
         assert_eq!(config.registration.shared_secret.as_ref().expect("read").expose(), "very-secret");
         let shown = format!("{config:?}{}", serde_json::to_string(&config).expect("serializes"));

@@ -37,15 +37,24 @@ impl RegistrationSection {
     pub(super) fn check(&self, refusals: &mut Refusals) {
         let has_token = self.token.is_some() || self.token_file.is_some();
         if self.mode == RegistrationMode::Token && !has_token {
-            refusals.add("registration.token", "nothing", "a text, or registration.token_file, as registration.mode is \"token\"");
+            refusals.add(
+                "registration.token",
+                "nothing",
+                "a text, or registration.token_file, as registration.mode is \"token\"",
+            );
         }
         if self.token.is_some() && self.token_file.is_some() {
             refusals.add("registration.token_file", "a path, beside registration.token", "one of the two");
         }
         if self.shared_secret.is_some() && self.shared_secret_file.is_some() {
-            refusals.add("registration.shared_secret_file", "a path, beside registration.shared_secret", "one of the two");
+            refusals.add(
+                "registration.shared_secret_file",
+                "a path, beside registration.shared_secret",
+                "one of the two",
+            );
         }
-        for (key, secret) in [("registration.token", &self.token), ("registration.shared_secret", &self.shared_secret)] {
+        for (key, secret) in [("registration.token", &self.token), ("registration.shared_secret", &self.shared_secret)]
+        {
             if secret.as_ref().is_some_and(|secret| secret.expose().is_empty()) {
                 refusals.add(key, "an empty text", "a text that is not empty");
             }

@@ -36,9 +36,10 @@ impl Default for StorageSection {
 
 impl StorageSection {
     pub(super) fn check(&self, refusals: &mut Refusals) {
-        for (key, bytes) in
-            [("storage.block_cache_bytes", self.block_cache_bytes), ("storage.write_buffer_bytes", self.write_buffer_bytes)]
-        {
+        for (key, bytes) in [
+            ("storage.block_cache_bytes", self.block_cache_bytes),
+            ("storage.write_buffer_bytes", self.write_buffer_bytes),
+        ] {
             if bytes < MIB {
                 refusals.add(key, bytes.to_string(), "a number of bytes from 1048576 (1 MiB)");
             }

@@ -33,11 +33,19 @@ impl WellKnownSection {
         if let Some(server) = &self.server
             && ruma::OwnedServerName::try_from(server.as_str()).is_err()
         {
-            refusals.add("well_known.server", format!("\"{server}\""), "a host name and port, such as matrix.agence.example:443");
+            refusals.add(
+                "well_known.server",
+                format!("\"{server}\""),
+                "a host name and port, such as matrix.agence.example:443",
+            );
         }
         for contact in &self.support_contacts {
             if contact.email_address.is_none() && contact.matrix_id.is_none() {
-                refusals.add("well_known.support_contacts", "a contact without address", "one with email_address or matrix_id");
+                refusals.add(
+                    "well_known.support_contacts",
+                    "a contact without address",
+                    "one with email_address or matrix_id",
+                );
             }
         }
         if let Some(client) = &self.client

@@ -37,7 +37,13 @@ pub struct LockoutConfig {
 
 impl Default for LockoutConfig {
     fn default() -> Self {
-        Self { enabled: true, account_failures_max: 10, address_failures_max: 100, first_ms: 1_000, longest_ms: 900_000 }
+        Self {
+            enabled: true,
+            account_failures_max: 10,
+            address_failures_max: 100,
+            first_ms: 1_000,
+            longest_ms: 900_000,
+        }
     }
 }
 
@@ -155,7 +161,8 @@ impl Accounts {
         let Some(failures) = self.store.get(&LOGIN_FAILURES, &subject.to_owned())? else { return Ok(()) };
         let Some(beyond) = failures.count.checked_sub(failures_max) else { return Ok(()) };
         let lockout = &self.config.lockout;
-        let lock_ms = lockout.first_ms.saturating_mul(1_u64.checked_shl(beyond).unwrap_or(u64::MAX)).min(lockout.longest_ms);
+        let lock_ms =
+            lockout.first_ms.saturating_mul(1_u64.checked_shl(beyond).unwrap_or(u64::MAX)).min(lockout.longest_ms);
         let until_ms = failures.last_at_ms.saturating_add(lock_ms);
         match until_ms.saturating_sub(self.clock.now_ms()) {
             0 => Ok(()),
@@ -175,7 +182,11 @@ impl Accounts {
             for (subject, _) in subjects {
                 let before = self.store.get(&LOGIN_FAILURES, subject)?;
                 let count = before.filter(|before| !self.is_forgiven(before, now_ms)).map_or(0, |before| before.count);
-                batch.put(&LOGIN_FAILURES, subject, &LoginFailuresRecord { count: count.saturating_add(1), last_at_ms: now_ms });
+                batch.put(
+                    &LOGIN_FAILURES,
+                    subject,
+                    &LoginFailuresRecord { count: count.saturating_add(1), last_at_ms: now_ms },
+                );
             }
             self.queue_forgiven_failures_deleted(&mut batch, now_ms)?;
             self.store.enqueue(batch)?
@@ -193,8 +204,10 @@ impl Accounts {
     fn queue_forgiven_failures_deleted(&self, batch: &mut Batch, now_ms: u64) -> Result<(), StoreError> {
         const LOOKED_AT_MAX: usize = 20;
         let start: u64 = rand::random();
-        let from = format!("{}:{:x}", if start % 2 == 0 { "user" } else { "address" }, start);
-        for row in self.store.scan_range(&LOGIN_FAILURES, &(from,), &("v".to_owned(),), Direction::Forward).take(LOOKED_AT_MAX) {
+        let from = format!("{}:{:x}", if start.is_multiple_of(2) { "user" } else { "address" }, start);
+        for row in
+            self.store.scan_range(&LOGIN_FAILURES, &(from,), &("v".to_owned(),), Direction::Forward).take(LOOKED_AT_MAX)
+        {
             let (subject, failures) = row?;
             if self.is_forgiven(&failures, now_ms) {
                 batch.delete(&LOGIN_FAILURES, &subject);

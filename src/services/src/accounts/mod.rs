@@ -157,7 +157,12 @@ impl Accounts {
     }
 
     /// Gives the user of a session a new password. `log_out_others` ends all their other sessions.
-    pub async fn change_password(&self, session: &Session, password: &str, log_out_others: LogOutOthers) -> Result<(), ChangeAccountError> {
+    pub async fn change_password(
+        &self,
+        session: &Session,
+        password: &str,
+        log_out_others: LogOutOthers,
+    ) -> Result<(), ChangeAccountError> {
         let hash = self.hasher.hash(password).await?;
         self.commit_for(&session.user_id, |batch| {
             self.queue_password(batch, &session.user_id, &hash)?;
@@ -197,8 +202,13 @@ impl Accounts {
         self.commit_for(user_id, |batch| {
             let account = self.get_active_account(user_id)?;
             let erased = erase == Erase::Yes;
-            let record =
-                AccountRecord { password_hash: None, deactivated_at_ms: Some(self.clock.now_ms()), erased, admin: false, ..account };
+            let record = AccountRecord {
+                password_hash: None,
+                deactivated_at_ms: Some(self.clock.now_ms()),
+                erased,
+                admin: false,
+                ..account
+            };
             batch.put(&ACCOUNTS, &user_id.to_owned(), &record);
             self.queue_all_sessions_deleted(batch, user_id, None)?;
             if erased {
@@ -210,7 +220,11 @@ impl Accounts {
     }
 
     /// Commits under the account's domain, so that no two changes to one account overlook each other.
-    pub(crate) async fn commit_for<T, E>(&self, user_id: &UserId, compute: impl FnMut(&mut Batch) -> Result<T, E>) -> Result<T, E>
+    pub(crate) async fn commit_for<T, E>(
+        &self,
+        user_id: &UserId,
+        compute: impl FnMut(&mut Batch) -> Result<T, E>,
+    ) -> Result<T, E>
     where
         E: From<StoreError> + From<CommitError>,
     {

@@ -37,7 +37,8 @@ impl Accounts {
     pub fn get_openid_user(&self, token: &str) -> Result<Option<OwnedUserId>, StoreError> {
         let Some(record) = self.store.get(&OPENID_TOKENS, &token_hash(token))? else { return Ok(None) };
         let account = self.get_account(&record.user_id)?;
-        let valid = record.expires_at_ms > self.clock.now_ms() && account.is_some_and(|account| account.deactivated_at_ms.is_none());
+        let valid = record.expires_at_ms > self.clock.now_ms()
+            && account.is_some_and(|account| account.deactivated_at_ms.is_none());
         Ok(valid.then_some(record.user_id))
     }
 }

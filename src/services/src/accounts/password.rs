@@ -39,7 +39,8 @@ pub(crate) struct PasswordHasher {
 
 impl PasswordHasher {
     pub(crate) fn new(config: PasswordHashing) -> Result<Self, HashError> {
-        let params = Params::new(config.memory_kib, config.passes, config.lanes, None).map_err(|error| HashError(error.to_string()))?;
+        let params = Params::new(config.memory_kib, config.passes, config.lanes, None)
+            .map_err(|error| HashError(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let unguessable: [u8; 32] = rand::random();
         let decoy = argon2.hash_password(&unguessable).map_err(|error| HashError(error.to_string()))?.to_string();
@@ -48,8 +49,13 @@ impl PasswordHasher {
 
     pub(crate) async fn hash(&self, password: &str) -> Result<String, HashError> {
         let (argon2, password) = (self.argon2.clone(), password.to_owned());
-        self.run(move || argon2.hash_password(password.as_bytes()).map(|hash| hash.to_string()).map_err(|error| HashError(error.to_string())))
-            .await?
+        self.run(move || {
+            argon2
+                .hash_password(password.as_bytes())
+                .map(|hash| hash.to_string())
+                .map_err(|error| HashError(error.to_string()))
+        })
+        .await?
     }
 
     /// Whether the password has this hash. Without a hash the answer is no, and takes the same time.

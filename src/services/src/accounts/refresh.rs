@@ -6,7 +6,8 @@
 use chappe_store::{
     Batch, CommitError, Direction, Domain, StoreError,
     tables::accounts::{
-        ACCESS_TOKENS, AccessTokenRecord, DEVICE_TOKENS, REFRESH_TOKENS, RefreshState, RefreshTokenRecord, TokenHash, TokenKind,
+        ACCESS_TOKENS, AccessTokenRecord, DEVICE_TOKENS, REFRESH_TOKENS, RefreshState, RefreshTokenRecord, TokenHash,
+        TokenKind,
     },
 };
 
@@ -50,7 +51,12 @@ impl Accounts {
     }
 
     /// `None`: the token was reused, and the batch revokes the device's tokens.
-    fn queue_refresh(&self, batch: &mut Batch, token: TokenHash, record: RefreshTokenRecord) -> Result<Option<Tokens>, StoreError> {
+    fn queue_refresh(
+        &self,
+        batch: &mut Batch,
+        token: TokenHash,
+        record: RefreshTokenRecord,
+    ) -> Result<Option<Tokens>, StoreError> {
         let (user_id, device_id) = (&record.user_id, &record.device_id);
         match record.state {
             RefreshState::Spent { .. } => {
@@ -90,7 +96,11 @@ impl Accounts {
                 batch.put(&REFRESH_TOKENS, &refresh, &RefreshTokenRecord { confirms: None, ..token });
             }
         }
-        batch.put(&REFRESH_TOKENS, &before, &RefreshTokenRecord { state: RefreshState::Spent { at_ms: self.clock.now_ms() }, ..record });
+        batch.put(
+            &REFRESH_TOKENS,
+            &before,
+            &RefreshTokenRecord { state: RefreshState::Spent { at_ms: self.clock.now_ms() }, ..record },
+        );
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use chappe_store::{
     Batch, CommitError, Direction, Store, StoreError, Topic,
     tables::accounts::{
-        ACCESS_TOKENS, AccessTokenRecord, DEVICE_TOKENS, REFRESH_TOKENS, RefreshState, RefreshTokenRecord, TokenHash, TokenKind,
+        ACCESS_TOKENS, AccessTokenRecord, DEVICE_TOKENS, REFRESH_TOKENS, RefreshState, RefreshTokenRecord, TokenHash,
+        TokenKind,
     },
 };
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
@@ -71,7 +72,12 @@ impl Accounts {
     }
 
     /// Puts a login into a batch: the device, with only these tokens.
-    pub(crate) fn queue_session(&self, batch: &mut Batch, user_id: &UserId, device: &NewDevice) -> Result<LoggedIn, CreateSessionError> {
+    pub(crate) fn queue_session(
+        &self,
+        batch: &mut Batch,
+        user_id: &UserId,
+        device: &NewDevice,
+    ) -> Result<LoggedIn, CreateSessionError> {
         let device_id = devices::queue_device(&self.store, batch, user_id, device, self.clock.now_ms())?;
         queue_tokens_deleted(&self.store, batch, user_id, &device_id)?;
         let (tokens, _) = self.queue_tokens(batch, user_id, &device_id, device.refresh, None);
@@ -91,7 +97,8 @@ impl Accounts {
         let expires_in_ms = refreshable.then_some(self.config.access_token_lifetime_ms);
         let (access_text, access) = new_token(TokenUse::Access);
         let expires_at_ms = expires_in_ms.map(|lifetime_ms| self.clock.now_ms().saturating_add(lifetime_ms));
-        let record = AccessTokenRecord { user_id: user_id.clone(), device_id: device_id.clone(), expires_at_ms, confirms };
+        let record =
+            AccessTokenRecord { user_id: user_id.clone(), device_id: device_id.clone(), expires_at_ms, confirms };
         batch.put(&ACCESS_TOKENS, &access, &record);
         batch.put(&DEVICE_TOKENS, &(user_id.clone(), device_id.clone(), access), &TokenKind::Access);
         let refresh = refreshable.then(|| {
@@ -114,7 +121,12 @@ impl Accounts {
     /// Ends a session and deletes its device.
     pub async fn delete_session(&self, session: &Session) -> Result<(), ChangeAccountError> {
         self.commit_for(&session.user_id, |batch| {
-            Ok(devices::queue_devices_deleted(&self.store, batch, &session.user_id, std::slice::from_ref(&session.device_id))?)
+            Ok(devices::queue_devices_deleted(
+                &self.store,
+                batch,
+                &session.user_id,
+                std::slice::from_ref(&session.device_id),
+            )?)
         })
         .await
     }
@@ -125,7 +137,12 @@ impl Accounts {
     }
 
     /// Puts the end of a user's sessions into a batch, but for one device if it is named.
-    pub(crate) fn queue_all_sessions_deleted(&self, batch: &mut Batch, user_id: &UserId, except: Option<&DeviceId>) -> Result<(), StoreError> {
+    pub(crate) fn queue_all_sessions_deleted(
+        &self,
+        batch: &mut Batch,
+        user_id: &UserId,
+        except: Option<&DeviceId>,
+    ) -> Result<(), StoreError> {
         let devices = devices::scan_device_records(&self.store, user_id)?.into_iter().map(|(device_id, _)| device_id);
         let others: Vec<_> = devices.filter(|device_id| except != Some(&**device_id)).collect();
         devices::queue_devices_deleted(&self.store, batch, user_id, &others)
@@ -133,7 +150,12 @@ impl Accounts {
 }
 
 /// Puts the end of all of a device's tokens into a batch.
-pub(crate) fn queue_tokens_deleted(store: &Store, batch: &mut Batch, user_id: &UserId, device_id: &DeviceId) -> Result<(), StoreError> {
+pub(crate) fn queue_tokens_deleted(
+    store: &Store,
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+) -> Result<(), StoreError> {
     for row in store.scan(&DEVICE_TOKENS, &(user_id.to_owned(), device_id.to_owned()), Direction::Forward) {
         let ((user_id, device_id, token), kind) = row?;
         queue_token_deleted(batch, &user_id, &device_id, token, kind);
@@ -143,7 +165,13 @@ pub(crate) fn queue_tokens_deleted(store: &Store, batch: &mut Batch, user_id: &U
     Ok(())
 }
 
-pub(super) fn queue_token_deleted(batch: &mut Batch, user_id: &UserId, device_id: &DeviceId, token: TokenHash, kind: TokenKind) {
+pub(super) fn queue_token_deleted(
+    batch: &mut Batch,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    token: TokenHash,
+    kind: TokenKind,
+) {
     match kind {
         TokenKind::Access => batch.delete(&ACCESS_TOKENS, &token),
         TokenKind::Refresh => batch.delete(&REFRESH_TOKENS, &token),

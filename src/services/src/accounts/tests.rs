@@ -18,7 +18,13 @@ fn accounts() -> (Arc<Accounts>, Arc<ManualClock>, Store) {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let mut config = AccountsConfig::new(owned_server_name!("example.org"));
     config.password_hashing = PasswordHashing { memory_kib: 64, passes: 1, lanes: 1, concurrent_max: 2 };
-    config.lockout = LockoutConfig { enabled: true, account_failures_max: 3, address_failures_max: 5, first_ms: 1_000, longest_ms: 60_000 };
+    config.lockout = LockoutConfig {
+        enabled: true,
+        account_failures_max: 3,
+        address_failures_max: 5,
+        first_ms: 1_000,
+        longest_ms: 60_000,
+    };
     let accounts = Accounts::new(store.clone(), clock.clone(), config).unwrap();
     (Arc::new(accounts), clock, store)
 }
@@ -79,10 +85,16 @@ async fn failures_in_a_row_lock_the_account_even_for_the_right_password() {
     clock.advance(1_000);
     assert!(matches!(accounts.check_password(Some(alice), "wrong", None).await, Err(CheckPasswordError::Wrong)));
     let locked = accounts.check_password(Some(alice), "secret", None).await;
-    assert!(matches!(locked, Err(CheckPasswordError::LockedOut { retry_after_ms: 2_000 })), "each further lock is longer");
+    assert!(
+        matches!(locked, Err(CheckPasswordError::LockedOut { retry_after_ms: 2_000 })),
+        "each further lock is longer"
+    );
     clock.advance(2_000);
     accounts.check_password(Some(alice), "secret", None).await.unwrap();
-    assert!(matches!(accounts.check_password(Some(alice), "wrong", None).await, Err(CheckPasswordError::Wrong)), "counted anew");
+    assert!(
+        matches!(accounts.check_password(Some(alice), "wrong", None).await, Err(CheckPasswordError::Wrong)),
+        "counted anew"
+    );
 }
 
 #[tokio::test]
@@ -94,7 +106,10 @@ async fn failures_with_many_names_lock_the_address() {
     }
     accounts.create_user(&new_account("alice")).await.unwrap();
     let alice = Some(user_id!("@alice:example.org"));
-    assert!(matches!(accounts.check_password(alice, "secret", address).await, Err(CheckPasswordError::LockedOut { .. })));
+    assert!(matches!(
+        accounts.check_password(alice, "secret", address).await,
+        Err(CheckPasswordError::LockedOut { .. })
+    ));
     accounts.check_password(alice, "secret", Some("192.0.2.8".parse().unwrap())).await.unwrap();
 }
 

@@ -39,6 +39,8 @@ pub(crate) fn token_hash(text: &str) -> TokenHash {
 /// Random text of `length` characters out of `alphabet`, which has at most 256.
 pub(crate) fn random_text(alphabet: &[u8], length: usize) -> String {
     // 64 random bits for each character: the bias of the remainder is far below what anybody could use.
-    let pick = || alphabet.get((rand::random::<u64>() % alphabet.len().max(1) as u64) as usize).copied().map_or('0', char::from);
+    let pick = || {
+        alphabet.get((rand::random::<u64>() % alphabet.len().max(1) as u64) as usize).copied().map_or('0', char::from)
+    };
     std::iter::repeat_with(pick).take(length).collect()
 }

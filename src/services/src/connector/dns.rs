@@ -130,7 +130,8 @@ impl SystemDns {
                 options.negative_max_ttl = Some(Duration::from_secs(60));
                 builder.build()
             });
-        let resolver = built.inspect_err(|error: &hickory_resolver::net::NetError| tracing::warn!(%error, "no DNS resolver")).ok();
+        let resolver =
+            built.inspect_err(|error: &hickory_resolver::net::NetError| tracing::warn!(%error, "no DNS resolver")).ok();
         Self { resolver, hosts: HostsFile::new("/etc/hosts".into()) }
     }
 
@@ -184,10 +185,12 @@ impl Dns for SystemDns {
     }
 }
 
+type Hosts = HashMap<String, Vec<IpAddr>>;
+
 /// The hosts file, read again when it changes.
 struct HostsFile {
     path: PathBuf,
-    read: Mutex<Option<(SystemTime, Arc<HashMap<String, Vec<IpAddr>>>)>>,
+    read: Mutex<Option<(SystemTime, Arc<Hosts>)>>,
 }
 
 impl HostsFile {
@@ -272,7 +275,11 @@ mod tests {
     #[tokio::test]
     async fn current_srv_name_comes_before_the_old_one_and_the_default_port() {
         let mut dns = FakeDns {
-            hosts: HashMap::from([("example.org", "1.0.0.1"), ("a.example.org", "1.0.0.2"), ("b.example.org", "1.0.0.3")]),
+            hosts: HashMap::from([
+                ("example.org", "1.0.0.1"),
+                ("a.example.org", "1.0.0.2"),
+                ("b.example.org", "1.0.0.3"),
+            ]),
             srv: HashMap::from([
                 ("_matrix-fed._tcp.example.org", vec![srv(20, "b.example.org.", 2), srv(10, "a.example.org.", 1)]),
                 ("_matrix._tcp.example.org", vec![srv(0, "b.example.org", 3)]),
@@ -313,7 +320,9 @@ mod tests {
 
     #[test]
     fn hosts_file_is_read_with_comments_aliases_and_case() {
-        let entries = parse_hosts("127.0.0.1 localhost # comment\n#1.1.1.1 no\n172.17.0.1\tHost.Docker.Internal hs1\n::1 localhost\nbad x");
+        let entries = parse_hosts(
+            "127.0.0.1 localhost # comment\n#1.1.1.1 no\n172.17.0.1\tHost.Docker.Internal hs1\n::1 localhost\nbad x",
+        );
         assert_eq!(entries.get("host.docker.internal").map(Vec::len), Some(1));
         assert_eq!(entries.get("hs1"), entries.get("host.docker.internal"));
         assert_eq!(entries.get("localhost").map(Vec::len), Some(2));

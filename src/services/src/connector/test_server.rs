@@ -28,7 +28,8 @@ pub(crate) struct FakeDns {
 
 impl Dns for FakeDns {
     fn lookup_ip<'a>(&'a self, host: &'a str) -> DnsFuture<'a, Vec<IpAddr>> {
-        let found = self.hosts.get(host).map(|address| vec![*address]).ok_or_else(|| DnsError::NotFound(host.to_owned()));
+        let found =
+            self.hosts.get(host).map(|address| vec![*address]).ok_or_else(|| DnsError::NotFound(host.to_owned()));
         Box::pin(async move { found })
     }
 
@@ -103,7 +104,12 @@ impl TlsServer {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(serve(listener, tokio_rustls::TlsAcceptor::from(Arc::new(config)), seen.clone(), Arc::new(handler)));
+        tokio::spawn(serve(
+            listener,
+            tokio_rustls::TlsAcceptor::from(Arc::new(config)),
+            seen.clone(),
+            Arc::new(handler),
+        ));
         Self { address, root_pem: root.pem().into_bytes(), seen }
     }
 

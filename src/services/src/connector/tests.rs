@@ -84,7 +84,8 @@ async fn each_redirect_is_checked_and_their_number_is_bounded() {
 #[tokio::test]
 async fn matrix_server_name_is_reached_on_its_srv_port_under_its_own_name() {
     let server = TlsServer::start(&["agency.example"], |_| answer(200, "{}")).await;
-    let record = SrvRecord { priority: 0, weight: 0, port: server.address.port(), target: "hs1.agency.example.".to_owned() };
+    let record =
+        SrvRecord { priority: 0, weight: 0, port: server.address.port(), target: "hs1.agency.example.".to_owned() };
     let mut dns = loopback("hs1.agency.example");
     dns.srv.insert("_matrix-fed._tcp.agency.example".to_owned(), vec![record]);
     let connector = server.connector(dns);

@@ -51,7 +51,12 @@ pub struct RequestVerifier {
 }
 
 impl RequestVerifier {
-    pub fn new(own_name: OwnedServerName, keys: ServerKeys, policy: Arc<FederationPolicy>, destinations: Destinations) -> Self {
+    pub fn new(
+        own_name: OwnedServerName,
+        keys: ServerKeys,
+        policy: Arc<FederationPolicy>,
+        destinations: Destinations,
+    ) -> Self {
         Self { own_name, keys, policy, destinations }
     }
 

@@ -261,9 +261,9 @@ impl ServerKeys {
         let outcome = self.fetch(server, valid_until_ms).await;
         fetches.count.fetch_add(1, Ordering::SeqCst);
         let known = self.get_known(server, key_ids)?;
-        let satisfied = key_ids
-            .iter()
-            .all(|key_id| known.get(key_id).is_some_and(|record| record.retired || usable_until_ms(record) >= valid_until_ms));
+        let satisfied = key_ids.iter().all(|key_id| {
+            known.get(key_id).is_some_and(|record| record.retired || usable_until_ms(record) >= valid_until_ms)
+        });
         pause.length_ms = match outcome {
             Ok(()) if satisfied => 0,
             _ => pause.length_ms.saturating_mul(2).clamp(PAUSE_FIRST_MS, PAUSE_MAX_MS),
@@ -319,10 +319,13 @@ impl ServerKeys {
             // A document may be older than what is known: validity is never shortened by it, except that a key retires.
             let valid_until_ms = match (retired_ms, &stored) {
                 (Some(expired_ms), _) => expired_ms,
-                (None, Some(stored)) if stored.key == key && !stored.retired => stored.valid_until_ms.max(document.valid_until_ms),
+                (None, Some(stored)) if stored.key == key && !stored.retired => {
+                    stored.valid_until_ms.max(document.valid_until_ms)
+                }
                 _ => document.valid_until_ms,
             };
-            let record = ServerKeyRecord { key: key.to_vec(), valid_until_ms, retired: retired_ms.is_some(), fetched_ms };
+            let record =
+                ServerKeyRecord { key: key.to_vec(), valid_until_ms, retired: retired_ms.is_some(), fetched_ms };
             batch.put(&SERVER_KEYS, &row, &record);
             known.insert(key_id.clone(), record);
         }

@@ -123,7 +123,12 @@ impl Remote for FederationRemote {
         ask!(server, self.client.send_join(server, room_id, event_id, &event, JoinState::Full))
     }
 
-    fn make_leave<'a>(&'a self, server: &'a ServerName, room_id: &'a RoomId, user: &'a UserId) -> RemoteResult<'a, Template> {
+    fn make_leave<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user: &'a UserId,
+    ) -> RemoteResult<'a, Template> {
         ask!(server, self.client.make_leave(server, room_id, user))
     }
 

@@ -62,8 +62,10 @@ pub struct ResolveError {
 
 /// Where `.well-known` documents come from: the connector, or a test.
 pub trait WellKnownSource: Send + Sync + 'static {
-    fn fetch_well_known<'a>(&'a self, host: &'a str)
-    -> std::pin::Pin<Box<dyn Future<Output = WellKnownAnswer> + Send + 'a>>;
+    fn fetch_well_known<'a>(
+        &'a self,
+        host: &'a str,
+    ) -> std::pin::Pin<Box<dyn Future<Output = WellKnownAnswer> + Send + 'a>>;
 }
 
 /// What asking for `.well-known/matrix/server` gave.
@@ -136,7 +138,8 @@ impl Resolver {
             }
         };
         let keep_ms = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-        let cached = Cached { delegated_to: delegated_to.clone(), expires_ms: self.clock.now_ms().saturating_add(keep_ms) };
+        let cached =
+            Cached { delegated_to: delegated_to.clone(), expires_ms: self.clock.now_ms().saturating_add(keep_ms) };
         self.cache.lock().put(host.to_owned(), cached);
         delegated_to
     }
@@ -181,7 +184,8 @@ async fn fetch_well_known(connector: &Connector, host: &str) -> Result<WellKnown
     let url = Url::parse(&format!("https://{host}/.well-known/matrix/server"))
         .map_err(|error| ConnectError::Url(error.to_string()))?;
     let request = Request { timeout: Some(WELL_KNOWN_TIMEOUT), ..Request::get(url) };
-    let response = connector.send_following(request, WELL_KNOWN_REDIRECTS_MAX).await?.capped(WELL_KNOWN_BYTES_MAX).await?;
+    let response =
+        connector.send_following(request, WELL_KNOWN_REDIRECTS_MAX).await?.capped(WELL_KNOWN_BYTES_MAX).await?;
     if response.status.is_server_error() {
         return Ok(WellKnownAnswer::Unreachable);
     }
@@ -205,7 +209,8 @@ fn read_document(body: &[u8], headers: &HeaderMap) -> WellKnownAnswer {
 /// How long a document may be kept: `Cache-Control`, or the default.
 fn lifetime(headers: &HeaderMap) -> Duration {
     let directives = headers.get_all(header::CACHE_CONTROL);
-    let mut words = directives.iter().filter_map(|value: &HeaderValue| value.to_str().ok()).flat_map(|text| text.split(','));
+    let mut words =
+        directives.iter().filter_map(|value: &HeaderValue| value.to_str().ok()).flat_map(|text| text.split(','));
     let mut keep = FOUND_DEFAULT;
     for word in words.by_ref() {
         let word = word.trim().to_ascii_lowercase();
@@ -221,7 +226,10 @@ fn lifetime(headers: &HeaderMap) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, sync::atomic::{AtomicUsize, Ordering}};
+    use std::{
+        collections::HashMap,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use chappe_protocol::clock::ManualClock;
 

@@ -16,10 +16,7 @@ use std::{
 };
 
 use chappe_protocol::clock::Clock;
-use chappe_store::{
-    Batch, Direction, Position, Store, StoreError, Topic,
-    tables::outgoing::OUTGOING,
-};
+use chappe_store::{Batch, Direction, Position, Store, StoreError, Topic, tables::outgoing::OUTGOING};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedTransactionId, ServerName, api::federation::transactions::edu::Edu};

@@ -49,7 +49,12 @@ struct Edu {
 
 impl Transactions {
     /// Takes in one transaction: returns when all of it that is to be kept is durable.
-    pub async fn receive(&self, origin: &ServerName, pdus: Vec<Box<RawJsonValue>>, edus: Vec<Box<RawJsonValue>>) -> PduResults {
+    pub async fn receive(
+        &self,
+        origin: &ServerName,
+        pdus: Vec<Box<RawJsonValue>>,
+        edus: Vec<Box<RawJsonValue>>,
+    ) -> PduResults {
         let edus = edus.iter().filter_map(|edu| match serde_json::from_str::<Edu>(edu.get()) {
             Ok(edu) => Some(edu),
             Err(error) => {
@@ -120,16 +125,23 @@ impl Transactions {
             }
             "m.receipt" => {
                 let Value::Object(by_room) = &edu.content else { return Err("not an object".to_owned()) };
-                let admitted = by_room.iter().filter(|(room_id, _)| self.is_admitted(origin, Some(&Value::String((*room_id).clone()))));
-                let admitted = Value::Object(admitted.map(|(room_id, receipts)| (room_id.clone(), receipts.clone())).collect());
+                let admitted = by_room
+                    .iter()
+                    .filter(|(room_id, _)| self.is_admitted(origin, Some(&Value::String((*room_id).clone()))));
+                let admitted =
+                    Value::Object(admitted.map(|(room_id, receipts)| (room_id.clone(), receipts.clone())).collect());
                 self.receipts.apply_edu(origin, &admitted).await.map_err(|error| text(&error))?;
             }
             "m.presence" => {
                 let content = serde_json::from_value(edu.content.clone()).map_err(|error| text(&error))?;
                 self.presence.apply_edu(origin, &content);
             }
-            "m.direct_to_device" => self.to_device.receive_direct_to_device(origin, &edu.content).await.map_err(|error| text(&error))?,
-            "m.device_list_update" => self.keys.receive_device_list_update(origin, &edu.content).await.map_err(|error| text(&error))?,
+            "m.direct_to_device" => {
+                self.to_device.receive_direct_to_device(origin, &edu.content).await.map_err(|error| text(&error))?
+            }
+            "m.device_list_update" => {
+                self.keys.receive_device_list_update(origin, &edu.content).await.map_err(|error| text(&error))?
+            }
             "m.signing_key_update" | "org.matrix.signing_key_update" => {
                 self.keys.receive_signing_key_update(origin, &edu.content).await.map_err(|error| text(&error))?;
             }
@@ -149,7 +161,10 @@ impl Transactions {
 }
 
 fn carries_keys(edu_type: &str) -> bool {
-    matches!(edu_type, "m.direct_to_device" | "m.device_list_update" | "m.signing_key_update" | "org.matrix.signing_key_update")
+    matches!(
+        edu_type,
+        "m.direct_to_device" | "m.device_list_update" | "m.signing_key_update" | "org.matrix.signing_key_update"
+    )
 }
 
 fn event_id_of(rooms: &Rooms, room_id: &RoomId, raw: &RawJsonValue) -> Option<OwnedEventId> {

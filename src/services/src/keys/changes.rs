@@ -59,7 +59,12 @@ impl DeviceLists {
     /// `changed` holds users in shared rooms whose keys changed and users who came to share a room, the user included; also
     /// those who were invited. `left` holds users who no longer share any room. A user who merely changed their display name
     /// may be among the changed, which costs a client one query.
-    pub fn changed_between(&self, user: &UserId, from: Position, to: Position) -> Result<DeviceListChanges, StoreError> {
+    pub fn changed_between(
+        &self,
+        user: &UserId,
+        from: Position,
+        to: Position,
+    ) -> Result<DeviceListChanges, StoreError> {
         let rooms = joined_rooms(&self.store, user)?;
         self.changed_with(user, from, to, &rooms, &rooms)
     }
@@ -121,7 +126,12 @@ impl DeviceLists {
     }
 
     /// The rooms that the user joined or left, now joined to them or not.
-    fn own_membership_changes(&self, user: &UserId, from: Position, to: Position) -> Result<HashSet<RoomNid>, StoreError> {
+    fn own_membership_changes(
+        &self,
+        user: &UserId,
+        from: Position,
+        to: Position,
+    ) -> Result<HashSet<RoomNid>, StoreError> {
         let mut moves: HashMap<RoomNid, usize> = HashMap::new();
         let log = self.store.scan_range(
             &MEMBERSHIP_LOG,

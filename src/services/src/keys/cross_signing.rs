@@ -10,10 +10,8 @@ use chappe_store::{
     tables::e2ee::{CROSS_SIGNING_KEYS, DEVICE_KEYS, JsonObject, KEY_SIGNATURES, SIGNATURE_LOG},
 };
 use ruma::{
-    OwnedDeviceId, OwnedUserId, UserId,
-    api::client::keys::upload_signatures::v3::SignedKeys,
-    encryption::CrossSigningKey,
-    serde::Raw,
+    OwnedDeviceId, OwnedUserId, UserId, api::client::keys::upload_signatures::v3::SignedKeys,
+    encryption::CrossSigningKey, serde::Raw,
 };
 use serde_json::{Value, json};
 
@@ -140,7 +138,9 @@ impl Keys {
                 changed.insert(*usage, key);
             }
         }
-        let Some(master) = uploaded.get(MASTER).or(stored_master.as_ref()) else { return Err(SigningKeysError::NoMasterKey) };
+        let Some(master) = uploaded.get(MASTER).or(stored_master.as_ref()) else {
+            return Err(SigningKeysError::NoMasterKey);
+        };
         let Some((master_id, master_key)) = public_key(master) else {
             return Err(SigningKeysError::BadKey { usage: MASTER });
         };
@@ -219,7 +219,10 @@ impl Keys {
                         objects.entry(target.clone()).or_default().insert(signed_id.to_owned(), object);
                     }
                     _ => {
-                        failures.entry(target.clone()).or_default().insert(signed_id.to_owned(), SignatureFailure::Invalid);
+                        failures
+                            .entry(target.clone())
+                            .or_default()
+                            .insert(signed_id.to_owned(), SignatureFailure::Invalid);
                     }
                 }
             }
@@ -333,7 +336,12 @@ impl Keys {
         Ok(Ok(checked(object, user, target, signed_id, key_id).into_iter().collect()))
     }
 
-    fn queue_signatures(&self, batch: &mut Batch, user: &UserId, signatures: &[CheckedSignature]) -> Result<(), StoreError> {
+    fn queue_signatures(
+        &self,
+        batch: &mut Batch,
+        user: &UserId,
+        signatures: &[CheckedSignature],
+    ) -> Result<(), StoreError> {
         let mut devices: BTreeMap<OwnedDeviceId, JsonObject> = BTreeMap::new();
         let mut others: BTreeSet<&UserId> = BTreeSet::new();
         let mut master_signed = false;
@@ -365,9 +373,7 @@ impl Keys {
         } else if master_signed {
             queue_list_changed(&self.store, batch, user)?;
         }
-        if master_signed
-            && let Some(mut master) = self.get_cross_signing_key(user, MASTER)?
-        {
+        if master_signed && let Some(mut master) = self.get_cross_signing_key(user, MASTER)? {
             for signature in signatures.iter().filter(|signature| signature.user == user) {
                 if public_key(&master).is_some_and(|(_, public_key)| public_key == signature.signed) {
                     add_signature(&mut master, user, &signature.key_id, &signature.signature);
@@ -406,7 +412,13 @@ fn queue_signatures_changed<'a>(batch: &mut Batch, user: &UserId, others: impl I
     batch.wake(Topic::User(user.to_owned()));
 }
 
-fn checked(object: &JsonObject, signer: &UserId, user: &UserId, signed: &str, key_id: &str) -> Option<CheckedSignature> {
+fn checked(
+    object: &JsonObject,
+    signer: &UserId,
+    user: &UserId,
+    signed: &str,
+    key_id: &str,
+) -> Option<CheckedSignature> {
     let signature = get_signature(object, signer, key_id)?.to_owned();
     Some(CheckedSignature { user: user.to_owned(), signed: signed.to_owned(), key_id: key_id.to_owned(), signature })
 }

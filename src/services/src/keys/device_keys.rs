@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use chappe_store::record::Json;
 use chappe_store::{
     Batch, CommitError, Direction, Domain, Store, StoreError, Topic,
     tables::{
@@ -14,7 +15,6 @@ use chappe_store::{
         e2ee::{CROSS_SIGNING_KEYS, DEVICE_KEYS, DEVICE_LIST_STREAM, JsonObject, KEY_SIGNATURES, REMOTE_DEVICES},
     },
 };
-use chappe_store::record::Json;
 use futures_util::future::join_all;
 use ruma::{
     DeviceId, OneTimeKeyAlgorithm, OwnedDeviceId, OwnedOneTimeKeyId, OwnedServerName, OwnedUserId, UInt, UserId,
@@ -110,7 +110,13 @@ impl Keys {
         Ok(one_time_keys::one_time_key_counts(&self.store, user, device)?)
     }
 
-    fn queue_device_keys(&self, batch: &mut Batch, user: &UserId, device: &DeviceId, keys: &JsonObject) -> Result<(), UploadError> {
+    fn queue_device_keys(
+        &self,
+        batch: &mut Batch,
+        user: &UserId,
+        device: &DeviceId,
+        keys: &JsonObject,
+    ) -> Result<(), UploadError> {
         let row = (user.to_owned(), device.to_owned());
         if self.store.get(&DEVICE_KEYS, &row)?.is_some_and(|stored| stored.0 == *keys) {
             return Ok(());
@@ -150,7 +156,8 @@ impl Keys {
                 }
             }
         }
-        let servers = by_server(to_fetch).into_iter().map(|(server, users)| self.query_server(viewer, server, users, timeout));
+        let servers =
+            by_server(to_fetch).into_iter().map(|(server, users)| self.query_server(viewer, server, users, timeout));
         for fetched in join_all(servers).await {
             let fetched = fetched?;
             answer.device_keys.extend(fetched.device_keys);
@@ -200,10 +207,14 @@ impl Keys {
                     let devices = response.device_keys.remove(user).unwrap_or_default();
                     let devices = devices.into_iter().filter(|(device, keys)| is_keys_of(keys, user, device)).collect();
                     answer.device_keys.insert(user.clone(), devices);
-                    if let Some(key) = response.master_keys.remove(user).and_then(|key| cross_signing_key_of(&key, user)) {
+                    if let Some(key) =
+                        response.master_keys.remove(user).and_then(|key| cross_signing_key_of(&key, user))
+                    {
                         self.insert_signed(&mut answer.master_keys, viewer, user, key)?;
                     }
-                    if let Some(key) = response.self_signing_keys.remove(user).and_then(|key| cross_signing_key_of(&key, user)) {
+                    if let Some(key) =
+                        response.self_signing_keys.remove(user).and_then(|key| cross_signing_key_of(&key, user))
+                    {
                         answer.self_signing_keys.extend(to_raw(&key).map(|key| (user.clone(), key)));
                     }
                 }
@@ -249,7 +260,12 @@ impl Keys {
         Ok(Some(answer))
     }
 
-    fn get_local_devices(&self, user: &UserId, devices: &[OwnedDeviceId], names: DisplayNames) -> Result<DeviceMap, StoreError> {
+    fn get_local_devices(
+        &self,
+        user: &UserId,
+        devices: &[OwnedDeviceId],
+        names: DisplayNames,
+    ) -> Result<DeviceMap, StoreError> {
         let mut rows: Vec<(OwnedDeviceId, JsonObject)> = Vec::new();
         if devices.is_empty() {
             for row in self.store.scan(&DEVICE_KEYS, &(user.to_owned(),), Direction::Forward) {
@@ -296,7 +312,12 @@ impl Keys {
         self.add_cross_signing_keys(answer, viewer, user)
     }
 
-    fn add_cross_signing_keys(&self, answer: &mut v3::Response, viewer: &UserId, user: &UserId) -> Result<(), StoreError> {
+    fn add_cross_signing_keys(
+        &self,
+        answer: &mut v3::Response,
+        viewer: &UserId,
+        user: &UserId,
+    ) -> Result<(), StoreError> {
         if let Some(Json(master)) = self.store.get(&CROSS_SIGNING_KEYS, &(user.to_owned(), MASTER.to_owned()))? {
             self.insert_signed(&mut answer.master_keys, viewer, user, master)?;
         }
@@ -326,10 +347,7 @@ impl Keys {
         Ok(())
     }
 
-    fn get_public_cross_signing_keys(
-        &self,
-        user: &UserId,
-    ) -> Result<PublicCrossSigningKeys, StoreError> {
+    fn get_public_cross_signing_keys(&self, user: &UserId) -> Result<PublicCrossSigningKeys, StoreError> {
         let mut master = None;
         if let Some(Json(mut key)) = self.store.get(&CROSS_SIGNING_KEYS, &(user.to_owned(), MASTER.to_owned()))? {
             if let Some((_, public_key)) = public_key(&key) {

@@ -10,8 +10,8 @@ use chappe_store::{
     record::Json,
     tables::{
         e2ee::{
-            DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG, DEVICE_LIST_STREAM, FALLBACK_KEYS, JsonObject, KEY_SIGNATURES,
-            ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
+            DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG, DEVICE_LIST_STREAM, FALLBACK_KEYS, JsonObject,
+            KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
         },
         to_device::{TO_DEVICE, TO_DEVICE_TRANSACTION_AGES, TO_DEVICE_TRANSACTIONS},
     },
@@ -34,24 +34,44 @@ pub(super) struct DeviceChange<'a> {
 }
 
 /// A device was made by logging in.
-pub fn queue_device_added(store: &Store, batch: &mut Batch, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
+pub fn queue_device_added(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<(), StoreError> {
     queue_device_changes(store, batch, user, vec![DeviceChange { device, keys: None, deleted: false }])
 }
 
 /// A device has a new display name. Does nothing for a device without keys, which nobody else has heard of.
-pub fn queue_device_renamed(store: &Store, batch: &mut Batch, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
+pub fn queue_device_renamed(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<(), StoreError> {
     let Some(Json(mut keys)) = store.get(&DEVICE_KEYS, &(user.to_owned(), device.to_owned()))? else { return Ok(()) };
     add_stored_signatures(store, &mut keys, user, device.as_str(), None)?;
     queue_device_changes(store, batch, user, vec![DeviceChange { device, keys: Some(keys), deleted: false }])
 }
 
 /// A device is deleted: so are its keys and the messages that wait for it.
-pub fn queue_device_deleted(store: &Store, batch: &mut Batch, user: &UserId, device: &DeviceId) -> Result<(), StoreError> {
+pub fn queue_device_deleted(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<(), StoreError> {
     queue_devices_deleted(store, batch, user, &[device.to_owned()])
 }
 
 /// Several devices of one user are deleted, as [`queue_device_deleted`] does for one.
-pub fn queue_devices_deleted(store: &Store, batch: &mut Batch, user: &UserId, devices: &[OwnedDeviceId]) -> Result<(), StoreError> {
+pub fn queue_devices_deleted(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    devices: &[OwnedDeviceId],
+) -> Result<(), StoreError> {
     if devices.is_empty() {
         return Ok(());
     }

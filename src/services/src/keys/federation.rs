@@ -5,7 +5,10 @@ use std::{future::Future, time::Duration};
 use futures_util::FutureExt;
 use ruma::{
     ServerName,
-    api::federation::{device::get_devices, keys::{claim_keys, get_keys}},
+    api::federation::{
+        device::get_devices,
+        keys::{claim_keys, get_keys},
+    },
 };
 use serde_json::json;
 
@@ -41,7 +44,10 @@ impl KeyFederation for FederationClient {
     }
 }
 
-async fn within<T>(timeout: Duration, fetch: impl Future<Output = Result<T, FederationError>>) -> Result<T, FetchError> {
+async fn within<T>(
+    timeout: Duration,
+    fetch: impl Future<Output = Result<T, FederationError>>,
+) -> Result<T, FetchError> {
     match tokio::time::timeout(timeout, fetch).await {
         Ok(fetched) => fetched.map_err(FetchError::from),
         Err(_) => Err(FederationError::Timeout.into()),
@@ -52,11 +58,15 @@ impl From<FederationError> for FetchError {
     fn from(error: FederationError) -> Self {
         // What connecting failed of is the operator's to know, not a client's.
         let (message, status) = match &error {
-            FederationError::Status { status, .. } => (format!("the server answered with status {status}"), Some(*status)),
+            FederationError::Status { status, .. } => {
+                (format!("the server answered with status {status}"), Some(*status))
+            }
             FederationError::Timeout => ("the server did not answer in time".to_owned(), None),
             FederationError::Backoff { .. } => ("the server failed recently".to_owned(), None),
             FederationError::Policy(_) => ("federation with the server is not allowed".to_owned(), Some(403)),
-            FederationError::Malformed(_) | FederationError::TooLarge { .. } => ("the server's answer is malformed".to_owned(), Some(502)),
+            FederationError::Malformed(_) | FederationError::TooLarge { .. } => {
+                ("the server's answer is malformed".to_owned(), Some(502))
+            }
             _ => ("the server cannot be reached".to_owned(), None),
         };
         tracing::debug!(%error, "keys were not fetched");

@@ -24,7 +24,10 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ruma::{
     OwnedServerName, OwnedUserId, ServerName, UserId,
-    api::federation::{device::get_devices, keys::{claim_keys, get_keys}},
+    api::federation::{
+        device::get_devices,
+        keys::{claim_keys, get_keys},
+    },
 };
 use serde_json::Value;
 
@@ -41,9 +44,7 @@ mod signature;
 pub use changes::{DeviceListChanges, DeviceLists};
 pub use cross_signing::{Reauthentication, SignatureFailure, SignatureFailures, SigningKeys, SigningKeysError};
 pub use device_keys::{DeviceKeysUpload, UploadError};
-pub use device_lists::{
-    queue_device_added, queue_device_deleted, queue_device_renamed, queue_devices_deleted,
-};
+pub use device_lists::{queue_device_added, queue_device_deleted, queue_device_renamed, queue_devices_deleted};
 pub use one_time_keys::{one_time_key_counts, unused_fallback_key_types};
 pub use remote_lists::{EduError, ResyncError};
 

@@ -6,9 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chappe_store::{
     Batch, Direction, Domain, Store, StoreError, Topic,
-    tables::e2ee::{
-        FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS, OneTimeKeyRecord,
-    },
+    tables::e2ee::{FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS, OneTimeKeyRecord},
 };
 use futures_util::future::join_all;
 use ruma::{
@@ -21,7 +19,9 @@ use serde_json::{Value, value::RawValue};
 
 use crate::guarded::commit_guarded;
 
-use super::{Keys, KeysError, REMOTE_TIMEOUT_DEFAULT, REMOTE_TIMEOUT_MAX, UploadError, by_server, failure_json, is_storable};
+use super::{
+    Keys, KeysError, REMOTE_TIMEOUT_DEFAULT, REMOTE_TIMEOUT_MAX, UploadError, by_server, failure_json, is_storable,
+};
 
 /// How many one-time keys of one algorithm a device may keep here. Clients keep about 50.
 const ONE_TIME_KEYS_MAX: u64 = 10_000;
@@ -45,7 +45,11 @@ pub fn one_time_key_counts(
 }
 
 /// The algorithms for which a device has a fallback key that was not given out yet.
-pub fn unused_fallback_key_types(store: &Store, user: &UserId, device: &DeviceId) -> Result<Vec<OneTimeKeyAlgorithm>, StoreError> {
+pub fn unused_fallback_key_types(
+    store: &Store,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<Vec<OneTimeKeyAlgorithm>, StoreError> {
     let mut algorithms = Vec::new();
     for row in store.scan(&FALLBACK_KEYS, &(user.to_owned(), device.to_owned()), Direction::Forward) {
         let ((_, _, algorithm), key) = row?;
@@ -146,7 +150,8 @@ impl Keys {
         timeout: Option<Duration>,
     ) -> Result<v3::Response, KeysError> {
         let timeout = timeout.unwrap_or(REMOTE_TIMEOUT_DEFAULT).min(REMOTE_TIMEOUT_MAX);
-        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) = wanted.into_iter().partition(|(user, _)| self.is_local(user));
+        let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            wanted.into_iter().partition(|(user, _)| self.is_local(user));
 
         let mut answer = v3::Response::new(self.claim_local(local).await?);
         let fetches = by_server(remote).into_iter().map(|(server, users)| async move {
@@ -159,7 +164,8 @@ impl Keys {
                 Ok(response) => {
                     answer.one_time_keys.extend(response.one_time_keys.into_iter().filter_map(|(user, devices)| {
                         let asked = users.get(&user)?;
-                        let devices: BTreeMap<_, _> = devices.into_iter().filter(|(device, _)| asked.contains_key(device)).collect();
+                        let devices: BTreeMap<_, _> =
+                            devices.into_iter().filter(|(device, _)| asked.contains_key(device)).collect();
                         Some((user, devices))
                     }));
                 }

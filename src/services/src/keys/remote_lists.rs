@@ -105,7 +105,9 @@ impl Keys {
         if rooms.is_empty() {
             return Ok(Freshness::NotShared);
         }
-        let Some(record) = self.store.get(&REMOTE_DEVICE_LISTS, &user.to_owned())? else { return Ok(Freshness::Outdated) };
+        let Some(record) = self.store.get(&REMOTE_DEVICE_LISTS, &user.to_owned())? else {
+            return Ok(Freshness::Outdated);
+        };
         // Between leaving the last shared room and joining the next a user's changes do not reach us.
         let shared_since_fetch = rooms.iter().any(|(_, joined_at)| joined_at.0 <= record.fetched_at);
         if shared_since_fetch && !self.is_stale(user)? { Ok(Freshness::Fresh) } else { Ok(Freshness::Outdated) }
@@ -225,7 +227,8 @@ impl Keys {
         }
         let mut signing_keys = BTreeMap::new();
         for (usage, key) in [(MASTER, response.master_key), (SELF_SIGNING, response.self_signing_key)] {
-            signing_keys.extend(key.and_then(|key| cross_signing_key_of(&key, user)).map(|key| (usage.to_owned(), key)));
+            signing_keys
+                .extend(key.and_then(|key| cross_signing_key_of(&key, user)).map(|key| (usage.to_owned(), key)));
         }
         let record = RemoteDeviceListRecord { stream_id: u64::from(response.stream_id), fetched_at };
         self.replace_cached(user, record, devices, signing_keys).await

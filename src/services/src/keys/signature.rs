@@ -21,7 +21,12 @@ pub(crate) fn get_signature<'a>(object: &'a JsonObject, signer: &UserId, key_id:
 }
 
 /// Checks one signature of an object. `public_key` is unpadded base64.
-pub(crate) fn check_signature(object: &JsonObject, signer: &UserId, key_id: &str, public_key: &str) -> Result<(), InvalidSignature> {
+pub(crate) fn check_signature(
+    object: &JsonObject,
+    signer: &UserId,
+    key_id: &str,
+    public_key: &str,
+) -> Result<(), InvalidSignature> {
     if !key_id.starts_with("ed25519:") {
         return Err(InvalidSignature);
     }

@@ -17,7 +17,10 @@ use ed25519_dalek::{Signer, SigningKey};
 use parking_lot::Mutex;
 use ruma::{
     OwnedDeviceId, OwnedUserId, ServerName, UserId,
-    api::federation::{device::get_devices, keys::{claim_keys, get_keys}},
+    api::federation::{
+        device::get_devices,
+        keys::{claim_keys, get_keys},
+    },
     owned_server_name,
     serde::Raw,
 };

@@ -1,4 +1,7 @@
-use std::{collections::{BTreeMap, BTreeSet}, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use chappe_store::{Batch, Position};
 use ruma::{
@@ -9,7 +12,8 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::{
-    DeviceKeysUpload, DeviceLists, EduError, Reauthentication, SigningKeys, SigningKeysError, UploadError, cross_signing::SignatureFailure,
+    DeviceKeysUpload, DeviceLists, EduError, Reauthentication, SigningKeys, SigningKeysError, UploadError,
+    cross_signing::SignatureFailure,
     one_time_key_counts, parse_sync_token, queue_device_deleted,
     testing::{Bench, cross_signing_key, device_keys, key_pair, raw, sign},
     unused_fallback_key_types,
@@ -28,7 +32,8 @@ fn remy() -> &'static UserId {
 }
 
 fn one_time_keys(names: &[&str]) -> DeviceKeysUpload {
-    let one_time_keys = names.iter().map(|name| (name.to_string().try_into().unwrap(), raw(&json!({ "key": name })))).collect();
+    let one_time_keys =
+        names.iter().map(|name| (name.to_string().try_into().unwrap(), raw(&json!({ "key": name })))).collect();
     DeviceKeysUpload { one_time_keys, ..Default::default() }
 }
 
@@ -37,7 +42,8 @@ fn identity(user: &UserId, device: &str, key: &str) -> DeviceKeysUpload {
 }
 
 async fn claim(bench: &Bench, user: &UserId, device: &str) -> Option<String> {
-    let wanted = BTreeMap::from([(user.to_owned(), BTreeMap::from([(device.into(), OneTimeKeyAlgorithm::SignedCurve25519)]))]);
+    let wanted =
+        BTreeMap::from([(user.to_owned(), BTreeMap::from([(device.into(), OneTimeKeyAlgorithm::SignedCurve25519)]))]);
     let mut answer = bench.keys.claim(wanted, None).await.unwrap();
     let keys = answer.one_time_keys.remove(user)?.into_values().next()?;
     keys.into_keys().next().map(|name| name.to_string())
@@ -109,8 +115,10 @@ async fn the_fallback_key_is_given_out_when_there_is_no_other_and_marked_as_used
     let bench = Bench::new();
     let phone = device_id!("PHONE");
     let mut upload = one_time_keys(&["signed_curve25519:ONCE"]);
-    upload.fallback_keys =
-        BTreeMap::from([("signed_curve25519:BACK".to_owned().try_into().unwrap(), raw(&json!({ "key": "k", "fallback": true })))]);
+    upload.fallback_keys = BTreeMap::from([(
+        "signed_curve25519:BACK".to_owned().try_into().unwrap(),
+        raw(&json!({ "key": "k", "fallback": true })),
+    )]);
     bench.keys.upload(alice(), phone, upload).await.unwrap();
     assert_eq!(claim(&bench, alice(), "PHONE").await.as_deref(), Some("signed_curve25519:ONCE"));
     assert_eq!(unused_fallback_key_types(&bench.store, alice(), phone).unwrap().len(), 1);
@@ -122,7 +130,10 @@ async fn the_fallback_key_is_given_out_when_there_is_no_other_and_marked_as_used
 #[tokio::test]
 async fn claims_at_a_server_that_is_down_are_named_as_failures() {
     let bench = Bench::new();
-    let wanted = BTreeMap::from([(remy().to_owned(), BTreeMap::from([("LAPTOP".into(), OneTimeKeyAlgorithm::SignedCurve25519)]))]);
+    let wanted = BTreeMap::from([(
+        remy().to_owned(),
+        BTreeMap::from([("LAPTOP".into(), OneTimeKeyAlgorithm::SignedCurve25519)]),
+    )]);
     let answer = bench.keys.claim(wanted, Some(Duration::from_secs(1))).await.unwrap();
     assert!(answer.failures.contains_key("remote.example"));
     assert!(answer.one_time_keys.is_empty());
@@ -238,8 +249,11 @@ fn alices_keys() -> (SigningKeys, Value) {
     let mut user_signing = cross_signing_key(alice(), "user_signing", &key_pair(3).1);
     sign(&mut self_signing, alice(), &master_id, &master);
     sign(&mut user_signing, alice(), &master_id, &master);
-    let keys =
-        SigningKeys { master: Some(raw(&master_key)), self_signing: Some(raw(&self_signing)), user_signing: Some(raw(&user_signing)) };
+    let keys = SigningKeys {
+        master: Some(raw(&master_key)),
+        self_signing: Some(raw(&self_signing)),
+        user_signing: Some(raw(&user_signing)),
+    };
     (keys, master_key)
 }
 
@@ -364,7 +378,10 @@ fn update(stream_id: u32, prev_id: &[u32], device: &str, key: &str) -> Value {
 /// The names of Remy's devices as Alice is told them.
 async fn remys_devices(bench: &Bench) -> Vec<String> {
     let answer = query(bench, alice(), remy()).await;
-    answer["device_keys"][remy().as_str()].as_object().map(|devices| devices.keys().cloned().collect()).unwrap_or_default()
+    answer["device_keys"][remy().as_str()]
+        .as_object()
+        .map(|devices| devices.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 #[tokio::test]
@@ -407,7 +424,8 @@ async fn a_gap_in_the_updates_of_a_remote_device_list_has_it_fetched_anew() {
     bench.keys.spawn_retry_of(remote);
     let lists = DeviceLists::new(bench.store.clone());
     let told = async {
-        while !lists.changed_between(alice(), before, bench.store.durable_position()).unwrap().changed.contains(remy()) {
+        while !lists.changed_between(alice(), before, bench.store.durable_position()).unwrap().changed.contains(remy())
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -433,7 +451,10 @@ async fn a_device_list_is_not_relied_on_after_its_user_was_gone_for_a_while() {
 #[tokio::test]
 async fn keys_of_users_who_share_no_room_are_asked_for_each_time() {
     let bench = Bench::new();
-    let keys = BTreeMap::from([("LAPTOP".into(), device_keys(remy(), "LAPTOP", "l")), ("FALSE".into(), device_keys(remy(), "OTHER", "x"))]);
+    let keys = BTreeMap::from([
+        ("LAPTOP".into(), device_keys(remy(), "LAPTOP", "l")),
+        ("FALSE".into(), device_keys(remy(), "OTHER", "x")),
+    ]);
     bench.servers.keys.lock().insert(remy().to_owned(), keys);
     assert_eq!(remys_devices(&bench).await, ["LAPTOP"]);
     assert_eq!(remys_devices(&bench).await, ["LAPTOP"]);
@@ -451,7 +472,9 @@ async fn updates_about_another_servers_user_are_not_believed() {
     assert!(matches!(refused, Err(EduError::NotTheirs)));
     let refused = bench.keys.receive_signing_key_update(liar, &json!({ "user_id": remy() })).await;
     assert!(matches!(refused, Err(EduError::NotTheirs)));
-    for malformed in [json!(null), json!({ "user_id": 5 }), json!({ "user_id": remy(), "device_id": "a\0b", "stream_id": 1 })] {
+    for malformed in
+        [json!(null), json!({ "user_id": 5 }), json!({ "user_id": remy(), "device_id": "a\0b", "stream_id": 1 })]
+    {
         let refused = bench.keys.receive_device_list_update(server_name!("remote.example"), &malformed).await;
         assert!(matches!(refused, Err(EduError::Malformed(_))), "{malformed}");
     }

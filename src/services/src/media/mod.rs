@@ -259,9 +259,12 @@ impl Media {
         }
         if pending.len() >= inner.config.pending_uploads_max {
             let first_ms = pending.into_iter().min().unwrap_or(now_ms);
-            return Err(UploadError::TooManyPending { retry_after: Duration::from_millis(first_ms.saturating_sub(now_ms)) });
+            return Err(UploadError::TooManyPending {
+                retry_after: Duration::from_millis(first_ms.saturating_sub(now_ms)),
+            });
         }
-        let expires_ms = now_ms.saturating_add(u64::try_from(inner.config.unused_expires.as_millis()).unwrap_or(u64::MAX));
+        let expires_ms =
+            now_ms.saturating_add(u64::try_from(inner.config.unused_expires.as_millis()).unwrap_or(u64::MAX));
         let media_id = new_media_id();
         let record = MediaRecord { unused_expires_ms: Some(expires_ms), ..inner.record(Some(user_id.clone()), None) };
         batch.put(&MEDIA, &(inner.server_name.clone(), media_id.clone()), &record);
@@ -304,7 +307,13 @@ impl Media {
 
     /// A file to serve, of this server or of another one; fetched from there first if need be. Waits up to `wait` for an upload
     /// that is still to come.
-    pub async fn get_file(&self, server_name: &ServerName, media_id: &str, access: Access, wait: Duration) -> Result<StoredFile, GetMediaError> {
+    pub async fn get_file(
+        &self,
+        server_name: &ServerName,
+        media_id: &str,
+        access: Access,
+        wait: Duration,
+    ) -> Result<StoredFile, GetMediaError> {
         if server_name == self.0.server_name {
             return self.get_own_file(media_id, access, wait).await;
         }
@@ -324,7 +333,13 @@ impl Media {
     }
 
     /// A file that is here already, of this server or of another one: for `allow_remote=false`.
-    pub async fn get_held_file(&self, server_name: &ServerName, media_id: &str, access: Access, wait: Duration) -> Result<StoredFile, GetMediaError> {
+    pub async fn get_held_file(
+        &self,
+        server_name: &ServerName,
+        media_id: &str,
+        access: Access,
+        wait: Duration,
+    ) -> Result<StoredFile, GetMediaError> {
         if server_name == self.0.server_name {
             return self.get_own_file(media_id, access, wait).await;
         }
@@ -332,7 +347,12 @@ impl Media {
     }
 
     /// A file of this server's own media: what other servers may ask for.
-    pub async fn get_own_file(&self, media_id: &str, access: Access, wait: Duration) -> Result<StoredFile, GetMediaError> {
+    pub async fn get_own_file(
+        &self,
+        media_id: &str,
+        access: Access,
+        wait: Duration,
+    ) -> Result<StoredFile, GetMediaError> {
         let inner = &self.0;
         check_media_id(media_id)?;
         let deadline = tokio::time::Instant::now() + wait;
@@ -355,9 +375,16 @@ impl Media {
         }
     }
 
-    async fn get_cached_file(&self, server_name: &ServerName, media_id: &str, access: Access) -> Result<Option<StoredFile>, GetMediaError> {
+    async fn get_cached_file(
+        &self,
+        server_name: &ServerName,
+        media_id: &str,
+        access: Access,
+    ) -> Result<Option<StoredFile>, GetMediaError> {
         check_media_id(media_id)?;
-        let Some(record) = self.0.store.get(&MEDIA, &(server_name.to_owned(), media_id.to_owned()))? else { return Ok(None) };
+        let Some(record) = self.0.store.get(&MEDIA, &(server_name.to_owned(), media_id.to_owned()))? else {
+            return Ok(None);
+        };
         let file = self.0.file(record, access)?;
         // A copy whose file is gone (an operator made room) is fetched again.
         Ok(tokio::fs::try_exists(&file.path).await?.then_some(file))
@@ -374,16 +401,20 @@ impl Media {
         let inner = &self.0;
         let internal = |error: &dyn std::fmt::Display| FetchMediaError::Internal(error.to_string());
         let fetched = inner.transport.fetch_media(server_name, media_id).await?;
-        let written = inner.files.write_content(fetched.body, inner.config.remote_bytes_max).await.map_err(|error| match error {
-            WriteError::TooLarge { .. } => FetchMediaError::TooLarge,
-            WriteError::Incomplete(cause) => FetchMediaError::Unreachable { server: server_name.to_owned(), cause },
-            WriteError::Disk(_) => internal(&error),
-        })?;
+        let written = inner.files.write_content(fetched.body, inner.config.remote_bytes_max).await.map_err(
+            |error| match error {
+                WriteError::TooLarge { .. } => FetchMediaError::TooLarge,
+                WriteError::Incomplete(cause) => FetchMediaError::Unreachable { server: server_name.to_owned(), cause },
+                WriteError::Disk(_) => internal(&error),
+            },
+        )?;
         let info = FileInfo { content_type: fetched.content_type, filename: fetched.filename };
         let record = inner.record(None, Some(content(written, info)));
         let key = (server_name.to_owned(), media_id.to_owned());
         let mut batch = Batch::new();
-        if let Some(earlier) = inner.store.get(&MEDIA, &key).map_err(|error| internal(&error))?.and_then(|record| record.content) {
+        if let Some(earlier) =
+            inner.store.get(&MEDIA, &key).map_err(|error| internal(&error))?.and_then(|record| record.content)
+        {
             batch.delete(&CONTENT_MEDIA, &(earlier.sha256, key.0.clone(), key.1.clone()));
         }
         put_media(&mut batch, server_name, media_id, &record);
@@ -531,7 +562,8 @@ fn mxc_uri(server_name: &ServerName, media_id: &str) -> OwnedMxcUri {
 }
 
 fn is_media_id(media_id: &str) -> bool {
-    (1..=255).contains(&media_id.len()) && media_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    (1..=255).contains(&media_id.len())
+        && media_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
 
 fn check_media_id(media_id: &str) -> Result<(), GetMediaError> {

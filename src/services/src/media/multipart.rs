@@ -48,7 +48,12 @@ pub async fn read_mixed<E: std::fmt::Display>(
 ) -> Result<MediaPart, MultipartError> {
     let body = body.map(|chunk| chunk.map_err(|error| MultipartError::Incomplete(error.to_string()))).boxed();
     // The first boundary may stand at the very start, without the line break that belongs to the others.
-    let mut reader = Reader { buffer: BytesMut::from(&b"\r\n"[..]), body, delimiter: format!("\r\n--{boundary}").into_bytes(), head_bytes: 0 };
+    let mut reader = Reader {
+        buffer: BytesMut::from(&b"\r\n"[..]),
+        body,
+        delimiter: format!("\r\n--{boundary}").into_bytes(),
+        head_bytes: 0,
+    };
     reader.take_to_delimiter().await?;
     reader.take_headers().await?;
     reader.take_to_delimiter().await?;
@@ -62,7 +67,12 @@ pub async fn read_mixed<E: std::fmt::Display>(
     let filename = value("content-disposition")
         .and_then(|disposition| ContentDisposition::try_from(disposition.as_bytes()).ok())
         .and_then(|disposition| disposition.filename);
-    Ok(MediaPart { content_type: value("content-type"), filename, location: value("location"), body: reader.into_file() })
+    Ok(MediaPart {
+        content_type: value("content-type"),
+        filename,
+        location: value("location"),
+        body: reader.into_file(),
+    })
 }
 
 struct Reader {
@@ -104,7 +114,9 @@ impl Reader {
             if self.buffer.starts_with(b"--") {
                 return Err(MultipartError::Malformed("it has less than two parts"));
             }
-            let end = find(&self.buffer, b"\r\n\r\n").map(|at| (at, 4)).or_else(|| find(&self.buffer, b"\n\n").map(|at| (at, 2)));
+            let end = find(&self.buffer, b"\r\n\r\n")
+                .map(|at| (at, 4))
+                .or_else(|| find(&self.buffer, b"\n\n").map(|at| (at, 2)));
             if let Some((at, length)) = end {
                 let headers = String::from_utf8_lossy(self.buffer.get(..at).unwrap_or_default()).into_owned();
                 self.drop_head(at + length);
@@ -136,7 +148,12 @@ impl Reader {
                 }
                 match reader.fill().await {
                     Ok(true) => {}
-                    Ok(false) => return Some((Err(MultipartError::Incomplete("the last boundary is missing".to_owned())), None)),
+                    Ok(false) => {
+                        return Some((
+                            Err(MultipartError::Incomplete("the last boundary is missing".to_owned())),
+                            None,
+                        ));
+                    }
                     Err(error) => return Some((Err(error), None)),
                 }
             }
@@ -166,7 +183,8 @@ mod tests {
     use super::*;
 
     async fn read(body: &[u8], chunk_bytes: usize) -> Result<(MediaPart, Vec<u8>), MultipartError> {
-        let chunks: Vec<_> = body.chunks(chunk_bytes).map(|chunk| Ok::<_, String>(Bytes::copy_from_slice(chunk))).collect();
+        let chunks: Vec<_> =
+            body.chunks(chunk_bytes).map(|chunk| Ok::<_, String>(Bytes::copy_from_slice(chunk))).collect();
         let mut part = read_mixed("xyz", stream::iter(chunks)).await?;
         let mut file = Vec::new();
         while let Some(chunk) = part.body.next().await {

@@ -24,7 +24,11 @@ pub struct RemoteBody {
 /// Gets media from the server it belongs to: `GET /_matrix/federation/v1/media/download/{mediaId}`, following a `Location`, and the
 /// older `/_matrix/media/v3/download` where a server does not know that endpoint.
 pub trait MediaTransport: Send + Sync {
-    fn fetch_media<'a>(&'a self, server: &'a ServerName, media_id: &'a str) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>>;
+    fn fetch_media<'a>(
+        &'a self,
+        server: &'a ServerName,
+        media_id: &'a str,
+    ) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>>;
 }
 
 /// Why another server's media could not be had.
@@ -51,10 +55,12 @@ pub enum FetchMediaError {
 
 type Outcome<T> = Result<T, Arc<FetchMediaError>>;
 type Flight<T> = Shared<BoxFuture<'static, Outcome<T>>>;
+/// By server and media id.
+type UnderWay<T> = HashMap<(OwnedServerName, String), Flight<T>>;
 
 /// Fetches under way, so that each file is fetched once at a time, and not too many files at all.
 pub(super) struct Flights<T> {
-    under_way: Arc<Mutex<HashMap<(OwnedServerName, String), Flight<T>>>>,
+    under_way: Arc<Mutex<UnderWay<T>>>,
     slots: Arc<Semaphore>,
 }
 
@@ -103,7 +109,9 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             under_way.lock().remove(&key);
             fetched.map_err(Arc::new)
         });
-        task.map(|joined| joined.unwrap_or_else(|panic| Err(Arc::new(FetchMediaError::Internal(panic.to_string()))))).boxed().shared()
+        task.map(|joined| joined.unwrap_or_else(|panic| Err(Arc::new(FetchMediaError::Internal(panic.to_string())))))
+            .boxed()
+            .shared()
     }
 }
 

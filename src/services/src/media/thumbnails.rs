@@ -30,7 +30,12 @@ pub struct ThumbnailLimits {
 
 impl Default for ThumbnailLimits {
     fn default() -> Self {
-        Self { pixels_max: 32_000_000, frames_max: 120, memory_bytes_max: 256 * 1024 * 1024, source_bytes_max: 64 * 1024 * 1024 }
+        Self {
+            pixels_max: 32_000_000,
+            frames_max: 120,
+            memory_bytes_max: 256 * 1024 * 1024,
+            source_bytes_max: 64 * 1024 * 1024,
+        }
     }
 }
 
@@ -106,7 +111,11 @@ pub fn content_type(head: &[u8]) -> &'static str {
 /// Makes a thumbnail. Blocking and costly: call it on a thread for that.
 ///
 /// An image that is smaller than the variant keeps its size; it is written anew all the same, so that nothing but pixels passes.
-pub fn render<R: BufRead + Seek>(mut source: R, variant: &Variant, limits: &ThumbnailLimits) -> Result<Vec<u8>, RenderError> {
+pub fn render<R: BufRead + Seek>(
+    mut source: R,
+    variant: &Variant,
+    limits: &ThumbnailLimits,
+) -> Result<Vec<u8>, RenderError> {
     let format = check_format(&mut source)?;
     if variant.animated
         && let Some(bytes) = render_animated(&mut source, format, variant, limits)?
@@ -218,7 +227,11 @@ fn render_animated<R: BufRead + Seek>(
     Ok(Some(bytes))
 }
 
-fn scale_frames(frames: image::Frames<'_>, variant: &Variant, limits: &ThumbnailLimits) -> Result<Vec<Frame>, RenderError> {
+fn scale_frames(
+    frames: image::Frames<'_>,
+    variant: &Variant,
+    limits: &ThumbnailLimits,
+) -> Result<Vec<Frame>, RenderError> {
     let mut scaled = Vec::new();
     // Every frame is decoded in full, so the pixels of all of them together are what costs time.
     let mut pixels_left = limits.pixels_max.saturating_mul(4);
@@ -242,7 +255,9 @@ mod tests {
 
     fn png(width: u32, height: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
-        RgbImage::from_pixel(width, height, Rgb([10, 200, 30])).write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+        RgbImage::from_pixel(width, height, Rgb([10, 200, 30]))
+            .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+            .unwrap();
         bytes
     }
 
@@ -269,7 +284,8 @@ mod tests {
 
     #[test]
     fn requests_are_mapped_to_the_next_larger_variant() {
-        let covering = |width, height, method| Variant::covering(width, height, method, false).map(|variant| variant.name());
+        let covering =
+            |width, height, method| Variant::covering(width, height, method, false).map(|variant| variant.name());
         assert_eq!(covering(1, 1, Method::Crop).as_deref(), Some("32x32-crop"));
         assert_eq!(covering(33, 20, Method::Crop).as_deref(), Some("96x96-crop"));
         assert_eq!(covering(200, 200, Method::Crop).as_deref(), Some("256x256-crop"));
@@ -282,21 +298,26 @@ mod tests {
 
     #[test]
     fn scaling_keeps_the_aspect_ratio() {
-        let bytes = render(Cursor::new(png(1000, 500)), &variant(320, 240, Method::Scale), &ThumbnailLimits::default()).unwrap();
+        let bytes = render(Cursor::new(png(1000, 500)), &variant(320, 240, Method::Scale), &ThumbnailLimits::default())
+            .unwrap();
         assert_eq!(size(&bytes), (320, 160));
         assert_eq!(content_type(&bytes), "image/png");
     }
 
     #[test]
     fn cropping_fills_the_square() {
-        let bytes = render(Cursor::new(png(1000, 500)), &variant(96, 96, Method::Crop), &ThumbnailLimits::default()).unwrap();
+        let bytes =
+            render(Cursor::new(png(1000, 500)), &variant(96, 96, Method::Crop), &ThumbnailLimits::default()).unwrap();
         assert_eq!(size(&bytes), (96, 96));
     }
 
     #[test]
     fn small_images_are_never_enlarged() {
         let limits = ThumbnailLimits::default();
-        assert_eq!(size(&render(Cursor::new(png(20, 10)), &variant(320, 240, Method::Scale), &limits).unwrap()), (20, 10));
+        assert_eq!(
+            size(&render(Cursor::new(png(20, 10)), &variant(320, 240, Method::Scale), &limits).unwrap()),
+            (20, 10)
+        );
         assert_eq!(size(&render(Cursor::new(png(20, 10)), &variant(96, 96, Method::Crop), &limits).unwrap()), (10, 10));
     }
 

@@ -32,7 +32,8 @@ async fn setup(enabled: bool) -> Setup {
     join(&store, room_id!("!r:a.example"), &[alice(), carol(), bob()]).await;
     let clock = Arc::new(ManualClock::new(10_000_000));
     let edus = Arc::new(SentEdus::default());
-    let presence = Presence::new(store.clone(), server_name!("a.example").to_owned(), clock.clone(), edus.clone(), enabled);
+    let presence =
+        Presence::new(store.clone(), server_name!("a.example").to_owned(), clock.clone(), edus.clone(), enabled);
     Setup { presence: Arc::new(presence), clock, edus, store }
 }
 
@@ -73,7 +74,10 @@ async fn status_message_survives_a_restart() {
     clock.advance(1000);
     let restarted = Presence::new(store, server_name!("a.example").to_owned(), clock, edus, true);
     let seen = restarted.get(carol(), alice()).unwrap();
-    assert_eq!((seen.state, seen.status_msg.as_deref(), seen.last_active_ago_ms), (PresenceState::Offline, Some("back soon"), Some(1000)));
+    assert_eq!(
+        (seen.state, seen.status_msg.as_deref(), seen.last_active_ago_ms),
+        (PresenceState::Offline, Some("back soon"), Some(1000))
+    );
 }
 
 #[tokio::test]

@@ -77,7 +77,10 @@ impl Setup {
     }
 
     fn outgoing(&self) -> Vec<(OwnedServerName, OutgoingItem)> {
-        self.store.scan(&OUTGOING, &(), Direction::Forward).map(|row| row.map(|((server, _), item)| (server, item)).unwrap()).collect()
+        self.store
+            .scan(&OUTGOING, &(), Direction::Forward)
+            .map(|row| row.map(|((server, _), item)| (server, item)).unwrap())
+            .collect()
     }
 }
 
@@ -160,7 +163,8 @@ async fn stranger_or_other_rooms_event_is_refused() {
     assert!(matches!(refused, Err(SetReceiptError::NotJoined)));
     let elsewhere = join(&setup.store, room_id!("!s:a.example"), &[alice()]).await;
     put_event(&setup.store, elsewhere, EventNid(9), event_id!("$9").to_owned(), Order::Live(Position(1))).await;
-    let refused = setup.receipts.set(the_room(), alice(), ReceiptKind::Public, &Thread::Unthreaded, event_id!("$9")).await;
+    let refused =
+        setup.receipts.set(the_room(), alice(), ReceiptKind::Public, &Thread::Unthreaded, event_id!("$9")).await;
     assert!(matches!(refused, Err(SetReceiptError::WrongRoom)));
 }
 

@@ -263,15 +263,21 @@ mod tests {
 
     #[test]
     fn excluded_type_wins_over_included_type() {
-        let filter: RoomEventFilter = serde_json::from_value(json!({"types": ["m.*"], "not_types": ["m.room.name"]})).unwrap();
+        let filter: RoomEventFilter =
+            serde_json::from_value(json!({"types": ["m.*"], "not_types": ["m.room.name"]})).unwrap();
         let filter = EventFilter::from(filter);
-        assert!(filter.admits_type("m.room.topic") && !filter.admits_type("m.room.name") && !filter.admits_type("org.example"));
+        assert!(
+            filter.admits_type("m.room.topic")
+                && !filter.admits_type("m.room.name")
+                && !filter.admits_type("org.example")
+        );
     }
 
     #[test]
     fn only_wanted_fields_are_kept() {
         let event = json!({"type": "t", "content": {"body": "b", "a.b": 1, "other": 2}, "sender": "s"});
-        let paths: Vec<_> = ["type", "content.body", r"content.a\.b", "content.missing.deeper", "sender.x"].map(field_path).into();
+        let paths: Vec<_> =
+            ["type", "content.body", r"content.a\.b", "content.missing.deeper", "sender.x"].map(field_path).into();
         assert_eq!(keep_fields(&event, &paths), json!({"type": "t", "content": {"body": "b", "a.b": 1}}));
     }
 }

@@ -117,12 +117,14 @@ impl View<'_> {
 
     /// The state that goes with a timeline, as the client's filter wants it.
     pub(super) fn read_state_section(&self, query: StateQuery<'_>) -> Result<StateSection, SyncError> {
-        let mut events = if self.filter.state.refuses_all(&query.room.id) { Vec::new() } else { self.read_wanted_state(&query)? };
+        let mut events =
+            if self.filter.state.refuses_all(&query.room.id) { Vec::new() } else { self.read_wanted_state(&query)? };
         events.retain(|event| self.filter.state.admits(&event.pdu));
         if self.filter.lazy_load.is_on() {
             let of = DeviceRoom { user: &self.request.user_id, device: &self.request.device_id, room: query.room.nid };
             let told = events.iter().chain(query.timeline.events.iter().map(|(_, event)| event));
-            let members: BTreeMap<&str, EventNid> = told.filter_map(|event| Some((member_of(event)?, event.nid))).collect();
+            let members: BTreeMap<&str, EventNid> =
+                told.filter_map(|event| Some((member_of(event)?, event.nid))).collect();
             self.lazy_members.note(of, members, self.to);
         }
         let events = Events { events: self.show_events(events.iter().map(|event| &**event))? };
@@ -143,7 +145,8 @@ impl View<'_> {
         let is_full = query.span.from == EMPTY;
         // Of the whole state only the members that are needed; of what changed every member: the client may show it.
         let wants = |event_type: &StateEventType, _: &str| {
-            !(is_lazy && is_full && *event_type == StateEventType::RoomMember) && self.filter.state.admits_type(&event_type.to_string())
+            !(is_lazy && is_full && *event_type == StateEventType::RoomMember)
+                && self.filter.state.admits_type(&event_type.to_string())
         };
         let mut events = read_state(rooms, query.span, until, wants)?.events;
         if is_lazy {
@@ -153,7 +156,12 @@ impl View<'_> {
     }
 
     /// Adds the member events of who speaks in the timeline, as far as the device does not have them.
-    fn add_needed_members(&self, query: &StateQuery<'_>, until: Until<'_>, events: &mut Vec<Arc<Event>>) -> Result<(), StoreError> {
+    fn add_needed_members(
+        &self,
+        query: &StateQuery<'_>,
+        until: Until<'_>,
+        events: &mut Vec<Arc<Event>>,
+    ) -> Result<(), StoreError> {
         let rooms = &self.sources.rooms;
         let of = DeviceRoom { user: &self.request.user_id, device: &self.request.device_id, room: query.room.nid };
         let root = match until {
@@ -180,7 +188,9 @@ impl View<'_> {
     fn read_summary(&self, scope: Scope, span: StateSpan) -> Result<Option<SummarySection>, StoreError> {
         let rooms = &self.sources.rooms;
         // Nothing is wanted of the events: only whether there are any.
-        if !scope.is_full() && (span.from == span.to || !read_state(rooms, span, Until::End, |_, _| false)?.touches_summary) {
+        if !scope.is_full()
+            && (span.from == span.to || !read_state(rooms, span, Until::End, |_, _| false)?.touches_summary)
+        {
             return Ok(None);
         }
         let summary = self.summaries.get(rooms, span.room, span.to)?;
@@ -209,8 +219,11 @@ impl View<'_> {
             }
         }
         if filter.admits_type("m.receipt") {
-            let new = self.sources.receipts.scan_receipts(room.nid, &self.request.user_id, scope.other_from, self.to)?;
-            events.extend(receipts::contents(&new).into_iter().filter_map(|content| show::ephemeral("m.receipt", content)));
+            let new =
+                self.sources.receipts.scan_receipts(room.nid, &self.request.user_id, scope.other_from, self.to)?;
+            events.extend(
+                receipts::contents(&new).into_iter().filter_map(|content| show::ephemeral("m.receipt", content)),
+            );
         }
         events.truncate(filter.limit());
         Ok(events)
@@ -226,7 +239,8 @@ impl View<'_> {
         if filter.refuses_all(&room.id) {
             return Ok(Vec::new());
         }
-        let show = |item: &AccountDataItem| filter.admits_type(&item.event_type).then(|| show::account_data(item)).flatten();
+        let show =
+            |item: &AccountDataItem| filter.admits_type(&item.event_type).then(|| show::account_data(item)).flatten();
         // Of a room that was not shown before, also what was written before.
         let mut events: Vec<_> = if self.since.is_some() && scope.other_from == Position::ZERO {
             self.sources.account_data.scan(&self.request.user_id, Some(&room.id))?.iter().filter_map(show).collect()

@@ -73,7 +73,9 @@ impl LazyMembers {
     /// Whether a device that has seen everything up to `since` has this member event, and no newer one of the member.
     pub fn has(&self, of: DeviceRoom<'_>, member: &str, event: EventNid, since: Position) -> bool {
         let mut memory = self.memory.lock();
-        let Some(floor) = memory.devices.get(&self.device_key(of.user, of.device)).map(|device| device.floor) else { return false };
+        let Some(floor) = memory.devices.get(&self.device_key(of.user, of.device)).map(|device| device.floor) else {
+            return false;
+        };
         let sent = memory.sent.get(&self.member_key(of, member));
         sent.is_some_and(|sent| sent.event == event && sent.at > floor && sent.at <= since)
     }

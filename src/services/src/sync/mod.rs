@@ -19,8 +19,7 @@ use std::{
 use chappe_rooms::{RoomError, Rooms};
 use chappe_store::{CommitError, Position, StoreError};
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt,
-    api::client::filter::FilterDefinition,
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt, api::client::filter::FilterDefinition,
     presence::PresenceState,
 };
 use serde_json::{json, value::RawValue};
@@ -181,12 +180,18 @@ impl SyncService {
         loop {
             // Before reading: what happens after the reading began is not overlooked.
             let waiter = match may_wait {
-                true => Some(self.sources.waiters.register(&request.user_id, self.sources.rooms.get_joined_rooms(&request.user_id)?)),
+                true => Some(
+                    self.sources
+                        .waiters
+                        .register(&request.user_id, self.sources.rooms.get_joined_rooms(&request.user_id)?),
+                ),
                 false => None,
             };
             let answer = self.read(&request, &filter, Some(since))?;
             let counts = (&answer.device_one_time_keys_count, &answer.device_unused_fallback_key_types);
-            let Some(waiter) = waiter.filter(|_| answer.is_empty() && counts == (&counts_at_start.0, &counts_at_start.1)) else {
+            let Some(waiter) =
+                waiter.filter(|_| answer.is_empty() && counts == (&counts_at_start.0, &counts_at_start.1))
+            else {
                 return Ok(answer);
             };
             let woken = tokio::time::timeout_at(deadline, waiter.woken()).await;
@@ -197,7 +202,11 @@ impl SyncService {
     }
 
     /// Reads a first sync off the threads that serve everybody else.
-    async fn read_aside(self: &Arc<Self>, request: Arc<SyncRequest>, filter: Arc<SyncFilter>) -> Result<SyncResponse, SyncError> {
+    async fn read_aside(
+        self: &Arc<Self>,
+        request: Arc<SyncRequest>,
+        filter: Arc<SyncFilter>,
+    ) -> Result<SyncResponse, SyncError> {
         let service = self.clone();
         let reading = tokio::task::spawn_blocking(move || service.read(&request, &filter, None));
         reading.await.map_err(|error| SyncError::Aborted(error.to_string()))?
@@ -241,7 +250,12 @@ impl SyncService {
     }
 
     /// Reads one answer, as of now.
-    fn read(&self, request: &SyncRequest, filter: &SyncFilter, since: Option<SyncToken>) -> Result<SyncResponse, SyncError> {
+    fn read(
+        &self,
+        request: &SyncRequest,
+        filter: &SyncFilter,
+        since: Option<SyncToken>,
+    ) -> Result<SyncResponse, SyncError> {
         let sources = &self.sources;
         let to = sources.waiters.position();
         // Before what they are the versions of is read: what changes meanwhile is told twice rather than never.
@@ -271,7 +285,9 @@ impl SyncService {
             next_batch: next.to_string(),
             account_data: view.show_account_data(&account_data),
             presence: view.read_presence(&found.newly_seen)?,
-            to_device: Events { events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect() },
+            to_device: Events {
+                events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect(),
+            },
             rooms,
             device_lists: view.read_device_lists(&found)?,
             device_one_time_keys_count,
@@ -358,7 +374,9 @@ fn ignored_users(account_data: &AccountData, request: &SyncRequest) -> Result<Ha
         #[serde(default)]
         ignored_users: BTreeMap<String, serde_json::Value>,
     }
-    let Some(content) = account_data.get(&request.user_id, None, "m.ignored_user_list")? else { return Ok(HashSet::new()) };
+    let Some(content) = account_data.get(&request.user_id, None, "m.ignored_user_list")? else {
+        return Ok(HashSet::new());
+    };
     let content: Content = serde_json::from_str(&content).unwrap_or_default();
     let users = content.ignored_users.into_keys().filter_map(|user| OwnedUserId::try_from(user).ok());
     Ok(users.filter(|user| *user != request.user_id).collect())

@@ -30,10 +30,12 @@ impl View<'_> {
             event.get("type").and_then(Value::as_str) == Some(&StateEventType::RoomMember.to_string())
                 && event.get("state_key").and_then(Value::as_str) == Some(user.as_str())
         };
-        let mut events: Vec<RawEvent> = stripped.iter().filter(|event| !is_own(event)).filter_map(show_stripped).collect();
+        let mut events: Vec<RawEvent> =
+            stripped.iter().filter(|event| !is_own(event)).filter_map(show_stripped).collect();
         // Who invites is shown with a name, where this server knows the room.
         if member.sender != *user
-            && let Some(sender) = self.sources.rooms.get_state_event(room, &StateEventType::RoomMember, member.sender.as_str())?
+            && let Some(sender) =
+                self.sources.rooms.get_state_event(room, &StateEventType::RoomMember, member.sender.as_str())?
         {
             events.extend(sender.pdu.to_stripped().ok());
         }
@@ -61,7 +63,10 @@ impl View<'_> {
             }
         };
         let filter = &self.filter.room_account_data;
-        let data = account_data.into_iter().flatten().filter(|item| filter.admits_room(room_id) && filter.admits_type(&item.event_type));
+        let data = account_data
+            .into_iter()
+            .flatten()
+            .filter(|item| filter.admits_room(room_id) && filter.admits_type(&item.event_type));
         let account_data = Events { events: data.filter_map(|item| show::account_data(item)).collect() };
         Ok(Some(LeftRoom { state, timeline, account_data }))
     }

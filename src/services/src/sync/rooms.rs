@@ -42,7 +42,12 @@ pub(super) struct Membership {
 pub(super) type RoomAccountData<'a> = HashMap<OwnedRoomId, Vec<&'a AccountDataItem>>;
 
 /// The changes of a user's membership in each room, in order, after one position and up to another.
-pub fn scan_membership_changes(rooms: &Rooms, user: &UserId, from: Position, to: Position) -> Result<BTreeMap<RoomNid, Vec<Position>>, StoreError> {
+pub fn scan_membership_changes(
+    rooms: &Rooms,
+    user: &UserId,
+    from: Position,
+    to: Position,
+) -> Result<BTreeMap<RoomNid, Vec<Position>>, StoreError> {
     let mut changes: BTreeMap<RoomNid, Vec<Position>> = BTreeMap::new();
     let (start, end) = ((user.to_owned(), from.next()), (user.to_owned(), to.next()));
     for row in rooms.store().scan_range(&MEMBERSHIP_LOG, &start, &end, Direction::Forward) {
@@ -161,7 +166,12 @@ impl View<'_> {
     }
 
     /// Whether the user was joined at a position, and at each change of the membership since.
-    pub(super) fn was_joined_throughout(&self, room: RoomNid, from: Position, changes: Option<&Vec<Position>>) -> Result<bool, StoreError> {
+    pub(super) fn was_joined_throughout(
+        &self,
+        room: RoomNid,
+        from: Position,
+        changes: Option<&Vec<Position>>,
+    ) -> Result<bool, StoreError> {
         let Some(changes) = changes else { return Ok(true) };
         for position in std::iter::once(&from).chain(changes) {
             let root = root_at(&self.sources.rooms, room, *position)?;
@@ -196,7 +206,11 @@ impl View<'_> {
                 section.knock.insert(room_id, KnockedRoom { knock_state });
             }
             _ => {
-                let is_hidden = || Ok::<_, StoreError>(!self.filter.include_leave || self.sources.rooms.is_forgotten(&self.request.user_id, nid)?);
+                let is_hidden = || {
+                    Ok::<_, StoreError>(
+                        !self.filter.include_leave || self.sources.rooms.is_forgotten(&self.request.user_id, nid)?,
+                    )
+                };
                 if self.since.is_none() && is_hidden()? {
                     return Ok(());
                 }

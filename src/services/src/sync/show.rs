@@ -3,7 +3,10 @@
 use chappe_rooms::{Event, RoomError, client_event::Viewer};
 use ruma::api::client::filter::EventFormat;
 use serde::Serialize;
-use serde_json::{Value, json, value::{RawValue, to_raw_value}};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 
 use super::{View, filter::keep_fields, response::RawEvent};
 use crate::account_data::AccountDataItem;
@@ -41,7 +44,10 @@ impl View<'_> {
         to_raw_value(&keep_fields(&whole, paths)).map_err(|error| broken(event, &error))
     }
 
-    pub(super) fn show_events<'e>(&self, events: impl IntoIterator<Item = &'e Event>) -> Result<Vec<RawEvent>, RoomError> {
+    pub(super) fn show_events<'e>(
+        &self,
+        events: impl IntoIterator<Item = &'e Event>,
+    ) -> Result<Vec<RawEvent>, RoomError> {
         events.into_iter().map(|event| self.show_event(event)).collect()
     }
 }

@@ -54,8 +54,10 @@ pub fn read_state(
     let mut changes = StateChanges::default();
     for change in rooms.get_state_diff(span.room, span.from, span.to)? {
         let Some((event_type, state_key)) = store.interner().get_state_key_parts(store, change.key)? else { continue };
-        changes.touches_summary |=
-            matches!(event_type, StateEventType::RoomMember | StateEventType::RoomName | StateEventType::RoomCanonicalAlias);
+        changes.touches_summary |= matches!(
+            event_type,
+            StateEventType::RoomMember | StateEventType::RoomName | StateEventType::RoomCanonicalAlias
+        );
         let Some(new) = change.new else { continue };
         if !wants(&event_type, &state_key) {
             continue;
@@ -85,7 +87,12 @@ pub fn root_at(rooms: &Rooms, room: RoomNid, position: Position) -> Result<State
 }
 
 /// A user's member event in a state.
-pub fn member_at(rooms: &Rooms, room: RoomNid, root: StateRoot, user: &UserId) -> Result<Option<Arc<Event>>, StoreError> {
+pub fn member_at(
+    rooms: &Rooms,
+    room: RoomNid,
+    root: StateRoot,
+    user: &UserId,
+) -> Result<Option<Arc<Event>>, StoreError> {
     rooms.get_from_root(room, root, &StateEventType::RoomMember, user.as_str())
 }
 

@@ -32,7 +32,9 @@ pub struct Summary {
 impl Summary {
     /// Who stands for the room in the eyes of one of its members.
     pub fn heroes(&self, viewer: &UserId) -> Vec<OwnedUserId> {
-        let others = |users: &[OwnedUserId]| -> Vec<_> { users.iter().filter(|user| **user != viewer).take(HEROES).cloned().collect() };
+        let others = |users: &[OwnedUserId]| -> Vec<_> {
+            users.iter().filter(|user| **user != viewer).take(HEROES).cloned().collect()
+        };
         let present = others(&self.present);
         if present.is_empty() { others(&self.former) } else { present }
     }

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use chappe_protocol::{clock::ManualClock, room_version, sign::{PublicKeys, ServerSigner}};
+use chappe_protocol::{
+    clock::ManualClock,
+    room_version,
+    sign::{PublicKeys, ServerSigner},
+};
 use chappe_rooms::{
     EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
     create::{CreateRoom, Preset},
@@ -16,7 +20,8 @@ use chappe_store::{
     tables::accounts::{DEVICES, DeviceRecord},
 };
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, ServerName, UserId, device_id,
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId,
+    ServerName, UserId, device_id,
     events::{StateEventType, TimelineEventType},
     owned_server_name,
     presence::PresenceState,
@@ -53,7 +58,12 @@ impl Remote for Nobody {
     fn fetch_event<'a>(&'a self, _: &'a ServerName, _: &'a EventId) -> RemoteResult<'a, Box<RawValue>> {
         down()
     }
-    fn fetch_missing_events<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: MissingEvents) -> RemoteResult<'a, RawEvents> {
+    fn fetch_missing_events<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: MissingEvents,
+    ) -> RemoteResult<'a, RawEvents> {
         down()
     }
     fn fetch_state_ids<'a>(
@@ -64,31 +74,72 @@ impl Remote for Nobody {
     ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)> {
         down()
     }
-    fn fetch_state<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId) -> RemoteResult<'a, (RawEvents, RawEvents)> {
+    fn fetch_state<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
         down()
     }
     fn fetch_event_auth<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId) -> RemoteResult<'a, RawEvents> {
         down()
     }
-    fn fetch_backfill<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: Vec<OwnedEventId>, _: u32) -> RemoteResult<'a, RawEvents> {
+    fn fetch_backfill<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: Vec<OwnedEventId>,
+        _: u32,
+    ) -> RemoteResult<'a, RawEvents> {
         down()
     }
-    fn make_join<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a UserId, _: Vec<RoomVersionId>) -> RemoteResult<'a, Template> {
+    fn make_join<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a UserId,
+        _: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template> {
         down()
     }
-    fn send_join<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId, _: Box<RawValue>) -> RemoteResult<'a, JoinAnswer> {
+    fn send_join<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: Box<RawValue>,
+    ) -> RemoteResult<'a, JoinAnswer> {
         down()
     }
     fn make_leave<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a UserId) -> RemoteResult<'a, Template> {
         down()
     }
-    fn send_leave<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId, _: Box<RawValue>) -> RemoteResult<'a, ()> {
+    fn send_leave<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: Box<RawValue>,
+    ) -> RemoteResult<'a, ()> {
         down()
     }
-    fn make_knock<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a UserId, _: Vec<RoomVersionId>) -> RemoteResult<'a, Template> {
+    fn make_knock<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a UserId,
+        _: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template> {
         down()
     }
-    fn send_knock<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId, _: Box<RawValue>) -> RemoteResult<'a, Vec<Value>> {
+    fn send_knock<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: Box<RawValue>,
+    ) -> RemoteResult<'a, Vec<Value>> {
         down()
     }
     fn send_invite<'a>(
@@ -214,7 +265,10 @@ impl Server {
 
     async fn name(&self, room: &RoomId, name: &str) {
         let content = canonical_content(&json!({ "name": name }).to_string()).unwrap();
-        self.rooms.send(alice(), room, EventDraft::state(StateEventType::RoomName.to_string(), "", content)).await.unwrap();
+        self.rooms
+            .send(alice(), room, EventDraft::state(StateEventType::RoomName.to_string(), "", content))
+            .await
+            .unwrap();
     }
 
     async fn device(&self, user: &UserId) {
@@ -264,7 +318,9 @@ fn told(events: &Value) -> Vec<String> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let events = events.as_array().cloned().unwrap_or_default();
     let tell = |event: &Value| match event.get("state_key") {
-        Some(state_key) if event["type"] == "m.room.member" => format!("{} {}", text(&event["content"]["membership"]), text(state_key)),
+        Some(state_key) if event["type"] == "m.room.member" => {
+            format!("{} {}", text(&event["content"]["membership"]), text(state_key))
+        }
         Some(_) => text(&event["type"]),
         None => text(&event["content"]["body"]),
     };
@@ -314,7 +370,10 @@ async fn first_sync_has_the_state_before_its_timeline_and_the_summary() {
         json!({ "m.heroes": [alice()], "m.joined_member_count": 2, "m.invited_member_count": 0 })
     );
     let state = state(&answer, "join", &room);
-    assert!(state.contains(&"join @bob:here.example".to_owned()) && state.contains(&"m.room.create".to_owned()), "{state:?}");
+    assert!(
+        state.contains(&"join @bob:here.example".to_owned()) && state.contains(&"m.room.create".to_owned()),
+        "{state:?}"
+    );
     // A timeline that reaches back to the beginning needs no state.
     let whole = server.ask(limited_to(bob(), None, 100)).await;
     assert_eq!(whole["rooms"]["join"][room.as_str()]["state"]["events"], json!([]));
@@ -337,7 +396,8 @@ async fn a_gap_is_limited_and_prev_batch_leads_to_what_was_left_out() {
     let nid = server.rooms.get_room_nid(&room).unwrap().unwrap();
     let place = server.rooms.get_place_of_token(nid, token).unwrap();
     let page = server.rooms.get_page(nid, place, Direction::Reverse, 3).unwrap();
-    let bodies: Vec<Value> = page.iter().map(|(_, event)| event.pdu.get_content::<Value>().unwrap()["body"].clone()).collect();
+    let bodies: Vec<Value> =
+        page.iter().map(|(_, event)| event.pdu.get_content::<Value>().unwrap()["body"].clone()).collect();
     assert_eq!(bodies, ["3", "2", "1"]);
     // Exactly as many as fit are no gap.
     let all = server.ask(limited_to(bob(), Some(&first), 5)).await;
@@ -371,7 +431,9 @@ async fn state_after_holds_what_the_timeline_changed() {
     let first = server.initial(bob()).await;
     server.name(&room, "A").await;
     server.name(&room, "B").await;
-    for (style, field) in [(StateStyle::After, "state_after"), (StateStyle::AfterUnstable, "org.matrix.msc4222.state_after")] {
+    for (style, field) in
+        [(StateStyle::After, "state_after"), (StateStyle::AfterUnstable, "org.matrix.msc4222.state_after")]
+    {
         let answer = server.ask(SyncRequest { state_style: style, ..request(bob(), Some(&first)) }).await;
         let part = &answer["rooms"]["join"][room.as_str()];
         assert_eq!(part[field]["events"].as_array().unwrap().len(), 1, "{part}");
@@ -391,7 +453,9 @@ async fn full_state_is_told_of_rooms_without_a_change() {
     let server = Server::new();
     let room = server.room(&[bob()]).await;
     let first = server.initial(bob()).await;
-    let answer = server.ask(SyncRequest { full_state: true, timeout: Duration::from_secs(30), ..request(bob(), Some(&first)) }).await;
+    let answer = server
+        .ask(SyncRequest { full_state: true, timeout: Duration::from_secs(30), ..request(bob(), Some(&first)) })
+        .await;
     assert_eq!(timeline(&answer, "join", &room), Vec::<String>::new());
     assert!(state(&answer, "join", &room).contains(&"m.room.join_rules".to_owned()));
 }
@@ -539,7 +603,10 @@ async fn who_was_never_in_the_room_is_not_shown_its_state() {
         assert_eq!(state(&answer, "leave", &room), Vec::<String>::new());
         let timeline = timeline(&answer, "leave", &room);
         assert_eq!(timeline.last().map(String::as_str), Some("leave @bob:here.example"));
-        assert!(!timeline.contains(&"secret".to_owned()) && !timeline.contains(&"m.room.create".to_owned()), "{timeline:?}");
+        assert!(
+            !timeline.contains(&"secret".to_owned()) && !timeline.contains(&"m.room.create".to_owned()),
+            "{timeline:?}"
+        );
     }
 }
 
@@ -561,7 +628,9 @@ async fn an_invite_over_federation_is_told_and_so_is_its_end() {
     server.there.hash_and_sign_event(&mut event, &rules).unwrap();
     let pdu = chappe_protocol::pdu::Pdu::from_object(event.clone(), &rules).unwrap();
     let event = serde_json::value::to_raw_value(&event).unwrap();
-    let stripped = vec![json!({ "type": "m.room.name", "state_key": "", "sender": "@mallory:there.example", "content": { "name": "Far" }, "hashes": {} })];
+    let stripped = vec![
+        json!({ "type": "m.room.name", "state_key": "", "sender": "@mallory:there.example", "content": { "name": "Far" }, "hashes": {} }),
+    ];
     server
         .rooms
         .receive_invite(server_name!("there.example"), room, &pdu.event_id, &RoomVersionId::V11, &event, stripped)
@@ -617,7 +686,10 @@ async fn heroes_come_with_their_members_when_lazy() {
     let filter = json!({ "room": { "timeline": { "limit": 1 }, "state": { "types": ["m.room.member"], "lazy_load_members": true } } });
     let first = server.ask(filtered(bob(), None, filter)).await;
     assert_eq!(first["rooms"]["join"][room.as_str()]["summary"]["m.heroes"], json!([alice(), carol()]));
-    assert_eq!(state(&first, "join", &room), ["join @alice:here.example", "join @bob:here.example", "join @carol:here.example"]);
+    assert_eq!(
+        state(&first, "join", &room),
+        ["join @alice:here.example", "join @bob:here.example", "join @carol:here.example"]
+    );
 }
 
 #[tokio::test]
@@ -628,7 +700,10 @@ async fn summary_is_told_again_when_members_change() {
     server.join(carol(), &room).await;
     let second = server.after(bob(), &first).await;
     let summary = &second["rooms"]["join"][room.as_str()]["summary"];
-    assert_eq!(summary, &json!({ "m.heroes": [alice(), carol()], "m.joined_member_count": 3, "m.invited_member_count": 0 }));
+    assert_eq!(
+        summary,
+        &json!({ "m.heroes": [alice(), carol()], "m.joined_member_count": 3, "m.invited_member_count": 0 })
+    );
 }
 
 #[tokio::test]
@@ -641,7 +716,9 @@ async fn filters_choose_types_senders_rooms_and_fields() {
     server.say(alice(), &room, "from alice").await;
     server.say(carol(), &room, "from carol").await;
     server.say(alice(), &other, "elsewhere").await;
-    let messages = server.ask(filtered(bob(), Some(&first), json!({ "room": { "timeline": { "types": ["m.room.mess*"] } } }))).await;
+    let messages = server
+        .ask(filtered(bob(), Some(&first), json!({ "room": { "timeline": { "types": ["m.room.mess*"] } } })))
+        .await;
     assert_eq!(timeline(&messages, "join", &room), ["from alice", "from carol"]);
     // Left out of the timeline, the name is still told.
     assert_eq!(state(&messages, "join", &room), ["m.room.name"]);
@@ -674,7 +751,10 @@ async fn receipts_and_typing_are_told_once_and_private_ones_to_their_user_only()
     server.receipts.set(&room, bob(), ReceiptKind::Private, &Thread::Unthreaded, event_id).await.unwrap();
     let ephemeral = |answer: &Value| answer["rooms"]["join"][room.as_str()]["ephemeral"]["events"].clone();
     let bob_next = server.after(bob(), &bob_at).await;
-    assert!(ephemeral(&bob_next)[0]["content"][event_id.as_str()]["m.read.private"].get(bob().as_str()).is_some(), "{bob_next}");
+    assert!(
+        ephemeral(&bob_next)[0]["content"][event_id.as_str()]["m.read.private"].get(bob().as_str()).is_some(),
+        "{bob_next}"
+    );
     assert!(server.after(carol(), &carol_at).await.get("rooms").is_none());
     assert!(server.after(bob(), &bob_next).await.get("rooms").is_none());
 
@@ -728,7 +808,9 @@ async fn a_long_poll_wakes_for_what_it_waits_for() {
     })
     .await;
     assert_eq!(timeline(&said, "join", &room), ["hello"]);
-    let typed = wakes(&server, bob(), &said, async { server.typing.start(&room, alice(), Duration::from_secs(9)).unwrap() }).await;
+    let typed =
+        wakes(&server, bob(), &said, async { server.typing.start(&room, alice(), Duration::from_secs(9)).unwrap() })
+            .await;
     assert_eq!(typed["rooms"]["join"][room.as_str()]["ephemeral"]["events"][0]["type"], "m.typing");
     let present = wakes(&server, bob(), &typed, async {
         server.presence.set(alice(), PresenceState::Online, None).await.unwrap();
@@ -785,7 +867,11 @@ async fn presence_of_who_comes_to_share_a_room_is_told() {
     server.join(bob(), &room).await;
     let second = server.after(bob(), &first).await;
     let events = &second["presence"]["events"];
-    assert_eq!((&events[0]["sender"], &events[0]["content"]["status_msg"]), (&json!(alice()), &json!("here")), "{second}");
+    assert_eq!(
+        (&events[0]["sender"], &events[0]["content"]["status_msg"]),
+        (&json!(alice()), &json!("here")),
+        "{second}"
+    );
     assert!(server.after(bob(), &second).await.get("presence").is_none());
 }
 

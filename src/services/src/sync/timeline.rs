@@ -54,13 +54,19 @@ impl Timeline {
 
     /// A timeline of one event that is in no room's timeline here: a leave over federation.
     pub fn of_outlier(event: Arc<Event>, at: Position) -> Self {
-        Self { nids: HashSet::from([event.nid]), events: vec![(at, event)], limited: false, prev_batch: Token::Stream(at) }
+        Self {
+            nids: HashSet::from([event.nid]),
+            events: vec![(at, event)],
+            limited: false,
+            prev_batch: Token::Stream(at),
+        }
     }
 }
 
 /// Reads a timeline backwards from `to`, as far as the limit, the start of the stretch, or a gap in what this server has.
 pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> Result<Timeline, RoomError> {
-    let mut timeline = Timeline { events: Vec::new(), limited: false, prev_batch: Token::Stream(query.to), nids: HashSet::new() };
+    let mut timeline =
+        Timeline { events: Vec::new(), limited: false, prev_batch: Token::Stream(query.to), nids: HashSet::new() };
     if query.filter.refuses_all(&room.id) || query.from >= query.to {
         return Ok(timeline);
     }
@@ -84,7 +90,8 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         oldest = Some(place);
         let known_gaps = match &gaps {
             Some(gaps) => gaps,
-            None => gaps.insert(rooms.get_backward_extremities(room.nid)?.into_iter().map(|(event_id, _)| event_id).collect()),
+            None => gaps
+                .insert(rooms.get_backward_extremities(room.nid)?.into_iter().map(|(event_id, _)| event_id).collect()),
         };
         let follows_gap = !known_gaps.is_empty() && event.pdu.prev_events.iter().any(|prev| known_gaps.contains(prev));
         if is_shown {

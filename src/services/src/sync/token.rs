@@ -74,7 +74,19 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for text in ["", "s", "12", "t1_2", "s1_x", "s-1", "s+1", "s1__2", "s99999999999999999999", "s9223372036854775808", "ｓ1"] {
+        for text in [
+            "",
+            "s",
+            "12",
+            "t1_2",
+            "s1_x",
+            "s-1",
+            "s+1",
+            "s1__2",
+            "s99999999999999999999",
+            "s9223372036854775808",
+            "ｓ1",
+        ] {
             assert_eq!(text.parse::<SyncToken>(), Err(InvalidSyncToken), "{text}");
         }
     }

@@ -115,7 +115,11 @@ impl Waiters {
     /// Whether something may have happened to a user alone after a position.
     pub fn user_activity(&self, user: &UserId, after: Position) -> Activity {
         let changed = self.inner.lock().users.get(user).copied();
-        if changed.map_or(after < self.started_at, |changed| changed > after) { Activity::Possible } else { Activity::None }
+        if changed.map_or(after < self.started_at, |changed| changed > after) {
+            Activity::Possible
+        } else {
+            Activity::None
+        }
     }
 
     /// Begins to wait for a user and for rooms. What happens from now on wakes the waiter, also before it begins to sleep.

@@ -3,12 +3,7 @@
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    ids::Position,
-    record,
-    record::Stamped,
-    table::Table,
-};
+use crate::{ids::Position, record, record::Stamped, table::Table};
 
 /// User, room id (or "" for global data), type -> content as JSON text, stamped with the position it was written at.
 pub const ACCOUNT_DATA: Table<(OwnedUserId, String, String), Stamped<String>> = Table::new(110, "account_data");

@@ -6,12 +6,7 @@
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    ids::Position,
-    record,
-    record::Json,
-    table::Table,
-};
+use crate::{ids::Position, record, record::Json, table::Table};
 
 /// A JSON object as a client or server sent it.
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
@@ -30,10 +25,12 @@ pub struct OneTimeKeyRecord {
 record!(OneTimeKeyRecord, 1);
 
 /// Local user, device, algorithm, position of the upload -> key. Claimed from the front, and deleted by the claim.
-pub const ONE_TIME_KEYS: Table<(OwnedUserId, OwnedDeviceId, String, Position), OneTimeKeyRecord> = Table::new(61, "one_time_keys");
+pub const ONE_TIME_KEYS: Table<(OwnedUserId, OwnedDeviceId, String, Position), OneTimeKeyRecord> =
+    Table::new(61, "one_time_keys");
 
 /// Local user, device, algorithm, key id -> where the key stands in [`ONE_TIME_KEYS`]: the same rows, by name. Counted for sync.
-pub const ONE_TIME_KEY_PLACES: Table<(OwnedUserId, OwnedDeviceId, String, String), Position> = Table::new(62, "one_time_key_places");
+pub const ONE_TIME_KEY_PLACES: Table<(OwnedUserId, OwnedDeviceId, String, String), Position> =
+    Table::new(62, "one_time_key_places");
 
 /// The key that is given out when the one-time keys are used up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,7 +43,8 @@ pub struct FallbackKeyRecord {
 record!(FallbackKeyRecord, 1);
 
 /// Local user, device, algorithm -> fallback key.
-pub const FALLBACK_KEYS: Table<(OwnedUserId, OwnedDeviceId, String), FallbackKeyRecord> = Table::new(63, "fallback_keys");
+pub const FALLBACK_KEYS: Table<(OwnedUserId, OwnedDeviceId, String), FallbackKeyRecord> =
+    Table::new(63, "fallback_keys");
 
 /// User, usage (`master`, `self_signing` or `user_signing`) -> cross-signing key. Of local users as uploaded; of remote users as
 /// their server told, without `user_signing`.

@@ -78,7 +78,6 @@ pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new
 /// Value: relation type.
 pub const RELATIONS: Table<(OwnedEventId, EventNid), String> = Table::new(18, "relations");
 
-
 /// Room -> how many events have been backfilled into it: the next [`Order::Backfilled`].
 pub const BACKFILLED: Table<RoomNid, u64> = Table::new(140, "backfilled");
 

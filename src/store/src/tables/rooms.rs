@@ -52,7 +52,8 @@ pub const MEMBERSHIP_LOG: Table<(OwnedUserId, Position), RoomNid> = Table::new(2
 pub const JOINED_SERVERS: Table<(RoomNid, OwnedServerName), u64> = Table::new(28, "joined_servers");
 
 /// Local user, room -> the stripped state that came with an invite, or that answers a knock: a JSON array.
-pub const STRIPPED_STATE: Table<(OwnedUserId, RoomNid), Json<Vec<serde_json::Value>>> = Table::new(29, "stripped_state");
+pub const STRIPPED_STATE: Table<(OwnedUserId, RoomNid), Json<Vec<serde_json::Value>>> =
+    Table::new(29, "stripped_state");
 
 /// Local user, room -> position: the user has forgotten the room; it shows nowhere any more.
 pub const FORGOTTEN: Table<(OwnedUserId, RoomNid), Position> = Table::new(30, "forgotten");

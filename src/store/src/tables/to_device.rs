@@ -9,7 +9,8 @@ use crate::{ids::Position, table::Table};
 pub const TO_DEVICE: Table<(OwnedUserId, OwnedDeviceId, Position), String> = Table::new(73, "to_device");
 
 /// Sending user, device, transaction id -> when it was handled, in milliseconds since the epoch. Kept for a day.
-pub const TO_DEVICE_TRANSACTIONS: Table<(OwnedUserId, OwnedDeviceId, String), u64> = Table::new(74, "to_device_transactions");
+pub const TO_DEVICE_TRANSACTIONS: Table<(OwnedUserId, OwnedDeviceId, String), u64> =
+    Table::new(74, "to_device_transactions");
 
 /// Sending user, device, milliseconds, transaction id: the rows of [`TO_DEVICE_TRANSACTIONS`] by age.
 pub const TO_DEVICE_TRANSACTION_AGES: Table<(OwnedUserId, OwnedDeviceId, u64, String), ()> =
@@ -19,4 +20,5 @@ pub const TO_DEVICE_TRANSACTION_AGES: Table<(OwnedUserId, OwnedDeviceId, u64, St
 pub const RECEIVED_TO_DEVICE: Table<(OwnedServerName, String), u64> = Table::new(76, "received_to_device");
 
 /// Server, milliseconds, `message_id`: the rows of [`RECEIVED_TO_DEVICE`] by age.
-pub const RECEIVED_TO_DEVICE_AGES: Table<(OwnedServerName, u64, String), ()> = Table::new(77, "received_to_device_ages");
+pub const RECEIVED_TO_DEVICE_AGES: Table<(OwnedServerName, u64, String), ()> =
+    Table::new(77, "received_to_device_ages");

@@ -11,11 +11,11 @@ mod password;
 mod register;
 mod registration_token;
 mod shared_secret;
+#[cfg(test)]
+mod tests;
 mod threepids;
 mod username;
 mod whoami;
-#[cfg(test)]
-mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()

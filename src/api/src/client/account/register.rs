@@ -37,7 +37,9 @@ pub async fn handle(
         _ => return Err(ApiError::invalid_param("The kind of account is \"user\" or \"guest\"")),
     }
     if request.login_type == Some(LoginType::ApplicationService) {
-        return Err(ApiError::forbidden("Only application services register this way, and none is known by this token"));
+        return Err(ApiError::forbidden(
+            "Only application services register this way, and none is known by this token",
+        ));
     }
     if request.auth.is_some() {
         limits.check_address(Limit::Registration, address)?;

@@ -31,7 +31,8 @@ async fn registration_without_authentication_gives_flows_and_a_session() {
     assert!(answer["params"].is_object() && answer.get("errcode").is_none());
 
     let auth = json!({ "type": "m.login.dummy", "session": answer["session"] });
-    let (status, answer) = server.post(REGISTER, None, json!({ "username": "bob", "password": "x", "auth": auth })).await;
+    let (status, answer) =
+        server.post(REGISTER, None, json!({ "username": "bob", "password": "x", "auth": auth })).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
 }
 
@@ -39,7 +40,12 @@ async fn registration_without_authentication_gives_flows_and_a_session() {
 async fn names_that_cannot_be_had_are_refused() {
     let server = TestApp::new();
     server.register("alice").await;
-    for (username, errcode) in [("alice", "M_USER_IN_USE"), ("al,ice", "M_INVALID_USERNAME"), ("é", "M_INVALID_USERNAME"), ("12", "M_INVALID_USERNAME")] {
+    for (username, errcode) in [
+        ("alice", "M_USER_IN_USE"),
+        ("al,ice", "M_INVALID_USERNAME"),
+        ("é", "M_INVALID_USERNAME"),
+        ("12", "M_INVALID_USERNAME"),
+    ] {
         let request = json!({ "username": username, "password": "x", "auth": { "type": "m.login.dummy" } });
         let (status, answer) = server.post(REGISTER, None, request).await;
         assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &errcode.into()), "{username}");
@@ -53,7 +59,8 @@ async fn names_that_cannot_be_had_are_refused() {
 #[tokio::test]
 async fn inhibited_login_gives_no_token() {
     let server = TestApp::new();
-    let request = json!({ "username": "alice", "password": "x", "inhibit_login": true, "auth": { "type": "m.login.dummy" } });
+    let request =
+        json!({ "username": "alice", "password": "x", "inhibit_login": true, "auth": { "type": "m.login.dummy" } });
     let (status, answer) = server.post(REGISTER, None, request).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!((answer.get("access_token"), &answer["user_id"]), (None, &"@alice:chappe.example".into()));
@@ -114,13 +121,15 @@ async fn shared_secret_needs_a_nonce_and_the_right_mac() {
         };
         shared_secret_mac_hex(&chappe_services::secret::Secret::new(secret), &registration).unwrap()
     };
-    let request = |nonce: &str, secret: &str| {
-        json!({ "nonce": nonce, "username": "Root", "password": "pw", "admin": true, "mac": mac(nonce, secret) })
-    };
+    let request = |nonce: &str, secret: &str| json!({ "nonce": nonce, "username": "Root", "password": "pw", "admin": true, "mac": mac(nonce, secret) });
     let nonce = server.get(path, None).await.1["nonce"].as_str().unwrap().to_owned();
     let (status, answer) = server.post(path, None, request(&nonce, "wrong")).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_FORBIDDEN".into()));
-    assert_eq!(server.post(path, None, request(&nonce, "shared")).await.0, StatusCode::BAD_REQUEST, "a nonce is good once");
+    assert_eq!(
+        server.post(path, None, request(&nonce, "shared")).await.0,
+        StatusCode::BAD_REQUEST,
+        "a nonce is good once"
+    );
 
     let nonce = server.get(path, None).await.1["nonce"].as_str().unwrap().to_owned();
     let (status, answer) = server.post(path, None, request(&nonce, "shared")).await;
@@ -133,12 +142,11 @@ async fn shared_secret_needs_a_nonce_and_the_right_mac() {
 async fn changed_password_ends_other_sessions_by_default() {
     let server = TestApp::new();
     let token = server.register("alice").await;
-    let login = |password: &str| {
-        json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": password })
-    };
+    let login = |password: &str| json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": password });
     let (_, other) = server.post("/_matrix/client/v3/login", None, login("secret")).await;
     // The older form of the stage, with `user`.
-    let auth = |password: &str| json!({ "type": "m.login.password", "user": "@alice:chappe.example", "password": password });
+    let auth =
+        |password: &str| json!({ "type": "m.login.password", "user": "@alice:chappe.example", "password": password });
     let change = |old: &str, new: &str| json!({ "new_password": new, "auth": auth(old) });
 
     let path = "/_matrix/client/v3/account/password";
@@ -191,7 +199,9 @@ async fn malformed_requests_are_told_apart() {
     let server = TestApp::new();
     let token = server.register("alice").await;
     let raw = |body: &'static str| http::Request::post(REGISTER).body(axum::body::Body::from(body)).unwrap();
-    for (body, errcode) in [("{nope", "M_NOT_JSON"), (r#"{"username":7}"#, "M_BAD_JSON"), (r#"{"auth":7}"#, "M_BAD_JSON")] {
+    for (body, errcode) in
+        [("{nope", "M_NOT_JSON"), (r#"{"username":7}"#, "M_BAD_JSON"), (r#"{"auth":7}"#, "M_BAD_JSON")]
+    {
         let response = server.send(raw(body)).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         assert_eq!(response.headers()["content-type"], "application/json");
@@ -200,6 +210,7 @@ async fn malformed_requests_are_told_apart() {
     }
     let (status, answer) = server.get("/_matrix/client/v3/register/available", None).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_INVALID_PARAM".into()));
-    let (status, answer) = server.call(Method::POST, "/_matrix/client/v3/user/alice/openid/request_token", Some(&token), json!({})).await;
+    let (status, answer) =
+        server.call(Method::POST, "/_matrix/client/v3/user/alice/openid/request_token", Some(&token), json!({})).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_INVALID_PARAM".into()));
 }

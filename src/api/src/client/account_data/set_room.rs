@@ -18,6 +18,8 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     check_own(&session.user_id, &request.user_id)?;
-    account_data.put(&session.user_id, Some(&request.room_id), &request.event_type.to_string(), request.data.json()).await?;
+    account_data
+        .put(&session.user_id, Some(&request.room_id), &request.event_type.to_string(), request.data.json())
+        .await?;
     Ok(RumaResponse(Response::new()))
 }

@@ -9,9 +9,9 @@ mod delete_device;
 mod delete_devices;
 mod get_device;
 mod get_devices;
-mod update_device;
 #[cfg(test)]
 mod tests;
+mod update_device;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -30,7 +30,9 @@ async fn devices_are_listed_read_and_renamed() {
     assert_eq!(server.get(&phone, Some(&token)).await.1["display_name"], "new");
     assert_eq!(server.get(DEVICES, Some(&token)).await.1["devices"].as_array().unwrap().len(), 2);
     assert_eq!(server.get(DEVICES, None).await.1["errcode"], "M_MISSING_TOKEN");
-    for (method, body) in [(Method::GET, json!(null)), (Method::PUT, json!({ "display_name": "x" })), (Method::PUT, json!({}))] {
+    for (method, body) in
+        [(Method::GET, json!(null)), (Method::PUT, json!({ "display_name": "x" })), (Method::PUT, json!({}))]
+    {
         let (status, answer) = server.call(method, &format!("{DEVICES}/NONE"), Some(&token), body).await;
         assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &"M_NOT_FOUND".into()));
     }

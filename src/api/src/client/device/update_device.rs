@@ -19,7 +19,9 @@ pub async fn handle(
     match &request.display_name {
         Some(name) => devices.set_display_name(&session.user_id, &request.device_id, Some(name)).await?,
         // A name left off stays as it is; an unknown device is still an error.
-        None if devices.get_device(&session.user_id, &request.device_id)?.is_none() => return Err(ChangeDeviceError::NotFound.into()),
+        None if devices.get_device(&session.user_id, &request.device_id)?.is_none() => {
+            return Err(ChangeDeviceError::NotFound.into());
+        }
         None => {}
     }
     Ok(RumaResponse(Response::new()))

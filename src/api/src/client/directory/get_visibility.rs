@@ -12,7 +12,10 @@ use crate::{
     extract::{PathParams, RumaResponse},
 };
 
-pub async fn handle(State(rooms): State<Rooms>, PathParams(room_id): PathParams<OwnedRoomId>) -> Result<RumaResponse<Response>, ApiError> {
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    PathParams(room_id): PathParams<OwnedRoomId>,
+) -> Result<RumaResponse<Response>, ApiError> {
     let room = rooms.require_room(&room_id)?;
     let visibility = if rooms.is_listed(room.nid)? { Visibility::Public } else { Visibility::Private };
     Ok(RumaResponse(Response::new(visibility)))

@@ -27,7 +27,8 @@ pub async fn get(
         return Err(ApiError::missing_token());
     }
     let query = PublicRoomsQuery { limit: limit(request.limit), since: request.since, ..Default::default() };
-    let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } = find(directory, remote, query).await?;
+    let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } =
+        find(directory, remote, query).await?;
     let mut response = get_public_rooms::v3::Response::new(chunk);
     response.next_batch = next_batch;
     response.prev_batch = prev_batch;
@@ -42,8 +43,14 @@ pub async fn post(
     Ruma(request): Ruma<get_public_rooms_filtered::v3::Request>,
 ) -> Result<RumaResponse<get_public_rooms_filtered::v3::Response>, ApiError> {
     let remote = request.server.filter(|server| server != rooms.server_name());
-    let query = PublicRoomsQuery { limit: limit(request.limit), since: request.since, filter: request.filter, network: request.room_network };
-    let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } = find(directory, remote, query).await?;
+    let query = PublicRoomsQuery {
+        limit: limit(request.limit),
+        since: request.since,
+        filter: request.filter,
+        network: request.room_network,
+    };
+    let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } =
+        find(directory, remote, query).await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
     response.chunk = chunk;
     response.next_batch = next_batch;
@@ -52,7 +59,11 @@ pub async fn post(
     Ok(RumaResponse(response))
 }
 
-async fn find(directory: Arc<Directory>, remote: Option<OwnedServerName>, query: PublicRoomsQuery) -> Result<PublicRooms, ApiError> {
+async fn find(
+    directory: Arc<Directory>,
+    remote: Option<OwnedServerName>,
+    query: PublicRoomsQuery,
+) -> Result<PublicRooms, ApiError> {
     if let Some(server) = remote {
         return Ok(directory.fetch_public_rooms(&server, &query).await?);
     }

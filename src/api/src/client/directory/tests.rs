@@ -32,7 +32,10 @@ async fn alias_is_made_found_and_removed() {
     assert_eq!(server.get(alias, None).await.1, json!({ "room_id": room, "servers": ["chappe.example"] }));
     let aliases = server.get(&format!("/_matrix/client/v3/rooms/{room}/aliases"), Some(&alice)).await.1;
     assert_eq!(aliases, json!({ "aliases": ["#lounge:chappe.example"] }));
-    assert_eq!(refusal(&server.get(&format!("/_matrix/client/v3/rooms/{room}/aliases"), Some(&bob)).await), (403, "M_FORBIDDEN"));
+    assert_eq!(
+        refusal(&server.get(&format!("/_matrix/client/v3/rooms/{room}/aliases"), Some(&bob)).await),
+        (403, "M_FORBIDDEN")
+    );
     assert_eq!(refusal(&server.call(Method::DELETE, alias, Some(&bob), JsonValue::Null).await), (403, "M_FORBIDDEN"));
     assert_eq!(server.call(Method::DELETE, alias, Some(&alice), JsonValue::Null).await.0, StatusCode::OK);
     assert_eq!(refusal(&server.call(Method::DELETE, alias, Some(&alice), JsonValue::Null).await), (404, "M_NOT_FOUND"));
@@ -47,7 +50,10 @@ async fn room_is_listed_by_those_who_may() {
     let path = format!("/_matrix/client/v3/directory/list/room/{room}");
     assert_eq!(server.get(&path, None).await.1, json!({ "visibility": "private" }));
     assert_eq!(refusal(&server.put(&path, Some(&bob), json!({ "visibility": "public" })).await), (403, "M_FORBIDDEN"));
-    assert_eq!(refusal(&server.put(&path, Some(&alice), json!({ "visibility": "odd" })).await), (400, "M_INVALID_PARAM"));
+    assert_eq!(
+        refusal(&server.put(&path, Some(&alice), json!({ "visibility": "odd" })).await),
+        (400, "M_INVALID_PARAM")
+    );
     assert_eq!(server.put(&path, Some(&alice), json!({})).await.0, StatusCode::OK);
     assert_eq!(server.get(&path, None).await.1, json!({ "visibility": "public" }));
     let unknown = "/_matrix/client/v3/directory/list/room/!unknown:chappe.example";
@@ -81,7 +87,8 @@ async fn public_rooms_are_paged_largest_first_and_searched() {
     assert_eq!(refusal(&server.get(&format!("{path}?since=nonsense"), None).await), (400, "M_INVALID_PARAM"));
     assert_eq!(refusal(&server.get(&format!("{path}?server=elsewhere.example"), None).await), (401, "M_MISSING_TOKEN"));
 
-    let search = async |filter: JsonValue| server.post(path, Some(&bob), json!({ "filter": filter })).await.1["chunk"].clone();
+    let search =
+        async |filter: JsonValue| server.post(path, Some(&bob), json!({ "filter": filter })).await.1["chunk"].clone();
     let found = search(json!({ "generic_search_term": "sMaLl" })).await;
     assert_eq!((found.as_array().unwrap().len(), found[0]["name"].as_str()), (1, Some("Small")));
     let found = search(json!({ "room_types": ["m.space"] })).await;

@@ -10,8 +10,12 @@ use serde_json::{Value as JsonValue, json};
 use super::{DiscoveryConfig, Stability};
 use crate::extract::Authenticated;
 
-pub async fn handle(State(config): State<Arc<DiscoveryConfig>>, Authenticated(session): Authenticated) -> Json<JsonValue> {
-    let available: BTreeMap<&str, &str> = config.room_versions.iter().map(|(version, stability)| (version.as_str(), stability.as_str())).collect();
+pub async fn handle(
+    State(config): State<Arc<DiscoveryConfig>>,
+    Authenticated(session): Authenticated,
+) -> Json<JsonValue> {
+    let available: BTreeMap<&str, &str> =
+        config.room_versions.iter().map(|(version, stability)| (version.as_str(), stability.as_str())).collect();
     let own_account = !session.is_guest;
     Json(json!({
         "capabilities": {

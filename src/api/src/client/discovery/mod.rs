@@ -6,12 +6,12 @@ use ruma::{RoomVersionId, api::client::discovery as ruma_discovery};
 use crate::{App, route::Endpoints};
 
 mod capabilities;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod well_known_client;
 mod well_known_server;
 mod well_known_support;
-#[cfg(test)]
-mod tests;
 
 pub use well_known_support::SupportContact;
 

@@ -7,8 +7,8 @@ use serde_json::{Value as JsonValue, json};
 
 /// Versions of the specification whose client-server API this server speaks.
 const VERSIONS: [&str; 24] = [
-    "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6",
-    "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
+    "r0.0.1", "r0.1.0", "r0.2.0", "r0.3.0", "r0.4.0", "r0.5.0", "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4",
+    "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13", "v1.14", "v1.15", "v1.16",
 ];
 
 /// Features that clients look for by their unstable names, and that this server has.
@@ -16,6 +16,7 @@ const UNSTABLE_FEATURES: [&str; 4] =
     ["org.matrix.e2e_cross_signing", "org.matrix.msc3882", "uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];
 
 pub async fn handle() -> Json<JsonValue> {
-    let unstable_features: BTreeMap<&str, bool> = UNSTABLE_FEATURES.into_iter().map(|feature| (feature, true)).collect();
+    let unstable_features: BTreeMap<&str, bool> =
+        UNSTABLE_FEATURES.into_iter().map(|feature| (feature, true)).collect();
     Json(json!({ "versions": VERSIONS, "unstable_features": unstable_features }))
 }

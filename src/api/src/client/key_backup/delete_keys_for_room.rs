@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use chappe_services::key_backup::{BackupSelection, KeyBackup};
-use ruma::api::client::backup::delete_backup_keys_for_room::v3::{Request, Response};
 use ruma::UInt;
+use ruma::api::client::backup::delete_backup_keys_for_room::v3::{Request, Response};
 
 use crate::{
     error::ApiError,

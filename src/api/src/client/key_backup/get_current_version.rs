@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use chappe_services::key_backup::KeyBackup;
-use ruma::api::client::backup::get_latest_backup_info::v3::{Request, Response};
 use ruma::UInt;
+use ruma::api::client::backup::get_latest_backup_info::v3::{Request, Response};
 
 use super::algorithm_json;
 use crate::{

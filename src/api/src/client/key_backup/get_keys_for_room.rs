@@ -15,7 +15,8 @@ pub async fn handle(
     User(session): User,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    let mut rooms = backup.get_keys(&session.user_id, &request.version, BackupSelection::Room(request.room_id.as_str()))?;
+    let mut rooms =
+        backup.get_keys(&session.user_id, &request.version, BackupSelection::Room(request.room_id.as_str()))?;
     let sessions = rooms.remove(request.room_id.as_str()).unwrap_or_default();
     Ok(RumaResponse(Response::new(raw_sessions(sessions))))
 }

@@ -29,9 +29,9 @@ mod get_version;
 mod put_keys;
 mod put_keys_for_room;
 mod put_keys_for_session;
-mod update_version;
 #[cfg(test)]
 mod tests;
+mod update_version;
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -71,7 +71,9 @@ fn algorithm_json(version: &BackupVersion) -> Result<Raw<BackupAlgorithm>, ApiEr
 }
 
 fn parse_sessions(sessions: BTreeMap<String, Raw<KeyBackupData>>) -> Result<BTreeMap<String, JsonObject>, ApiError> {
-    let parse = |key: Raw<KeyBackupData>| serde_json::from_str(key.json().get()).map_err(|error| ApiError::bad_json(error.to_string()));
+    let parse = |key: Raw<KeyBackupData>| {
+        serde_json::from_str(key.json().get()).map_err(|error| ApiError::bad_json(error.to_string()))
+    };
     sessions.into_iter().map(|(session, key)| Ok((session, parse(key)?))).collect()
 }
 

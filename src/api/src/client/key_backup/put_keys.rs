@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use chappe_services::key_backup::{BackupRooms, KeyBackup};
-use ruma::api::client::backup::add_backup_keys::v3::{Request, Response};
 use ruma::UInt;
+use ruma::api::client::backup::add_backup_keys::v3::{Request, Response};
 
 use super::parse_sessions;
 use crate::{

@@ -41,7 +41,10 @@ async fn keys_are_backed_up_restored_and_deleted() {
     assert_eq!(server.get(&all, alice).await.1["rooms"]["!room:chappe.example"]["sessions"]["other"], key(1));
 
     let info = server.get(&format!("{ROOM_KEYS}/version"), alice).await.1;
-    assert_eq!((&info["auth_data"], &info["count"], &info["version"]), (&version()["auth_data"], &json!(2), &json!(current)));
+    assert_eq!(
+        (&info["auth_data"], &info["count"], &info["version"]),
+        (&version()["auth_data"], &json!(2), &json!(current))
+    );
     assert_eq!(server.call(Method::DELETE, &session, alice, json!(null)).await.1["count"], 1);
     assert_eq!(server.get(&session, alice).await.1["errcode"], "M_NOT_FOUND");
     assert_eq!(server.call(Method::DELETE, &all, alice, json!(null)).await.1["count"], 0);
@@ -56,7 +59,8 @@ async fn keys_for_an_old_version_are_refused_with_the_current_one() {
     let create = format!("{ROOM_KEYS}/version");
     let first = server.post(&create, alice, version()).await.1["version"].as_str().unwrap().to_owned();
     let second = server.post(&create, alice, version()).await.1["version"].clone();
-    let (status, answer) = server.put(&format!("{ROOM_KEYS}/keys?version={first}"), alice, json!({ "rooms": {} })).await;
+    let (status, answer) =
+        server.put(&format!("{ROOM_KEYS}/keys?version={first}"), alice, json!({ "rooms": {} })).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &json!("M_WRONG_ROOM_KEYS_VERSION")));
     assert_eq!(answer["current_version"], second);
 
@@ -80,7 +84,10 @@ async fn malformed_backups_and_strangers_are_refused() {
     assert_eq!(server.get(&format!("{ROOM_KEYS}/version"), None).await.1["errcode"], "M_MISSING_TOKEN");
     let alice = Some(alice.as_str());
     assert_eq!(server.get(&format!("{ROOM_KEYS}/version"), alice).await.1["errcode"], "M_NOT_FOUND");
-    assert_eq!(server.post(&format!("{ROOM_KEYS}/version"), alice, json!({ "algorithm": 1 })).await.1["errcode"], "M_BAD_JSON");
+    assert_eq!(
+        server.post(&format!("{ROOM_KEYS}/version"), alice, json!({ "algorithm": 1 })).await.1["errcode"],
+        "M_BAD_JSON"
+    );
     server.post(&format!("{ROOM_KEYS}/version"), alice, version()).await;
     let session = format!("{ROOM_KEYS}/keys/!room:chappe.example/session?version=1");
     assert_eq!(server.put(&session, alice, json!({ "is_verified": "x" })).await.1["errcode"], "M_BAD_JSON");

@@ -24,7 +24,8 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<Json<Value>, ApiError> {
     let (algorithm, auth_data) = parse_algorithm(&request.algorithm)?;
-    let body: BodyVersion = serde_json::from_str(request.algorithm.json().get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
+    let body: BodyVersion =
+        serde_json::from_str(request.algorithm.json().get()).map_err(|error| ApiError::bad_json(error.to_string()))?;
     if body.version.is_some_and(|version| version != request.version) {
         return Err(ApiError::invalid_param("The version in the body is not the one in the path"));
     }

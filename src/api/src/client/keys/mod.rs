@@ -10,11 +10,11 @@ use crate::{App, error::ApiError, route::Endpoints};
 mod changes;
 mod claim;
 mod query;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod upload_signatures;
 mod upload_signing_keys;
-#[cfg(test)]
-mod tests;
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -38,7 +38,9 @@ impl From<KeysError> for ApiError {
 impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         match error {
-            UploadError::BadDeviceKeys(_) | UploadError::NotYours | UploadError::BadKey { .. } => Self::bad_json(error.to_string()),
+            UploadError::BadDeviceKeys(_) | UploadError::NotYours | UploadError::BadKey { .. } => {
+                Self::bad_json(error.to_string())
+            }
             UploadError::OneTimeKeyExists { .. } | UploadError::TooManyKeys => Self::invalid_param(error.to_string()),
             UploadError::Store(error) => error.into(),
             UploadError::Commit(error) => error.into(),

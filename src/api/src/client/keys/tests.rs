@@ -59,7 +59,10 @@ async fn malformed_and_foreign_keys_are_refused() {
     for (body, errcode) in [
         (upload(device_keys("@bob:chappe.example", &device)), "M_BAD_JSON"),
         (upload(device_keys(ALICE, "OTHER")), "M_BAD_JSON"),
-        (upload(json!({ "user_id": ALICE, "device_id": device, "algorithms": ["x"], "keys": { "x": 1 } })), "M_BAD_JSON"),
+        (
+            upload(json!({ "user_id": ALICE, "device_id": device, "algorithms": ["x"], "keys": { "x": 1 } })),
+            "M_BAD_JSON",
+        ),
         (json!({ "one_time_keys": { "signed_curve25519:A": 7 } }), "M_BAD_JSON"),
     ] {
         let (status, answer) = server.post(&path("upload"), Some(&alice), body.clone()).await;
@@ -101,8 +104,13 @@ async fn only_replacing_cross_signing_keys_asks_for_the_password() {
 async fn a_signature_of_nothing_known_is_named_as_failed() {
     let server = TestApp::new();
     let alice = server.register("alice").await;
-    let (status, answer) = server.post(&path("signatures/upload"), Some(&alice), json!({ ALICE: { "GONE": {} } })).await;
-    assert_eq!((status, &answer["failures"][ALICE]["GONE"]["errcode"]), (StatusCode::OK, &json!("M_NOT_FOUND")), "{answer}");
+    let (status, answer) =
+        server.post(&path("signatures/upload"), Some(&alice), json!({ ALICE: { "GONE": {} } })).await;
+    assert_eq!(
+        (status, &answer["failures"][ALICE]["GONE"]["errcode"]),
+        (StatusCode::OK, &json!("M_NOT_FOUND")),
+        "{answer}"
+    );
 }
 
 #[tokio::test]

@@ -20,7 +20,8 @@ pub async fn handle(
     let failures: Map<String, Value> = failures
         .into_iter()
         .map(|(user, of_user)| {
-            let of_user: Map<String, Value> = of_user.into_iter().map(|(signed, failure)| (signed, describe(failure))).collect();
+            let of_user: Map<String, Value> =
+                of_user.into_iter().map(|(signed, failure)| (signed, describe(failure))).collect();
             (user.to_string(), Value::Object(of_user))
         })
         .collect();

@@ -53,7 +53,11 @@ pub(super) async fn join(
     };
     limits.check_user(if is_local { Limit::JoinLocal } else { Limit::JoinRemote }, &session.user_id)?;
     if session.is_guest && !may_guests_join(rooms, room_id)? {
-        return Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::GuestAccessForbidden, "Guests may not join this room"));
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            ErrorCode::GuestAccessForbidden,
+            "Guests may not join this room",
+        ));
     }
     let profile = member_profile(profiles, &session.user_id)?;
     Ok(rooms.join(&session.user_id, room_id, via, &profile, reason).await?)

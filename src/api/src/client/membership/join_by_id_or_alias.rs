@@ -5,7 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use chappe_rooms::Rooms;
 use chappe_services::{directory::Directory, profile::Profiles};
-use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, api::client::membership::join_room_by_id_or_alias::v3::Response};
+use ruma::{
+    OwnedRoomAliasId, OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName,
+    api::client::membership::join_room_by_id_or_alias::v3::Response,
+};
 
 use super::{join::join, target::ReasonBody, via::Via};
 use crate::{
@@ -37,7 +40,9 @@ pub(super) async fn resolve(
 ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), ApiError> {
     let alias = match OwnedRoomId::try_from(room.clone()) {
         Ok(room_id) => return Ok((room_id, via)),
-        Err(_) => OwnedRoomAliasId::try_from(room).map_err(|_| ApiError::invalid_param("Neither a room id nor an alias"))?,
+        Err(_) => {
+            OwnedRoomAliasId::try_from(room).map_err(|_| ApiError::invalid_param("Neither a room id nor an alias"))?
+        }
     };
     let resolved = directory.resolve_alias(&alias).await?;
     let resolved = resolved.ok_or_else(|| ApiError::not_found("Room alias not found"))?;

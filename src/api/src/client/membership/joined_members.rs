@@ -38,7 +38,8 @@ pub async fn handle(
     for row in rooms.scan_members(room.nid) {
         let (user, member) = row?;
         if member.value.membership == "join" {
-            joined.insert(user, Member { display_name: member.value.display_name, avatar_url: member.value.avatar_url });
+            joined
+                .insert(user, Member { display_name: member.value.display_name, avatar_url: member.value.avatar_url });
         }
     }
     Ok(Json(JoinedMembers { joined }))

@@ -9,7 +9,10 @@ use crate::{
     extract::{Authenticated, RumaResponse},
 };
 
-pub async fn handle(State(rooms): State<Rooms>, Authenticated(session): Authenticated) -> Result<RumaResponse<Response>, ApiError> {
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    Authenticated(session): Authenticated,
+) -> Result<RumaResponse<Response>, ApiError> {
     let mut joined_rooms = Vec::new();
     for room in rooms.get_joined_rooms(&session.user_id)? {
         joined_rooms.extend(rooms.get_room_id(room)?);

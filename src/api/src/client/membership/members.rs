@@ -19,7 +19,11 @@ pub struct Members {
     chunk: Vec<Box<RawJsonValue>>,
 }
 
-pub async fn handle(State(rooms): State<Rooms>, Authenticated(session): Authenticated, Ruma(request): Ruma<Request>) -> Result<Json<Members>, ApiError> {
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    Authenticated(session): Authenticated,
+    Ruma(request): Ruma<Request>,
+) -> Result<Json<Members>, ApiError> {
     let at = request.at.as_deref().map(str::parse::<Token>).transpose()?;
     // A large room has as many members as some databases have rows.
     let read = tokio::task::spawn_blocking(move || -> Result<_, RoomError> {
@@ -47,7 +51,8 @@ fn is_wanted(request: &Request, membership: Option<&MembershipState>) -> bool {
     match (&request.membership, &request.not_membership) {
         (None, None) => true,
         (wanted, unwanted) => {
-            wanted.as_ref().is_some_and(|wanted| membership == Some(wanted)) || unwanted.as_ref().is_some_and(|unwanted| membership != Some(unwanted))
+            wanted.as_ref().is_some_and(|wanted| membership == Some(wanted))
+                || unwanted.as_ref().is_some_and(|unwanted| membership != Some(unwanted))
         }
     }
 }

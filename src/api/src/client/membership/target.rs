@@ -43,5 +43,9 @@ pub(crate) fn require_known(rooms: &Rooms, room_id: &RoomId) -> Result<(), ApiEr
 
 /// Invites by a third-party identifier need an identity server, which this server does not talk to.
 pub(crate) fn third_party_denied() -> ApiError {
-    ApiError::new(StatusCode::FORBIDDEN, ErrorCode::ThreepidDenied, "This server does not invite by email address or telephone number")
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        ErrorCode::ThreepidDenied,
+        "This server does not invite by email address or telephone number",
+    )
 }

@@ -76,9 +76,11 @@ async fn what_is_wrong_with_a_target_is_told() {
     let three = room(json!({})).await;
     assert_eq!(refusal(&three.act(&three.alice, "invite", json!({})).await), (400, "M_MISSING_PARAM"));
     assert_eq!(refusal(&three.act(&three.alice, "ban", json!({ "user_id": "bob" })).await), (400, "M_INVALID_PARAM"));
-    let third_party = json!({ "medium": "email", "address": "a@b.example", "id_server": "id.example", "id_access_token": "x" });
+    let third_party =
+        json!({ "medium": "email", "address": "a@b.example", "id_server": "id.example", "id_access_token": "x" });
     assert_eq!(refusal(&three.act(&three.alice, "invite", third_party).await), (403, "M_THREEPID_DENIED"));
-    let unknown = three.server.post("/_matrix/client/v3/rooms/!unknown:chappe.example/invite", Some(&three.alice), bob()).await;
+    let unknown =
+        three.server.post("/_matrix/client/v3/rooms/!unknown:chappe.example/invite", Some(&three.alice), bob()).await;
     assert_eq!(refusal(&unknown), (403, "M_FORBIDDEN"));
 }
 
@@ -89,12 +91,18 @@ async fn room_is_joined_and_knocked_on_by_its_alias() {
     let joined = three.server.post(&join("lounge"), Some(&three.bob), json!({})).await;
     assert_eq!(joined.1["room_id"], three.room);
     assert_eq!(refusal(&three.server.post(&join("none"), Some(&three.bob), json!({})).await), (404, "M_NOT_FOUND"));
-    assert_eq!(refusal(&three.server.post("/_matrix/client/v3/join/nothing", Some(&three.bob), json!({})).await), (400, "M_INVALID_PARAM"));
+    assert_eq!(
+        refusal(&three.server.post("/_matrix/client/v3/join/nothing", Some(&three.bob), json!({})).await),
+        (400, "M_INVALID_PARAM")
+    );
 
     let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.join_rules", three.room);
     assert_eq!(three.server.put(&path, Some(&three.alice), json!({ "join_rule": "knock" })).await.0, StatusCode::OK);
     let carol = three.server.register("carol").await;
-    let knocked = three.server.post("/_matrix/client/v3/knock/%23lounge:chappe.example", Some(&carol), json!({ "reason": "please" })).await;
+    let knocked = three
+        .server
+        .post("/_matrix/client/v3/knock/%23lounge:chappe.example", Some(&carol), json!({ "reason": "please" }))
+        .await;
     assert_eq!(knocked.0, StatusCode::OK, "{}", knocked.1);
     assert_eq!(three.membership("carol").await, "knock");
 }
@@ -104,13 +112,22 @@ async fn members_are_listed_by_membership_and_by_token() {
     let three = room(json!({ "preset": "public_chat", "invite": ["@carol:chappe.example"] })).await;
     let name = json!({ "displayname": "Bobby" });
     three.server.put("/_matrix/client/v3/profile/@bob:chappe.example/displayname", Some(&three.bob), name).await;
-    let before = three.server.get(&format!("/_matrix/client/v3/rooms/{}/messages?dir=b", three.room), Some(&three.alice)).await.1;
+    let before = three
+        .server
+        .get(&format!("/_matrix/client/v3/rooms/{}/messages?dir=b", three.room), Some(&three.alice))
+        .await
+        .1;
     three.act(&three.bob, "join", JsonValue::Null).await;
     let members = async |query: &str| {
         let path = format!("/_matrix/client/v3/rooms/{}/members{query}", three.room);
         let (status, answer) = three.server.get(&path, Some(&three.alice)).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
-        let mut users: Vec<_> = answer["chunk"].as_array().unwrap().iter().map(|event| event["state_key"].as_str().unwrap().to_owned()).collect();
+        let mut users: Vec<_> = answer["chunk"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["state_key"].as_str().unwrap().to_owned())
+            .collect();
         users.sort();
         users.join(" ")
     };

@@ -37,7 +37,11 @@ pub struct Context {
     state: RawEvents,
 }
 
-pub async fn handle(State(rooms): State<Rooms>, Authenticated(session): Authenticated, Ruma(request): Ruma<Request>) -> Result<Json<Context>, ApiError> {
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    Authenticated(session): Authenticated,
+    Ruma(request): Ruma<Request>,
+) -> Result<Json<Context>, ApiError> {
     let not_found = || ApiError::not_found("Event not found");
     let room = rooms.get_room(&request.room_id)?.ok_or_else(not_found)?;
     let event = rooms.get_visible_event(&room, &session.user_id, &request.event_id)?.ok_or_else(not_found)?;
@@ -48,7 +52,9 @@ pub async fn handle(State(rooms): State<Rooms>, Authenticated(session): Authenti
     let admits = |event: &Event| filter.admits(&event.pdu);
     let page = |from: Place, direction, limit| PageRequest { from, to: None, direction, limit };
     let user = &session.user_id;
-    let older = rooms.get_visible_page(&room, user, page(place_of(before(place), place), Direction::Backward, limit / 2), admits).await?;
+    let older = rooms
+        .get_visible_page(&room, user, page(place_of(before(place), place), Direction::Backward, limit / 2), admits)
+        .await?;
     let newer = rooms.get_visible_page(&room, user, page(place, Direction::Forward, limit - limit / 2), admits).await?;
 
     let events = || events_of(&older).chain([&event]).chain(events_of(&newer));
@@ -79,7 +85,12 @@ fn place_of(token: Token, otherwise: Place) -> Place {
 }
 
 /// The state after an event; of the members, where loaded lazily, only those given.
-fn state_at(rooms: &Rooms, room: &Room, event: &Event, members: Option<BTreeSet<OwnedUserId>>) -> Result<Vec<Arc<Event>>, RoomError> {
+fn state_at(
+    rooms: &Rooms,
+    room: &Room,
+    event: &Event,
+    members: Option<BTreeSet<OwnedUserId>>,
+) -> Result<Vec<Arc<Event>>, RoomError> {
     let Some(root) = event.record.state_after else { return Ok(Vec::new()) };
     let mut state = rooms.get_root_events(room.nid, root)?;
     if let Some(members) = members {

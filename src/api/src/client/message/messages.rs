@@ -31,7 +31,11 @@ pub struct Messages {
     state: RawEvents,
 }
 
-pub async fn handle(State(rooms): State<Rooms>, Authenticated(session): Authenticated, Ruma(request): Ruma<Request>) -> Result<Json<Messages>, ApiError> {
+pub async fn handle(
+    State(rooms): State<Rooms>,
+    Authenticated(session): Authenticated,
+    Ruma(request): Ruma<Request>,
+) -> Result<Json<Messages>, ApiError> {
     let (room, view) = rooms.require_state_view(&request.room_id, &session.user_id)?;
     let from = match &request.from {
         Some(token) => rooms.get_place_of_token(room.nid, token.parse()?)?,
@@ -46,7 +50,9 @@ pub async fn handle(State(rooms): State<Rooms>, Authenticated(session): Authenti
     let filter = EventFilter::from(request.filter);
     let wanted = PageRequest { from, to, direction: request.dir, limit };
     let admits_room = filter.admits_room(&room.id);
-    let page = rooms.get_visible_page(&room, &session.user_id, wanted, |event| admits_room && filter.admits(&event.pdu)).await?;
+    let page = rooms
+        .get_visible_page(&room, &session.user_id, wanted, |event| admits_room && filter.admits(&event.pdu))
+        .await?;
 
     let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
     let events = || page.events.iter().map(|(_, event)| event);

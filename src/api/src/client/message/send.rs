@@ -42,7 +42,8 @@ pub async fn handle(
 fn name_target(rooms: &Rooms, request: &Request, draft: &mut EventDraft) -> Result<(), ApiError> {
     let target = draft.content.get("redacts").and_then(CanonicalJsonValue::as_str);
     let target = target.ok_or_else(|| ApiError::missing_param("A redaction must name the event it redacts"))?;
-    let target = EventId::parse(target).map_err(|_| ApiError::invalid_param("A redaction must name the event it redacts"))?;
+    let target =
+        EventId::parse(target).map_err(|_| ApiError::invalid_param("A redaction must name the event it redacts"))?;
     let room = rooms.require_room(&request.room_id)?;
     if !room.rules.redaction.content_field_redacts {
         draft.content.remove("redacts");

@@ -8,7 +8,11 @@ use serde_json::value::RawValue as RawJsonValue;
 
 pub(super) type RawEvents = Vec<Box<RawJsonValue>>;
 
-pub(super) fn show<'e>(rooms: &Rooms, viewer: Viewer<'_>, events: impl IntoIterator<Item = &'e Arc<Event>>) -> Result<RawEvents, RoomError> {
+pub(super) fn show<'e>(
+    rooms: &Rooms,
+    viewer: Viewer<'_>,
+    events: impl IntoIterator<Item = &'e Arc<Event>>,
+) -> Result<RawEvents, RoomError> {
     events.into_iter().map(|event| rooms.to_client(event, Some(viewer), true)).collect()
 }
 
@@ -18,7 +22,12 @@ pub(super) fn senders<'e>(events: impl IntoIterator<Item = &'e Arc<Event>>) -> B
 }
 
 /// The member events of these users in the state after an event.
-pub(super) fn members_at(rooms: &Rooms, room: &Room, event: &Event, users: &BTreeSet<OwnedUserId>) -> Result<Vec<Arc<Event>>, RoomError> {
+pub(super) fn members_at(
+    rooms: &Rooms,
+    room: &Room,
+    event: &Event,
+    users: &BTreeSet<OwnedUserId>,
+) -> Result<Vec<Arc<Event>>, RoomError> {
     let Some(root) = event.record.state_after else { return Ok(Vec::new()) };
     let mut members = Vec::new();
     for user in users {

@@ -30,7 +30,8 @@ impl Talk {
 
     async fn say(&self, token: &str, txn: &str, body: &str) -> String {
         let content = json!({ "msgtype": "m.text", "body": body });
-        let (status, answer) = self.server.put(&self.path(&format!("send/m.room.message/{txn}")), Some(token), content).await;
+        let (status, answer) =
+            self.server.put(&self.path(&format!("send/m.room.message/{txn}")), Some(token), content).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         answer["event_id"].as_str().unwrap().to_owned()
     }
@@ -43,7 +44,8 @@ impl Talk {
 }
 
 fn bodies(events: &JsonValue) -> Vec<String> {
-    let bodies = events.as_array().unwrap().iter().map(|event| event["content"]["body"].as_str().unwrap_or("-").to_owned());
+    let bodies =
+        events.as_array().unwrap().iter().map(|event| event["content"]["body"].as_str().unwrap_or("-").to_owned());
     bodies.collect()
 }
 
@@ -66,7 +68,7 @@ async fn sending_is_for_members() {
     assert_eq!(refusal(&talk.server.put(&path, Some(&bob), json!({})).await), (403, "M_FORBIDDEN"));
     assert_eq!(refusal(&talk.server.put(&path, None, json!({})).await), (401, "M_MISSING_TOKEN"));
     assert_eq!(refusal(&talk.server.put(&path, Some(&talk.alice), json!([])).await), (400, "M_BAD_JSON"));
-    assert_eq!(refusal(&talk.server.put(&path, Some(&talk.alice), json!({ "pi": 3.14 })).await), (400, "M_BAD_JSON"));
+    assert_eq!(refusal(&talk.server.put(&path, Some(&talk.alice), json!({ "pi": 2.5 })).await), (400, "M_BAD_JSON"));
     let unknown = "/_matrix/client/v3/rooms/!unknown:chappe.example/send/m.room.message/1";
     assert_eq!(refusal(&talk.server.put(unknown, Some(&talk.alice), json!({})).await), (403, "M_FORBIDDEN"));
 }
@@ -102,7 +104,10 @@ async fn page_stops_at_its_other_bound_and_passes_a_filter() {
     let members = talk.get(&format!("messages?dir=b&filter={filter}")).await;
     assert_eq!(members["chunk"].as_array().unwrap().len(), 1);
     assert_eq!(members["state"][0]["state_key"], "@alice:chappe.example");
-    assert_eq!(refusal(&talk.server.get(&talk.path("messages?dir=b&from=nonsense"), Some(&talk.alice)).await), (400, "M_INVALID_PARAM"));
+    assert_eq!(
+        refusal(&talk.server.get(&talk.path("messages?dir=b&from=nonsense"), Some(&talk.alice)).await),
+        (400, "M_INVALID_PARAM")
+    );
 }
 
 #[tokio::test]

@@ -49,5 +49,9 @@ pub(super) async fn change(
 }
 
 pub(super) fn check_own(session: &Session, user_id: &UserId) -> Result<(), ApiError> {
-    if session.user_id == user_id { Ok(()) } else { Err(ApiError::forbidden("Other users' profiles cannot be changed")) }
+    if session.user_id == user_id {
+        Ok(())
+    } else {
+        Err(ApiError::forbidden("Other users' profiles cannot be changed"))
+    }
 }

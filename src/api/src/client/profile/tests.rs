@@ -12,10 +12,16 @@ async fn fields_are_set_read_and_deleted() {
     let name = format!("{ALICE}/displayname");
     assert_eq!(server.get(&name, None).await, (StatusCode::OK, json!({})));
     assert_eq!(server.put(&name, Some(&token), json!({ "displayname": "Alice" })).await, (StatusCode::OK, json!({})));
-    assert_eq!(server.put(&format!("{ALICE}/m.tz"), Some(&token), json!({ "m.tz": "Europe/Paris" })).await.0, StatusCode::OK);
+    assert_eq!(
+        server.put(&format!("{ALICE}/m.tz"), Some(&token), json!({ "m.tz": "Europe/Paris" })).await.0,
+        StatusCode::OK
+    );
     assert_eq!(server.get(&name, None).await.1, json!({ "displayname": "Alice" }));
     assert_eq!(server.get(ALICE, None).await.1, json!({ "displayname": "Alice", "m.tz": "Europe/Paris" }));
-    assert_eq!(server.call(Method::DELETE, &format!("{ALICE}/m.tz"), Some(&token), json!(null)).await.0, StatusCode::OK);
+    assert_eq!(
+        server.call(Method::DELETE, &format!("{ALICE}/m.tz"), Some(&token), json!(null)).await.0,
+        StatusCode::OK
+    );
     let (status, answer) = server.get(&format!("{ALICE}/m.tz"), None).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::NOT_FOUND, &"M_NOT_FOUND".into()));
     assert_eq!(server.put(&name, Some(&token), json!({ "displayname": null })).await.0, StatusCode::OK);

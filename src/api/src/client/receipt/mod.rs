@@ -6,10 +6,10 @@ use ruma::api::client::{read_marker::set_read_marker, receipt::create_receipt};
 
 use crate::{App, error::ApiError, route::Endpoints};
 
+mod read_markers;
 mod send_receipt;
 #[cfg(test)]
 mod tests;
-mod read_markers;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -48,7 +48,8 @@ pub async fn handle(
     invite.sort_unstable();
     invite.dedup();
     invite.retain(|user| *user != session.user_id);
-    let initial_state = request.initial_state.iter().map(|event| state_draft(event.json())).collect::<Result<_, _>>()?;
+    let initial_state =
+        request.initial_state.iter().map(|event| state_draft(event.json())).collect::<Result<_, _>>()?;
     let room = CreateRoom {
         version: request.room_version,
         preset: preset(request.preset.as_ref(), &request.visibility)?,
@@ -92,6 +93,7 @@ fn state_draft(event: &RawJsonValue) -> Result<EventDraft, ApiError> {
         #[serde(borrow)]
         content: &'a RawJsonValue,
     }
-    let event: InitialState<'_> = serde_json::from_str(event.get()).map_err(|error| ApiError::bad_json(format!("initial_state: {error}")))?;
+    let event: InitialState<'_> =
+        serde_json::from_str(event.get()).map_err(|error| ApiError::bad_json(format!("initial_state: {error}")))?;
     Ok(EventDraft::state(event.kind, event.state_key, canonical_content(event.content.get())?))
 }

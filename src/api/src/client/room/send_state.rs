@@ -56,7 +56,8 @@ impl Member<'_> {
         let sender = &session.user_id;
         let target = UserId::parse(state_key).map_err(|_| ApiError::invalid_param("The state key is not a user id"))?;
         let membership = content.get("membership").and_then(CanonicalJsonValue::as_str);
-        let membership = MembershipState::from(membership.ok_or_else(|| ApiError::bad_json("The content has no membership"))?);
+        let membership =
+            MembershipState::from(membership.ok_or_else(|| ApiError::bad_json("The content has no membership"))?);
         let is_own = target == *sender;
         // Whom a restricted join is authorised by is for the server to say.
         if !is_own || membership == MembershipState::Join {
@@ -89,7 +90,11 @@ impl Member<'_> {
                 require_known(rooms, room_id)?;
                 rooms.invite_with_content(sender, room_id, &target, content).await?;
             }
-            MembershipState::Join | MembershipState::Leave | MembershipState::Knock | MembershipState::Invite | MembershipState::Ban => {
+            MembershipState::Join
+            | MembershipState::Leave
+            | MembershipState::Knock
+            | MembershipState::Invite
+            | MembershipState::Ban => {
                 require_known(rooms, room_id)?;
                 return self.send(&target, content).await;
             }
@@ -98,7 +103,9 @@ impl Member<'_> {
         // What the endpoints' ways have made of it.
         let nid = rooms.get_room_nid(room_id)?.ok_or_else(|| ApiError::forbidden("You are not in this room"))?;
         let member = rooms.get_member(nid, &target)?;
-        member.map(|member| member.value.event_id).ok_or_else(|| ApiError::internal("a membership that was just set is not there"))
+        member
+            .map(|member| member.value.event_id)
+            .ok_or_else(|| ApiError::internal("a membership that was just set is not there"))
     }
 
     async fn send(&self, target: &UserId, content: CanonicalJsonObject) -> Result<OwnedEventId, ApiError> {
@@ -110,8 +117,16 @@ impl Member<'_> {
     fn profile(&self, content: &CanonicalJsonObject) -> Result<MemberProfile, ApiError> {
         let profile = member_profile(self.profiles, &self.session.user_id)?;
         Ok(MemberProfile {
-            display_name: if content.contains_key("displayname") { text(content, "displayname") } else { profile.display_name },
-            avatar_url: if content.contains_key("avatar_url") { text(content, "avatar_url") } else { profile.avatar_url },
+            display_name: if content.contains_key("displayname") {
+                text(content, "displayname")
+            } else {
+                profile.display_name
+            },
+            avatar_url: if content.contains_key("avatar_url") {
+                text(content, "avatar_url")
+            } else {
+                profile.avatar_url
+            },
         })
     }
 }

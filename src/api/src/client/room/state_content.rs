@@ -7,7 +7,8 @@ use chappe_rooms::Rooms;
 use chappe_services::directory::Directory;
 use http::StatusCode;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, RoomId, UserId, api::error::ErrorCode, events::StateEventType,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, RoomAliasId, RoomId, UserId, api::error::ErrorCode,
+    events::StateEventType,
 };
 use serde_json::Value as JsonValue;
 
@@ -36,7 +37,12 @@ pub(super) async fn check_content(
 /// Aliases that were not named before must exist and mean this room.
 ///
 /// Spec: Client-Server API, `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`, the notes on `m.room.canonical_alias`.
-async fn check_canonical_alias(rooms: &Rooms, directory: &Directory, room_id: &RoomId, content: &CanonicalJsonObject) -> Result<(), ApiError> {
+async fn check_canonical_alias(
+    rooms: &Rooms,
+    directory: &Directory,
+    room_id: &RoomId,
+    content: &CanonicalJsonObject,
+) -> Result<(), ApiError> {
     let wanted = aliases_of(content)?;
     let room = rooms.require_room(room_id)?;
     let before = rooms.get_state_content::<CanonicalJsonObject>(room.nid, &StateEventType::RoomCanonicalAlias, "")?;
@@ -49,7 +55,9 @@ async fn check_canonical_alias(rooms: &Rooms, directory: &Directory, room_id: &R
         })?;
         match resolved {
             None => return Err(bad_alias(format!("{alias} does not exist"))),
-            Some(resolved) if resolved.room_id != room_id => return Err(bad_alias(format!("{alias} does not mean this room"))),
+            Some(resolved) if resolved.room_id != room_id => {
+                return Err(bad_alias(format!("{alias} does not mean this room")));
+            }
             Some(_) => {}
         }
     }
@@ -93,11 +101,12 @@ fn check_power_levels(content: &CanonicalJsonObject) -> Result<(), ApiError> {
     for field in ["events", "notifications", "users"] {
         match content.get(field) {
             None => {}
-            Some(CanonicalJsonValue::Object(levels)) if levels.values().all(is_level) => {
-                if field == "users" && levels.keys().any(|user| UserId::parse(user).is_err()) {
-                    return Err(ApiError::bad_json("users holds something that is no user id"));
-                }
+            Some(CanonicalJsonValue::Object(levels))
+                if field == "users" && levels.keys().any(|user| UserId::parse(user).is_err()) =>
+            {
+                return Err(ApiError::bad_json("users holds something that is no user id"));
             }
+            Some(CanonicalJsonValue::Object(levels)) if levels.values().all(is_level) => {}
             Some(_) => return Err(ApiError::bad_json(format!("{field} is not an object of integers"))),
         }
     }

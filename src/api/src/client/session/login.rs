@@ -32,7 +32,13 @@ pub async fn handle(
     let session = match request.login_info {
         LoginInfo::Password(login) => with_password(&accounts, &limits, &login, &device, address).await?,
         LoginInfo::Token(login) => accounts.login_with_token(&login.token, &device).await?,
-        _ => return Err(ApiError::new(http::StatusCode::BAD_REQUEST, ruma::api::error::ErrorCode::Unknown, "Unknown login type")),
+        _ => {
+            return Err(ApiError::new(
+                http::StatusCode::BAD_REQUEST,
+                ruma::api::error::ErrorCode::Unknown,
+                "Unknown login type",
+            ));
+        }
     };
     Ok(RumaResponse(response(session, &discovery)))
 }
@@ -64,7 +70,8 @@ fn response(session: LoggedIn, discovery: &DiscoveryConfig) -> Response {
     let mut response = Response::new(session.user_id, session.tokens.access, session.device_id);
     // Deprecated, but old clients and bots still read it.
     response.home_server = Some(response.user_id.server_name().to_owned());
-    response.well_known = discovery.client_base_url.as_ref().map(|base_url| DiscoveryInfo::new(HomeserverInfo::new(base_url.clone())));
+    response.well_known =
+        discovery.client_base_url.as_ref().map(|base_url| DiscoveryInfo::new(HomeserverInfo::new(base_url.clone())));
     response.refresh_token = session.tokens.refresh;
     response.expires_in = session.tokens.expires_in_ms.map(Duration::from_millis);
     response

@@ -7,9 +7,6 @@ use crate::extract::RumaResponse;
 pub async fn handle() -> RumaResponse<Response> {
     let mut token = TokenLoginType::new();
     token.get_login_token = true;
-    let flows = vec![
-        LoginType::Password(PasswordLoginType::new()),
-        LoginType::Token(token),
-    ];
+    let flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(token)];
     RumaResponse(Response::new(flows))
 }

@@ -14,7 +14,10 @@ fn password(user: &str, password: &str) -> serde_json::Value {
 async fn flows_are_password_and_token() {
     let (status, answer) = TestApp::new().get(LOGIN, None).await;
     assert_eq!(status, StatusCode::OK);
-    assert_eq!(answer["flows"], json!([{ "type": "m.login.password" }, { "type": "m.login.token", "get_login_token": true }]));
+    assert_eq!(
+        answer["flows"],
+        json!([{ "type": "m.login.password" }, { "type": "m.login.token", "get_login_token": true }])
+    );
 }
 
 #[tokio::test]
@@ -59,7 +62,10 @@ async fn logout_ends_the_session_and_its_device() {
     let (_, other) = server.post(LOGIN, None, password("alice", "secret")).await;
     let other = other["access_token"].as_str();
     assert_eq!(server.post("/_matrix/client/v3/logout", None, json!({})).await.1["errcode"], "M_MISSING_TOKEN");
-    assert_eq!(server.post("/_matrix/client/v3/logout", Some("nonsense"), json!({})).await.1["errcode"], "M_UNKNOWN_TOKEN");
+    assert_eq!(
+        server.post("/_matrix/client/v3/logout", Some("nonsense"), json!({})).await.1["errcode"],
+        "M_UNKNOWN_TOKEN"
+    );
     assert_eq!(server.post("/_matrix/client/v3/logout", other, serde_json::Value::Null).await.0, StatusCode::OK);
     assert_eq!(server.get(WHOAMI, other).await.0, StatusCode::UNAUTHORIZED);
     let (_, devices) = server.get("/_matrix/client/v3/devices", Some(&token)).await;
@@ -78,7 +84,10 @@ async fn expired_token_is_a_soft_logout_and_can_be_refreshed() {
     assert_eq!(first["expires_in_ms"], 3_600_000);
     server.clock.advance(3_600_000);
     let (status, answer) = server.get(WHOAMI, first["access_token"].as_str()).await;
-    assert_eq!((status, &answer["errcode"], &answer["soft_logout"]), (StatusCode::UNAUTHORIZED, &"M_UNKNOWN_TOKEN".into(), &true.into()));
+    assert_eq!(
+        (status, &answer["errcode"], &answer["soft_logout"]),
+        (StatusCode::UNAUTHORIZED, &"M_UNKNOWN_TOKEN".into(), &true.into())
+    );
 
     let refresh = "/_matrix/client/v3/refresh";
     let (status, second) = server.post(refresh, None, json!({ "refresh_token": first["refresh_token"] })).await;
@@ -86,7 +95,11 @@ async fn expired_token_is_a_soft_logout_and_can_be_refreshed() {
     assert_eq!(server.get(WHOAMI, second["access_token"].as_str()).await.0, StatusCode::OK);
     let (status, answer) = server.post(refresh, None, json!({ "refresh_token": first["refresh_token"] })).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::UNAUTHORIZED, &"M_UNKNOWN_TOKEN".into()));
-    assert_eq!(server.get(WHOAMI, second["access_token"].as_str()).await.0, StatusCode::UNAUTHORIZED, "reuse revokes the device's tokens");
+    assert_eq!(
+        server.get(WHOAMI, second["access_token"].as_str()).await.0,
+        StatusCode::UNAUTHORIZED,
+        "reuse revokes the device's tokens"
+    );
     assert_eq!(server.post(refresh, None, json!({ "refresh_token": "nonsense" })).await.0, StatusCode::UNAUTHORIZED);
 }
 
@@ -110,11 +123,16 @@ async fn too_many_logins_are_told_when_to_come_back() {
     let mut config = TestConfig::default();
     config.rate_limits.enabled = true;
     let server = TestApp::with(config);
-    server.app.accounts.create_user(&chappe_services::registration::NewAccount {
-        username: Some("alice".to_owned()),
-        password: Some("secret".to_owned()),
-        admin: false,
-    }).await.unwrap();
+    server
+        .app
+        .accounts
+        .create_user(&chappe_services::registration::NewAccount {
+            username: Some("alice".to_owned()),
+            password: Some("secret".to_owned()),
+            admin: false,
+        })
+        .await
+        .unwrap();
     for _ in 0..5 {
         assert_eq!(server.post(LOGIN, None, password("alice", "secret")).await.0, StatusCode::OK);
     }

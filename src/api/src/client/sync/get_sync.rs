@@ -85,7 +85,12 @@ mod tests {
         assert_eq!(first["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
         assert_eq!(first["device_unused_fallback_key_types"], json!([]));
         let next = first["next_batch"].as_str().unwrap();
-        app.put("/_matrix/client/v3/user/@alice:chappe.example/account_data/org.example.x", Some(&alice), json!({ "a": 1 })).await;
+        app.put(
+            "/_matrix/client/v3/user/@alice:chappe.example/account_data/org.example.x",
+            Some(&alice),
+            json!({ "a": 1 }),
+        )
+        .await;
         let (status, second) = app.get(&format!("{SYNC}?since={next}&timeout=10000"), Some(&alice)).await;
         assert_eq!(status, StatusCode::OK, "{second}");
         assert_eq!(second["account_data"]["events"], json!([{ "type": "org.example.x", "content": { "a": 1 } }]));
@@ -98,7 +103,14 @@ mod tests {
     async fn malformed_parameters_are_refused() {
         let app = TestApp::new();
         let alice = app.register("alice").await;
-        for query in ["since=garbage", "since=s99999999", "since=t1_2", "filter=nosuchfilter", "filter=%7B%22room%22%3A1%7D", "timeout=x"] {
+        for query in [
+            "since=garbage",
+            "since=s99999999",
+            "since=t1_2",
+            "filter=nosuchfilter",
+            "filter=%7B%22room%22%3A1%7D",
+            "timeout=x",
+        ] {
             let (status, answer) = app.get(&format!("{SYNC}?{query}"), Some(&alice)).await;
             assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")), "{query}");
         }
@@ -111,7 +123,8 @@ mod tests {
         let (_, first) = app.get(&format!("{SYNC}?set_presence=offline"), Some(&alice)).await;
         let next = first["next_batch"].as_str().unwrap();
         let path = format!("{SYNC}?set_presence=offline&since={next}&timeout=50");
-        let (status, answer) = tokio::time::timeout(Duration::from_secs(20), app.get(&path, Some(&alice))).await.unwrap();
+        let (status, answer) =
+            tokio::time::timeout(Duration::from_secs(20), app.get(&path, Some(&alice))).await.unwrap();
         assert_eq!(status, StatusCode::OK);
         assert!(answer.get("rooms").is_none(), "{answer}");
     }

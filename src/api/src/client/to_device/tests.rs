@@ -11,7 +11,8 @@ const SEND: &str = "/_matrix/client/v3/sendToDevice/m.test/t1";
 async fn a_message_sent_twice_in_one_transaction_arrives_once() {
     let server = TestApp::new();
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
-    let device = server.get("/_matrix/client/v3/account/whoami", Some(&bob)).await.1["device_id"].as_str().unwrap().to_owned();
+    let device =
+        server.get("/_matrix/client/v3/account/whoami", Some(&bob)).await.1["device_id"].as_str().unwrap().to_owned();
     let body = json!({ "messages": { "@bob:chappe.example": { "*": { "n": 1 } } } });
     for _ in 0..2 {
         assert_eq!(server.put(SEND, Some(&alice), body.clone()).await, (StatusCode::OK, json!({})));

@@ -19,12 +19,26 @@ async fn only_members_say_of_themselves_that_they_type() {
     assert_eq!(state.typing.current(room).1, [user_id!("@alice:a.example")]);
     assert_eq!(ask(&router, &alice, "PUT", URI, &[], r#"{"typing":false}"#).await.status, 200);
     assert!(state.typing.current(room).1.is_empty());
-    assert_eq!(ask(&router, &alice, "PUT", URI, &[], r#"{"typing":true}"#).await.status, 200, "the timeout may be left off");
+    assert_eq!(
+        ask(&router, &alice, "PUT", URI, &[], r#"{"typing":true}"#).await.status,
+        200,
+        "the timeout may be left off"
+    );
 
-    assert_eq!(ask(&router, &eve, "PUT", URI, &[], r#"{"typing":true}"#).await.refusal(), (403, "M_FORBIDDEN".to_owned()));
-    let outsider = ask(&router, &eve, "PUT", "/rooms/!r:a.example/typing/@eve:a.example", &[], r#"{"typing":true}"#).await;
+    assert_eq!(
+        ask(&router, &eve, "PUT", URI, &[], r#"{"typing":true}"#).await.refusal(),
+        (403, "M_FORBIDDEN".to_owned())
+    );
+    let outsider =
+        ask(&router, &eve, "PUT", "/rooms/!r:a.example/typing/@eve:a.example", &[], r#"{"typing":true}"#).await;
     assert_eq!(outsider.refusal(), (403, "M_FORBIDDEN".to_owned()));
-    assert_eq!(ask(&router, "", "PUT", URI, &[], r#"{"typing":true}"#).await.refusal(), (401, "M_MISSING_TOKEN".to_owned()));
-    assert_eq!(ask(&router, &alice, "PUT", URI, &[], r#"{"typing":1}"#).await.refusal(), (400, "M_BAD_JSON".to_owned()));
+    assert_eq!(
+        ask(&router, "", "PUT", URI, &[], r#"{"typing":true}"#).await.refusal(),
+        (401, "M_MISSING_TOKEN".to_owned())
+    );
+    assert_eq!(
+        ask(&router, &alice, "PUT", URI, &[], r#"{"typing":1}"#).await.refusal(),
+        (400, "M_BAD_JSON".to_owned())
+    );
     assert_eq!(ask(&router, &alice, "PUT", URI, &[], "{").await.refusal(), (400, "M_NOT_JSON".to_owned()));
 }

@@ -61,7 +61,11 @@ impl FederationClient {
     }
 
     /// `GET /_matrix/federation/v1/event/{eventId}`.
-    pub async fn fetch_event(&self, server: &ServerName, event_id: &EventId) -> Result<Box<RawJsonValue>, FederationError> {
+    pub async fn fetch_event(
+        &self,
+        server: &ServerName,
+        event_id: &EventId,
+    ) -> Result<Box<RawJsonValue>, FederationError> {
         let request = FederationRequest::get(path(FEDERATION_V1, ["event", event_id.as_str()]));
         let answer: PdusAnswer = self.request(server, request).await?;
         answer.pdus.into_iter().next().ok_or_else(|| FederationError::Malformed("no event in the answer".to_owned()))

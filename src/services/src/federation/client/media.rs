@@ -30,7 +30,9 @@ impl MediaTransport for FederationClient {
         media_id: &'a str,
     ) -> BoxFuture<'a, Result<RemoteBody, FetchMediaError>> {
         Box::pin(async move {
-            if media_id.is_empty() || !media_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) {
+            if media_id.is_empty()
+                || !media_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            {
                 return Err(FetchMediaError::NotFound(server.to_owned()));
             }
             self.download_media(server, media_id).await.map_err(|error| fetch_error(server, error))
@@ -54,7 +56,8 @@ impl FederationClient {
         let boundary = header_text(&response, header::CONTENT_TYPE)
             .and_then(|content_type| multipart::boundary(&content_type))
             .ok_or_else(|| malformed("media answer is not multipart/mixed".to_owned()))?;
-        let part = multipart::read_mixed(&boundary, body_of(response)).await.map_err(|error| malformed(error.to_string()))?;
+        let part =
+            multipart::read_mixed(&boundary, body_of(response)).await.map_err(|error| malformed(error.to_string()))?;
         if let Some(location) = part.location {
             let url = Url::parse(&location).map_err(|error| malformed(format!("media location: {error}")))?;
             let request = Request { timeout: Some(MEDIA_TIMEOUT), ..Request::get(url) };
@@ -72,8 +75,7 @@ impl FederationClient {
         let path = with_query(path, [("allow_remote", "false"), ("allow_redirect", "true")]);
         let url = Url::parse(&format!("{}{path}", route.base.as_str().trim_end_matches('/')))
             .map_err(|error| FederationError::Malformed(error.to_string()))?;
-        let request =
-            Request { timeout: Some(MEDIA_TIMEOUT), host_meaning: route.host_meaning, ..Request::get(url) };
+        let request = Request { timeout: Some(MEDIA_TIMEOUT), host_meaning: route.host_meaning, ..Request::get(url) };
         read_plain(self.connector.send_following(request, REDIRECTS_MAX).await?).await
     }
 }
@@ -99,9 +101,10 @@ fn header_text(response: &Response, name: header::HeaderName) -> Option<String> 
 }
 
 fn body_of(response: Response) -> BoxStream<'static, Result<Bytes, crate::connector::ConnectError>> {
-    stream::try_unfold(response, |mut response| async move {
-        Ok(response.chunk().await?.map(|chunk| (chunk, response)))
-    })
+    stream::try_unfold(
+        response,
+        |mut response| async move { Ok(response.chunk().await?.map(|chunk| (chunk, response))) },
+    )
     .boxed()
 }
 

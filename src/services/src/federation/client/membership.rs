@@ -8,7 +8,9 @@ use ruma::{EventId, RoomId, RoomVersionId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue as RawJsonValue};
 
-use super::{FEDERATION_V1, FEDERATION_V2, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, path, with_query};
+use super::{
+    FEDERATION_V1, FEDERATION_V2, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, path, with_query,
+};
 
 /// Whether a join wants the whole state at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +62,12 @@ impl FederationClient {
     }
 
     /// `GET /_matrix/federation/v1/make_leave/{roomId}/{userId}`.
-    pub async fn make_leave(&self, server: &ServerName, room_id: &RoomId, user: &UserId) -> Result<Template, FederationError> {
+    pub async fn make_leave(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        user: &UserId,
+    ) -> Result<Template, FederationError> {
         self.make("make_leave", server, room_id, user, &[]).await
     }
 
@@ -117,7 +124,8 @@ impl FederationClient {
         event: &RawJsonValue,
     ) -> Result<(), FederationError> {
         let path = path(FEDERATION_V2, ["send_leave", room_id.as_str(), event_id.as_str()]);
-        let Nothing {} = self.request(server, FederationRequest::new(Method::PUT, path).with_body(to_value(event)?)).await?;
+        let Nothing {} =
+            self.request(server, FederationRequest::new(Method::PUT, path).with_body(to_value(event)?)).await?;
         Ok(())
     }
 

@@ -48,7 +48,8 @@ impl FederationClient {
         server: &ServerName,
         user: &UserId,
     ) -> Result<get_devices::v1::Response, FederationError> {
-        self.request_typed(server, FederationRequest::get(path(FEDERATION_V1, ["user", "devices", user.as_str()]))).await
+        self.request_typed(server, FederationRequest::get(path(FEDERATION_V1, ["user", "devices", user.as_str()])))
+            .await
     }
 
     /// `POST /_matrix/federation/v1/user/keys/query`. `device_keys`: user -> devices, an empty list for all.
@@ -105,7 +106,10 @@ impl FederationClient {
     }
 
     /// `GET /_matrix/federation/v1/version`. Not signed.
-    pub async fn fetch_version(&self, server: &ServerName) -> Result<Option<get_server_version::v1::Server>, FederationError> {
+    pub async fn fetch_version(
+        &self,
+        server: &ServerName,
+    ) -> Result<Option<get_server_version::v1::Server>, FederationError> {
         let answer: VersionAnswer =
             self.request_unsigned(server, FederationRequest::get(path(FEDERATION_V1, ["version"]))).await?;
         Ok(answer.server)

@@ -71,7 +71,10 @@ async fn requests_are_signed_as_they_go_over_the_wire() {
     let body = json!({ "pdus": [], "edus": [{ "edu_type": "x", "content": { "é": 1.5 } }] });
     setting.client.send_transaction(&setting.peer, "t/1".into(), body.clone()).await.expect("an answer");
     let seen = server.seen();
-    assert_eq!(seen[0].path(), "/_matrix/federation/v1/make_join/%21r%27o%20m%3Ahs.example/%40a%2Fb%3Aown.example?ver=10&ver=11");
+    assert_eq!(
+        seen[0].path(),
+        "/_matrix/federation/v1/make_join/%21r%27o%20m%3Ahs.example/%40a%2Fb%3Aown.example?ver=10&ver=11"
+    );
     assert_eq!(seen[1].path(), "/_matrix/federation/v1/send/t%2F1");
     assert_eq!(serde_json::from_slice::<Value>(&seen[1].body).expect("JSON"), body);
     assert!(seen.iter().all(|seen| signature_holds(seen, &setting)));
@@ -118,7 +121,10 @@ async fn failing_server_is_spared_background_traffic_only() {
     let background = || setting.client.send_transaction(&setting.peer, "t".into(), json!({}));
     assert!(matches!(background().await, Err(FederationError::Status { status: 503, .. })));
     assert!(matches!(background().await, Err(FederationError::Backoff { .. })));
-    assert!(matches!(setting.client.fetch_version(&setting.peer).await, Err(FederationError::Status { status: 503, .. })));
+    assert!(matches!(
+        setting.client.fetch_version(&setting.peer).await,
+        Err(FederationError::Status { status: 503, .. })
+    ));
     assert_eq!(server.seen().len(), 2);
     setting.clock.advance(10_000);
     assert!(matches!(background().await, Err(FederationError::Status { status: 503, .. })));
@@ -145,7 +151,11 @@ async fn invite_falls_back_to_the_first_version_for_old_rooms_only() {
     let event = serde_json::value::to_raw_value(&json!({ "type": "m.room.member" })).expect("JSON");
     let invite = |version: RoomVersionId| {
         let (client, peer, event) = (setting.client.clone(), setting.peer.clone(), event.clone());
-        async move { client.send_invite(&peer, room_id!("!r:own.example"), event_id!("$e:own.example"), &version, &event, &[]).await }
+        async move {
+            client
+                .send_invite(&peer, room_id!("!r:own.example"), event_id!("$e:own.example"), &version, &event, &[])
+                .await
+        }
     };
     assert_eq!(invite(RoomVersionId::V2).await.expect("a signed event").get(), r#"{"signed":true}"#);
     assert!(matches!(invite(RoomVersionId::V10).await, Err(FederationError::Status { status: 404, .. })));

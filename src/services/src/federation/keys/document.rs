@@ -6,7 +6,9 @@ use chappe_protocol::{
     json::{JsonError, canonical, parse_strict},
     sign::{PublicKeys, ServerSigner, SignError, VerifyError, verify_json},
 };
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerName, serde::Base64};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerName, serde::Base64,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -77,8 +79,11 @@ impl KeyDocument {
         if fields.verify_keys.len() + fields.old_verify_keys.len() > KEYS_MAX {
             return Err(DocumentError::TooManyKeys);
         }
-        let by_id: BTreeMap<String, Base64> =
-            fields.verify_keys.iter().map(|(key_id, key)| (key_id.clone(), Base64::new(key.key.as_bytes().to_vec()))).collect();
+        let by_id: BTreeMap<String, Base64> = fields
+            .verify_keys
+            .iter()
+            .map(|(key_id, key)| (key_id.clone(), Base64::new(key.key.as_bytes().to_vec())))
+            .collect();
         verify_json(server.as_str(), &PublicKeys::from([(server.to_string(), by_id)]), &object)?;
         // Keys of algorithms that are not known here are passed over.
         let current = fields
@@ -113,7 +118,11 @@ impl KeyDocument {
 }
 
 /// This server's own document, signed.
-pub(super) fn write_own(signer: &ServerSigner, retired: &[RetiredKey], valid_until_ms: u64) -> Result<String, SignError> {
+pub(super) fn write_own(
+    signer: &ServerSigner,
+    retired: &[RetiredKey],
+    valid_until_ms: u64,
+) -> Result<String, SignError> {
     let old_verify_keys: serde_json::Map<_, _> = retired
         .iter()
         .map(|key| (key.key_id.to_string(), json!({ "key": key.public_key, "expired_ts": key.expired_ms })))
@@ -156,7 +165,8 @@ mod tests {
         let document = KeyDocument::verify(&text, server_name!("a.example")).expect("a valid document");
         assert_eq!(document.valid_until_ms, 77);
         assert_eq!(document.text, text);
-        let keys: Vec<_> = document.keys().map(|(key_id, key, retired)| (key_id.to_string(), key.len(), retired)).collect();
+        let keys: Vec<_> =
+            document.keys().map(|(key_id, key, retired)| (key_id.to_string(), key.len(), retired)).collect();
         assert_eq!(keys, [("ed25519:k1".to_owned(), 32, None), ("ed25519:old".to_owned(), 32, Some(5))]);
     }
 

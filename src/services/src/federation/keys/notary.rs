@@ -11,10 +11,7 @@ use ruma::{CanonicalJsonValue, OwnedServerName, OwnedServerSigningKeyId, ServerN
 use serde::Deserialize;
 use serde_json::{json, value::RawValue as RawJsonValue};
 
-use super::{
-    DOCUMENT_BYTES_MAX, FETCH_TIMEOUT, FetchKeysError, KeyDocument, ServerKeys,
-    document::DocumentError,
-};
+use super::{DOCUMENT_BYTES_MAX, FETCH_TIMEOUT, FetchKeysError, KeyDocument, ServerKeys, document::DocumentError};
 use crate::federation::client::FederationRequest;
 
 /// How many servers one query may ask about.
@@ -93,16 +90,18 @@ impl ServerKeys {
             ..FederationRequest::new(Method::POST, "/_matrix/key/v2/query".to_owned()).with_body(body)
         };
         let answer: NotaryAnswer = self.inner.client.request_unsigned(notary, request).await?;
-        let notary_keys = match self.get_document(notary).filter(|document| document.valid_until_ms > self.inner.clock.now_ms()) {
-            Some(document) => document,
-            None => {
-                let document = self.fetch_direct(notary).await?;
-                self.apply_document(&document)?;
-                document
-            }
-        };
+        let notary_keys =
+            match self.get_document(notary).filter(|document| document.valid_until_ms > self.inner.clock.now_ms()) {
+                Some(document) => document,
+                None => {
+                    let document = self.fetch_direct(notary).await?;
+                    self.apply_document(&document)?;
+                    document
+                }
+            };
         let current = notary_keys.keys().filter(|(_, _, retired)| retired.is_none());
-        let by_id = current.map(|(key_id, key, _)| (key_id.to_string(), ruma::serde::Base64::new(key.to_vec()))).collect();
+        let by_id =
+            current.map(|(key_id, key, _)| (key_id.to_string(), ruma::serde::Base64::new(key.to_vec()))).collect();
         let notary_keys = BTreeMap::from([(notary.to_string(), by_id)]);
         for raw in answer.server_keys {
             let Ok(document) = KeyDocument::verify(raw.get(), server) else { continue };

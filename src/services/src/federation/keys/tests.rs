@@ -35,7 +35,10 @@ impl Peer {
         let server = TlsServer::start(&["hs.example"], move |seen| {
             let name: OwnedServerName = seen.authority().unwrap_or_default().try_into().expect("a server name");
             assert_eq!(seen.path(), "/_matrix/key/v2/server");
-            answer(200, document::write_own(&peer_signer(&name), &[], valid.load(Ordering::SeqCst)).expect("a document"))
+            answer(
+                200,
+                document::write_own(&peer_signer(&name), &[], valid.load(Ordering::SeqCst)).expect("a document"),
+            )
         })
         .await;
         let setting = setting(&server, &[]);
@@ -161,7 +164,8 @@ async fn request_is_believed_only_with_a_good_signature_for_this_server() {
         RequestVerifier::new(own_name.clone(), keys.clone(), policy, peer.setting.client.destinations().clone())
     };
     let signed = |destination| {
-        let request = SignedRequest { method: "GET", uri: "/x?y=1", origin: &peer.setting.peer, destination, content: None };
+        let request =
+            SignedRequest { method: "GET", uri: "/x?y=1", origin: &peer.setting.peer, destination, content: None };
         request.sign(&peer_signer(&peer.setting.peer))
     };
     let open = verifier(policy(&[]));

@@ -95,7 +95,11 @@ impl Setting {
 
     fn events_sent_to(&self, server: &ServerName) -> Vec<u64> {
         let bodies = self.sent_to(server);
-        bodies.iter().flat_map(|body| body["pdus"].as_array().cloned().unwrap_or_default()).filter_map(|pdu| pdu["n"].as_u64()).collect()
+        bodies
+            .iter()
+            .flat_map(|body| body["pdus"].as_array().cloned().unwrap_or_default())
+            .filter_map(|pdu| pdu["n"].as_u64())
+            .collect()
     }
 
     async fn until(&self, condition: impl Fn(&Self) -> bool) {
@@ -117,7 +121,8 @@ async fn events_are_sent_in_order_in_full_transactions_and_then_forgotten() {
     setting.queue_events(server, 0..120).await;
     setting.until(|setting| setting.waiting() == 0).await;
     assert_eq!(setting.events_sent_to(server), (0..120).collect::<Vec<_>>());
-    let sizes: Vec<_> = setting.sent_to(server).iter().map(|body| body["pdus"].as_array().map_or(0, Vec::len)).collect();
+    let sizes: Vec<_> =
+        setting.sent_to(server).iter().map(|body| body["pdus"].as_array().map_or(0, Vec::len)).collect();
     assert_eq!(sizes, [50, 50, 20]);
     assert_eq!(setting.sent_to(server)[0]["origin"], "own.example");
 }
@@ -163,7 +168,8 @@ async fn transaction_id_is_the_same_after_a_restart() {
     setting.until(|setting| setting.network.attempts.lock().len() == 1).await;
     setting.stop.cancel();
     setting.network.down.lock().clear();
-    let restarted = Setting { store: setting.store.clone(), network: setting.network.clone(), stop: CancellationToken::new() };
+    let restarted =
+        Setting { store: setting.store.clone(), network: setting.network.clone(), stop: CancellationToken::new() };
     let _sender = restarted.start();
     restarted.until(|setting| setting.waiting() == 0).await;
     let attempts = restarted.network.attempts.lock().clone();
@@ -180,7 +186,11 @@ async fn dead_servers_do_not_delay_the_living() {
         if number < SLOTS_FAILING + 5 {
             setting.network.hanging.lock().insert(name.clone());
             // Known to be failing from before, and due for another try.
-            let record = chappe_store::tables::destinations::DestinationRecord { failing_since_ms: 1, retry_at_ms: 2, pause_ms: 1 };
+            let record = chappe_store::tables::destinations::DestinationRecord {
+                failing_since_ms: 1,
+                retry_at_ms: 2,
+                pause_ms: 1,
+            };
             let mut batch = Batch::new();
             batch.put(&chappe_store::tables::destinations::DESTINATIONS, &name, &record);
             setting.store.commit(batch).await.expect("a commit");
@@ -197,12 +207,14 @@ async fn dead_servers_do_not_delay_the_living() {
 async fn newer_edu_takes_the_place_of_an_older_one_with_its_key() {
     let setting = Setting::new();
     let server = server_name!("b.example");
-    let receipt = |key: &str, n: u64| OutgoingItem::CoalescedEdu { key: key.to_owned(), edu: json!({ "n": n }).to_string() };
+    let receipt =
+        |key: &str, n: u64| OutgoingItem::CoalescedEdu { key: key.to_owned(), edu: json!({ "n": n }).to_string() };
     let plain = |n: u64| OutgoingItem::Edu(json!({ "n": n }).to_string());
     setting.queue(server, [receipt("a", 1), plain(2), receipt("b", 3), receipt("a", 4), plain(5)]).await;
     let _sender = setting.start();
     setting.until(|setting| setting.waiting() == 0).await;
-    let edus: Vec<_> = setting.sent_to(server)[0]["edus"].as_array().expect("EDUs").iter().map(|edu| edu["n"].clone()).collect();
+    let edus: Vec<_> =
+        setting.sent_to(server)[0]["edus"].as_array().expect("EDUs").iter().map(|edu| edu["n"].clone()).collect();
     assert_eq!(edus, [2, 3, 4, 5]);
 }
 
