@@ -3,7 +3,7 @@
 //	go run summarise.go OUTPUT.jsonl RESULTS.tsv
 //
 // A row is a package, a test and its result. Groups of subtests are rows too, but only leaves are counted:
-// a group fails whenever one of its subtests does.
+// a group fails whenever one of its subtests does. Rows of packages that did not run this time are kept.
 package main
 
 import (
@@ -31,6 +31,7 @@ func main() {
 		fail("usage: go run summarise.go OUTPUT.jsonl RESULTS.tsv")
 	}
 	results, broken := read(os.Args[1])
+	broken = keepOthers(os.Args[2], results, broken)
 	tests := make([]test, 0, len(results))
 	isGroup := map[test]bool{}
 	for t := range results {
@@ -83,6 +84,35 @@ func main() {
 	for _, name := range broken {
 		fmt.Printf("%-40s did not run to its end\n", name)
 	}
+}
+
+// keepOthers adds the earlier results of packages that are not among these.
+func keepOthers(path string, results map[test]string, broken []string) []string {
+	ran := map[string]bool{}
+	for t := range results {
+		ran[t.Package] = true
+	}
+	for _, name := range broken {
+		ran[name] = true
+	}
+	earlier, err := os.ReadFile(path)
+	if err != nil && !os.IsNotExist(err) {
+		fail(err.Error())
+	}
+	rows := strings.Split(strings.TrimSpace(string(earlier)), "\n")
+	for _, row := range rows[1:] {
+		columns := strings.Split(row, "\t")
+		if len(columns) != 3 || ran[columns[0]] {
+			continue
+		}
+		if columns[2] == "broken" {
+			broken = append(broken, columns[0])
+			continue
+		}
+		results[test{columns[0], columns[1]}] = columns[2]
+	}
+	sort.Strings(broken)
+	return broken
 }
 
 // read returns the result of each test, and the packages that failed without a failed test: they did not build,
