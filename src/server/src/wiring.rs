@@ -22,7 +22,6 @@ use chappe_services::{
     key_backup::KeyBackup,
     keys::{DeviceLists, Keys},
     media::Media,
-    policy::FederationPolicy,
     presence::Presence,
     profile::Profiles,
     receipts::Receipts,

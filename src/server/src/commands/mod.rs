@@ -7,7 +7,7 @@ mod signing_key;
 mod tls;
 mod user;
 
-use std::{error::Error, path::Path, process::ExitCode};
+use std::{error::Error, io::Write, path::Path, process::ExitCode};
 
 use crate::{
     cli::{Cli, Command},
@@ -19,15 +19,12 @@ pub fn run(cli: Cli) -> ExitCode {
     let config = cli.config.as_deref();
     let result = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => load(config).and_then(|loaded| serve::run(&loaded)),
-        Command::CheckConfig => load(config).map(|loaded| check_config::run(&loaded)),
+        Command::CheckConfig => load(config).and_then(|loaded| check_config::run(&loaded)),
         Command::SigningKey(command) => load(config).and_then(|loaded| signing_key::run(&loaded.config, &command)),
         Command::User(command) => load(config).and_then(|loaded| user::run(&loaded.config, command)),
         Command::Tls(command) => tls::run(&command),
         Command::Health { url } => health::run(config, url.as_deref()),
-        Command::Version => {
-            println!("chappe {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
-        }
+        Command::Version => print(concat!("chappe ", env!("CARGO_PKG_VERSION"), "\n")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,6 +32,14 @@ pub fn run(cli: Cli) -> ExitCode {
             eprintln!("chappe: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Writes to standard output. Whoever reads it may stop reading, as `head` does; that is no error.
+fn print(text: &str) -> CommandResult {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

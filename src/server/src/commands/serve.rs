@@ -5,7 +5,7 @@ use std::time::Duration;
 use chappe_protocol::clock::{Clock, SystemClock};
 use tokio_util::sync::CancellationToken;
 
-use super::CommandResult;
+use super::{CommandResult, print};
 use crate::{
     config::{Config, ListenAddress, Loaded, Origin, RegistrationMode},
     listen::{self, BoundListener},
@@ -99,12 +99,16 @@ fn announce(loaded: &Loaded, listeners: &[BoundListener]) {
 
 fn print_trial_help(client: &str) {
     let program = std::env::current_exe().map_or_else(|_| "chappe".to_owned(), |path| path.display().to_string());
-    println!(
+    let help = format!(
         "
 Chappe is running with its trial configuration: only this machine reaches it, anyone here may register.
   Give your Matrix client the homeserver URL   http://{client}
   and register there, or make a user with      {program} user create alice
   Data is in ./data; stop with Ctrl-C. For a real server, copy conduit.toml.example to conduit.toml.
+
 "
     );
+    if let Err(error) = print(&help) {
+        tracing::warn!(%error, "nobody reads the standard output");
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 use rand::{TryRng, rngs::SysRng};
 use tokio_util::sync::CancellationToken;
 
-use super::CommandResult;
+use super::{CommandResult, print};
 use crate::{
     cli::{PasswordSource, UserCommand},
     config::Config,
@@ -27,14 +27,11 @@ const PASSWORD_LENGTH: usize = 20;
 pub fn run(config: &Config, command: UserCommand) -> CommandResult {
     let (request, made_up) = request(command)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let lines = runtime.block_on(perform(config, request))?;
-    for line in lines {
-        println!("{line}");
-    }
+    let mut lines = runtime.block_on(perform(config, request))?;
     if let Some(password) = made_up {
-        println!("password: {password}");
+        lines.push(format!("password: {password}"));
     }
-    Ok(())
+    print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
 }
 
 /// The request, and the password in it when it was made up here and the operator must learn it.
