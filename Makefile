@@ -22,11 +22,11 @@ run: deps
 
 # The whole workspace in both steps, so that every dependency is built once. The tests start the binary.
 test: deps
-	cargo build --workspace --bins --locked
+	cargo build --workspace --all-targets --locked
 	cargo test --workspace --locked
 
 demo: deps
-	cargo build --workspace --bins --locked
+	cargo build --workspace --all-targets --locked
 	"$(CARGO_TARGET_DIR)/debug/demo"
 
 lint: deps

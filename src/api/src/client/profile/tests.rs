@@ -10,7 +10,8 @@ async fn fields_are_set_read_and_deleted() {
     let server = TestApp::new();
     let token = server.register("alice").await;
     let name = format!("{ALICE}/displayname");
-    assert_eq!(server.get(&name, None).await, (StatusCode::OK, json!({})));
+    // Until the user chooses a name, it is that of the account.
+    assert_eq!(server.get(&name, None).await, (StatusCode::OK, json!({ "displayname": "alice" })));
     assert_eq!(server.put(&name, Some(&token), json!({ "displayname": "Alice" })).await, (StatusCode::OK, json!({})));
     assert_eq!(
         server.put(&format!("{ALICE}/m.tz"), Some(&token), json!({ "m.tz": "Europe/Paris" })).await.0,
