@@ -157,9 +157,14 @@ impl Rooms {
         let user = pdu.state_key().and_then(|user| UserId::parse(user).ok()).filter(|user| self.is_local(user));
         let Some(user) = user.filter(|_| ends_membership) else { return Err(not_in_room()) };
         let Some(member) = self.get_user_room(&user, nid)? else { return Err(not_in_room()) };
-        // Whether its sender has the power for it cannot be told from here: the server that invited is believed about its own users.
-        let is_pending = matches!(member.value.membership.as_str(), "invite" | "knock");
-        if !is_pending || pdu.sender.server_name() != origin {
+        // Whether its sender has the power for it cannot be told from here: an invite is taken back by who sent it, and nobody else is
+        // believed. To a knock anybody in the room may have answered.
+        let is_believed = match member.value.membership.as_str() {
+            "invite" => pdu.sender == member.value.sender,
+            "knock" => true,
+            _ => false,
+        };
+        if !is_believed || pdu.sender.server_name() != origin {
             return Err(not_in_room());
         }
         self.put_out_of_band(nid, &pdu, &user, &version, None).await

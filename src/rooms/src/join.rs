@@ -34,18 +34,19 @@ impl Rooms {
         room_id: &RoomId,
         via: &[OwnedServerName],
     ) -> Result<Vec<OwnedServerName>, RoomError> {
-        let mut servers = via.to_vec();
+        let mut servers: Vec<_> = via.iter().filter(|server| **server != self.server_name).cloned().collect();
+        let is_named = !servers.is_empty();
         if let Some(nid) = self.get_room_nid(room_id)? {
             // Who invited the user is in the room, and can tell that the user is invited.
             if let Some(member) = self.get_user_room(user, nid)?.filter(|member| member.value.membership == "invite") {
                 servers.insert(0, member.value.sender.server_name().to_owned());
             }
-            if via.is_empty() {
+            if !is_named {
                 servers.extend(self.get_joined_servers(nid)?);
             }
         }
         // Whoever names servers means those: another may know less of the room, and let in whom they would not.
-        if via.is_empty() {
+        if !is_named {
             servers.extend(room_id.server_name().map(ToOwned::to_owned));
         }
         servers.retain(|server| *server != self.server_name);

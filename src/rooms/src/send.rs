@@ -103,6 +103,9 @@ impl Rooms {
         room_id: &RoomId,
         draft: EventDraft,
     ) -> Result<(Sent, Option<Ticket>), RoomError> {
+        if draft.kind == TimelineEventType::RoomCreate && draft.state_key.is_some() {
+            return Err(RoomError::Invalid("A room is created once, and not by sending it a create event".to_owned()));
+        }
         let _writing = self.locks.write(room_id).await;
         if let Some(event_id) = self.get_transaction(sender, room_id, draft.transaction.as_ref())? {
             return Ok((Sent { event_id }, None));

@@ -310,6 +310,22 @@ async fn invite_taken_back_is_gone_on_the_invited_server_too() {
 }
 
 #[tokio::test]
+async fn invite_is_not_taken_back_by_somebody_else() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, carol, bob) = (user(&one, "alice"), user(&one, "carol"), user(&two, "bob"));
+    let mut request = room_request(RoomVersionId::V11, Preset::PrivateChat);
+    request.invite = vec![carol.clone()];
+    let room_id = one.create_room(&alice, request).await.expect("room");
+    one.join(&carol, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
+    one.invite(&carol, &room_id, &bob, None).await.expect("invite");
+    one.kick(&alice, &room_id, &bob, None).await.expect("kick");
+    network.deliver().await;
+    assert_eq!(membership(&one, &room_id, &bob), "leave");
+    assert_eq!(membership(&two, &room_id, &bob), "invite");
+}
+
+#[tokio::test]
 async fn creator_of_a_version_12_room_cannot_be_given_a_level() {
     let server = Network::new().add("one.example");
     let alice = user(&server, "alice");

@@ -17,11 +17,10 @@ pub struct JoinedMembers {
     joined: BTreeMap<OwnedUserId, Member>,
 }
 
+/// Both are there even if null: clients look for them.
 #[derive(Serialize)]
 struct Member {
-    #[serde(skip_serializing_if = "Option::is_none")]
     display_name: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     avatar_url: Option<String>,
 }
 
