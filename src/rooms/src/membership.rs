@@ -3,12 +3,9 @@
 //! Each is done here when this server is in the room, and through another server when it is not: see [`crate::join`] and
 //! [`crate::invite`].
 
-use chappe_store::{
-    Batch, Topic,
-    tables::rooms::{FORGOTTEN, USER_ROOMS},
-};
+use chappe_store::{Batch, StoreError, Topic, tables::rooms::FORGOTTEN};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
@@ -175,6 +172,23 @@ impl Rooms {
         self.leave_by_federation(user, room_id, nid, reason).await
     }
 
+    /// Takes a user out of every room, and back from every invite and knock. Answers the rooms that could not be left, which keep no
+    /// other.
+    pub async fn leave_all(&self, user: &UserId) -> Result<Vec<(OwnedRoomId, RoomError)>, StoreError> {
+        let memberships: Vec<_> = self.scan_user_rooms(user).collect::<Result<_, _>>()?;
+        let mut failures = Vec::new();
+        for (room, member) in memberships {
+            if !matches!(member.value.membership.as_str(), "join" | "invite" | "knock") {
+                continue;
+            }
+            let Some(room_id) = self.get_room_id(room)? else { continue };
+            if let Err(error) = self.leave(user, &room_id, None).await {
+                failures.push((room_id, error));
+            }
+        }
+        Ok(failures)
+    }
+
     /// Invites a user, here or elsewhere.
     pub async fn invite(
         &self,
@@ -305,7 +319,6 @@ impl Rooms {
         let mut batch = Batch::new();
         let position = batch.next_position();
         batch.put(&FORGOTTEN, &(user.to_owned(), nid), &position);
-        batch.put(&USER_ROOMS, &(user.to_owned(), nid), &member);
         batch.wake(Topic::User(user.to_owned()));
         self.store.commit(batch).await?;
         Ok(())

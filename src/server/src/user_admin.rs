@@ -79,24 +79,9 @@ impl UserAdmin {
             return Err(UserAdminError::Change(user_id, error));
         }
         let mut lines = vec![format!("{user_id} is deactivated")];
-        lines.extend(self.leave_rooms(&user_id).await?);
+        let failures = self.rooms.leave_all(&user_id).await?;
+        lines.extend(failures.into_iter().map(|(room_id, error)| format!("but is still in {room_id}: {error}")));
         Ok(lines)
-    }
-
-    /// Takes a user out of every room. Returns a line for each that could not be left, which keeps no other.
-    async fn leave_rooms(&self, user_id: &UserId) -> Result<Vec<String>, UserAdminError> {
-        let rooms: Vec<_> = self.rooms.scan_user_rooms(user_id).collect::<Result<_, _>>()?;
-        let mut failures = Vec::new();
-        for (room, member) in rooms {
-            if !matches!(member.value.membership.as_str(), "join" | "invite" | "knock") {
-                continue;
-            }
-            let Some(room_id) = self.rooms.get_room_id(room)? else { continue };
-            if let Err(error) = self.rooms.leave(user_id, &room_id, None).await {
-                failures.push(format!("but is still in {room_id}: {error}"));
-            }
-        }
-        Ok(failures)
     }
 
     /// The local part of a name or of a user id of this server.

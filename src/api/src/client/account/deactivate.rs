@@ -8,12 +8,9 @@ use chappe_services::{
     accounts::{Accounts, Erase},
     uia::Uia,
 };
-use ruma::{
-    UserId,
-    api::client::account::{
-        ThirdPartyIdRemovalStatus,
-        deactivate::v3::{Request, Response},
-    },
+use ruma::api::client::account::{
+    ThirdPartyIdRemovalStatus,
+    deactivate::v3::{Request, Response},
 };
 
 use crate::{
@@ -38,23 +35,13 @@ pub async fn handle(
     let erase = if request.erase { Erase::Yes } else { Erase::No };
     accounts.deactivate(&session.user_id, erase).await?;
     // On its own: a client that hangs up does not keep its user in half of the rooms.
-    let leaving = tokio::spawn(async move { leave_all(&rooms, &session.user_id).await });
+    let leaving = tokio::spawn(async move {
+        for (room_id, error) in rooms.leave_all(&session.user_id).await? {
+            tracing::warn!(user.id = %session.user_id, room.id = %room_id, %error, "a deactivated user could not leave a room");
+        }
+        Ok::<_, ApiError>(())
+    });
     leaving.await.map_err(ApiError::internal)??;
     // No third-party identifier was ever bound through this server, so none is left to unbind.
     Ok(RumaResponse(Response::new(ThirdPartyIdRemovalStatus::Success)))
-}
-
-/// Takes a user out of every room, and back from every invite and knock. A room that cannot be left does not keep the others.
-async fn leave_all(rooms: &Rooms, user_id: &UserId) -> Result<(), ApiError> {
-    let memberships: Vec<_> = rooms.scan_user_rooms(user_id).collect::<Result<_, _>>()?;
-    for (room, member) in memberships {
-        if !matches!(member.value.membership.as_str(), "join" | "invite" | "knock") {
-            continue;
-        }
-        let Some(room_id) = rooms.get_room_id(room)? else { continue };
-        if let Err(error) = rooms.leave(user_id, &room_id, None).await {
-            tracing::warn!(user.id = %user_id, room.id = %room_id, %error, "a deactivated user could not leave a room");
-        }
-    }
-    Ok(())
 }
