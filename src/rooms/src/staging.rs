@@ -17,8 +17,8 @@ use chappe_store::{
     Batch, Direction, Domain, EventNid, Json, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
         events::{
-            BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus,
-            NEXT_EVENTS, PENDING_REDACTIONS, RELATIONS, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
+            BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
+            EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, RELATIONS, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
         rooms::{
@@ -260,6 +260,7 @@ impl Staging {
                 let position = self.batch.next_position();
                 self.last_position = Some(position);
                 self.batch.put(&TIMELINE, &(room, position), &event.nid);
+                self.batch.put(&EVENT_LOG, &position, &event.nid);
                 Order::Live(position)
             }
             _ => {

@@ -9,6 +9,7 @@ pub mod connector;
 pub mod devices;
 pub mod directory;
 pub mod edu;
+pub mod event_follower;
 pub mod federation;
 pub mod filters;
 mod guarded;
@@ -30,3 +31,5 @@ pub use chappe_store::{CommitError, StoreError};
 
 #[cfg(test)]
 mod ephemeral_tests;
+#[cfg(test)]
+mod test_rooms;

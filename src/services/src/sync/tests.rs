@@ -2,33 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use chappe_protocol::{
-    clock::ManualClock,
-    room_version,
-    sign::{PublicKeys, ServerSigner},
-};
+use chappe_protocol::{clock::ManualClock, room_version, sign::ServerSigner};
 use chappe_rooms::{
-    EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
-    create::{CreateRoom, Preset},
-    membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, RemoteResult, Template},
-    send::canonical_content,
-    timeline::Token,
+    EventDraft, Rooms, create::Preset, membership::MemberProfile, send::canonical_content, timeline::Token,
 };
 use chappe_store::{
     Batch, Direction, Store,
     tables::accounts::{DEVICES, DeviceRecord},
 };
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId,
-    ServerName, UserId, device_id,
-    events::{StateEventType, TimelineEventType},
-    owned_server_name,
-    presence::PresenceState,
-    room_version_rules::RoomVersionRules,
-    server_name,
-    to_device::DeviceIdOrAllDevices,
-    user_id,
+    OwnedRoomId, RoomId, RoomVersionId, UserId, device_id, events::StateEventType, owned_server_name,
+    presence::PresenceState, server_name, to_device::DeviceIdOrAllDevices, user_id,
 };
 use serde_json::{Value, json, value::RawValue};
 
@@ -43,125 +27,10 @@ use crate::{
     },
     presence::Presence,
     receipts::{ReceiptKind, Receipts, Thread},
+    test_rooms,
     to_device::ToDevice,
     typing::Typing,
 };
-
-/// No server answers; the keys of `there.example` are known.
-struct Nobody(PublicKeys);
-
-fn down<'a, T: Send + 'a>() -> RemoteResult<'a, T> {
-    Box::pin(async { Err(RemoteError::Unreachable("no network".to_owned())) })
-}
-
-impl Remote for Nobody {
-    fn fetch_event<'a>(&'a self, _: &'a ServerName, _: &'a EventId) -> RemoteResult<'a, Box<RawValue>> {
-        down()
-    }
-    fn fetch_missing_events<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: MissingEvents,
-    ) -> RemoteResult<'a, RawEvents> {
-        down()
-    }
-    fn fetch_state_ids<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-    ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)> {
-        down()
-    }
-    fn fetch_state<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
-        down()
-    }
-    fn fetch_event_auth<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId) -> RemoteResult<'a, RawEvents> {
-        down()
-    }
-    fn fetch_backfill<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: Vec<OwnedEventId>,
-        _: u32,
-    ) -> RemoteResult<'a, RawEvents> {
-        down()
-    }
-    fn make_join<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a UserId,
-        _: Vec<RoomVersionId>,
-    ) -> RemoteResult<'a, Template> {
-        down()
-    }
-    fn send_join<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: Box<RawValue>,
-    ) -> RemoteResult<'a, JoinAnswer> {
-        down()
-    }
-    fn make_leave<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a UserId) -> RemoteResult<'a, Template> {
-        down()
-    }
-    fn send_leave<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: Box<RawValue>,
-    ) -> RemoteResult<'a, ()> {
-        down()
-    }
-    fn make_knock<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a UserId,
-        _: Vec<RoomVersionId>,
-    ) -> RemoteResult<'a, Template> {
-        down()
-    }
-    fn send_knock<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: Box<RawValue>,
-    ) -> RemoteResult<'a, Vec<Value>> {
-        down()
-    }
-    fn send_invite<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: &'a RoomVersionId,
-        _: Box<RawValue>,
-        _: Vec<Value>,
-    ) -> RemoteResult<'a, Box<RawValue>> {
-        down()
-    }
-    fn fetch_keys_for_event<'a>(
-        &'a self,
-        _: &'a CanonicalJsonObject,
-        _: &'a RoomVersionRules,
-        _: MilliSecondsSinceUnixEpoch,
-    ) -> RemoteResult<'a, PublicKeys> {
-        Box::pin(async { Ok(self.0.clone()) })
-    }
-}
 
 fn alice() -> &'static UserId {
     user_id!("@alice:here.example")
@@ -193,18 +62,8 @@ impl Server {
         let store = Store::in_memory();
         let name = owned_server_name!("here.example");
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
-        let there = ServerSigner::from_seed(owned_server_name!("there.example"), "1", &[8; 32]).unwrap();
-        let signer = Arc::new(ServerSigner::from_seed(name.clone(), "1", &[7; 32]).unwrap());
-        let remote = Arc::new(Nobody(there.public_keys()));
-        let rooms = Rooms::new(
-            store.clone(),
-            signer,
-            clock.clone(),
-            remote,
-            Arc::new(OpenGate),
-            Arc::new(NoProfiles),
-            RoomsConfig::default(),
-        );
+        let rooms = test_rooms::rooms(&store, clock.clone());
+        let there = test_rooms::peer();
         let edus = Arc::new(SentEdus::default());
         let keys = Keys::new(store.clone(), name.clone(), Arc::new(FakeServers::default()));
         let account_data = Arc::new(AccountData::new(store.clone()));
@@ -228,21 +87,7 @@ impl Server {
     }
 
     async fn create(&self, preset: Preset) -> OwnedRoomId {
-        let request = CreateRoom {
-            version: Some(RoomVersionId::V11),
-            preset,
-            is_listed: false,
-            name: None,
-            topic: None,
-            alias_localpart: None,
-            invite: Vec::new(),
-            is_direct: false,
-            creation_content: CanonicalJsonObject::new(),
-            initial_state: Vec::new(),
-            power_level_override: CanonicalJsonObject::new(),
-            profile: MemberProfile::default(),
-        };
-        self.rooms.create_room(alice(), request).await.unwrap()
+        test_rooms::create(&self.rooms, alice(), preset).await
     }
 
     /// A public room of Alice's with these users joined.
@@ -255,20 +100,15 @@ impl Server {
     }
 
     async fn join(&self, user: &UserId, room: &RoomId) {
-        self.rooms.join(user, room, &[], &MemberProfile::default(), None).await.unwrap();
+        test_rooms::join(&self.rooms, user, room).await;
     }
 
     async fn say(&self, user: &UserId, room: &RoomId, body: &str) {
-        let content = canonical_content(&json!({ "msgtype": "m.text", "body": body }).to_string()).unwrap();
-        self.rooms.send(user, room, EventDraft::message(TimelineEventType::RoomMessage, content)).await.unwrap();
+        test_rooms::say(&self.rooms, user, room, body).await;
     }
 
     async fn name(&self, room: &RoomId, name: &str) {
-        let content = canonical_content(&json!({ "name": name }).to_string()).unwrap();
-        self.rooms
-            .send(alice(), room, EventDraft::state(StateEventType::RoomName.to_string(), "", content))
-            .await
-            .unwrap();
+        test_rooms::send_state(&self.rooms, alice(), room, "m.room.name", "", json!({ "name": name })).await;
     }
 
     async fn device(&self, user: &UserId) {

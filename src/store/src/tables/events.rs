@@ -58,8 +58,14 @@ pub const EVENT_JSON: Table<EventNid, String> = Table::new(11, "event_json");
 /// Event id -> number.
 pub const EVENT_NIDS: Table<OwnedEventId, EventNid> = Table::new(12, "event_nids");
 
-/// Room, position -> event: the timeline as this server learnt it, accepted events only. Read by sync and the event log's followers.
+/// Room, position -> event: the timeline as this server learnt it, accepted events only. Read by sync.
 pub const TIMELINE: Table<(RoomNid, Position), EventNid> = Table::new(13, "timeline");
+
+/// Position -> event: the same events over all rooms, in order. Read by the followers of the event log.
+pub const EVENT_LOG: Table<Position, EventNid> = Table::new(144, "event_log");
+
+/// Name of a follower of the event log -> the position up to which it has done its work. Each follower writes its own row.
+pub const FOLLOWERS: Table<String, Position> = Table::new(145, "followers");
 
 /// Room, depth, order -> event: the room's topological order. Events that clients may see in a timeline. Read by `/messages`,
 /// `/context` and backfill.

@@ -1,0 +1,201 @@
+//! Rooms in memory for the tests of services: a real room engine on a store in memory, with no network.
+
+use std::sync::Arc;
+
+use chappe_protocol::{
+    clock::ManualClock,
+    sign::{PublicKeys, ServerSigner},
+};
+use chappe_rooms::{
+    EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
+    create::{CreateRoom, Preset},
+    membership::{MemberProfile, NoProfiles},
+    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, RemoteResult, Template},
+    send::canonical_content,
+};
+use chappe_store::Store;
+use ruma::{
+    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId,
+    ServerName, UserId, events::TimelineEventType, owned_server_name, room_version_rules::RoomVersionRules,
+};
+use serde_json::{Value, json, value::RawValue};
+
+/// No server answers; the keys of `there.example` are known.
+struct Nobody(PublicKeys);
+
+fn down<'a, T: Send + 'a>() -> RemoteResult<'a, T> {
+    Box::pin(async { Err(RemoteError::Unreachable("no network".to_owned())) })
+}
+
+impl Remote for Nobody {
+    fn fetch_event<'a>(&'a self, _: &'a ServerName, _: &'a EventId) -> RemoteResult<'a, Box<RawValue>> {
+        down()
+    }
+    fn fetch_missing_events<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: MissingEvents,
+    ) -> RemoteResult<'a, RawEvents> {
+        down()
+    }
+    fn fetch_state_ids<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+    ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)> {
+        down()
+    }
+    fn fetch_state<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
+        down()
+    }
+    fn fetch_event_auth<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId) -> RemoteResult<'a, RawEvents> {
+        down()
+    }
+    fn fetch_backfill<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: Vec<OwnedEventId>,
+        _: u32,
+    ) -> RemoteResult<'a, RawEvents> {
+        down()
+    }
+    fn make_join<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a UserId,
+        _: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template> {
+        down()
+    }
+    fn send_join<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: Box<RawValue>,
+    ) -> RemoteResult<'a, JoinAnswer> {
+        down()
+    }
+    fn make_leave<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a UserId) -> RemoteResult<'a, Template> {
+        down()
+    }
+    fn send_leave<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: Box<RawValue>,
+    ) -> RemoteResult<'a, ()> {
+        down()
+    }
+    fn make_knock<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a UserId,
+        _: Vec<RoomVersionId>,
+    ) -> RemoteResult<'a, Template> {
+        down()
+    }
+    fn send_knock<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: Box<RawValue>,
+    ) -> RemoteResult<'a, Vec<Value>> {
+        down()
+    }
+    fn send_invite<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: &'a EventId,
+        _: &'a RoomVersionId,
+        _: Box<RawValue>,
+        _: Vec<Value>,
+    ) -> RemoteResult<'a, Box<RawValue>> {
+        down()
+    }
+    fn fetch_keys_for_event<'a>(
+        &'a self,
+        _: &'a CanonicalJsonObject,
+        _: &'a RoomVersionRules,
+        _: MilliSecondsSinceUnixEpoch,
+    ) -> RemoteResult<'a, PublicKeys> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+}
+
+/// The signer of `there.example`, whose keys are known to [`rooms`].
+pub(crate) fn peer() -> ServerSigner {
+    ServerSigner::from_seed(owned_server_name!("there.example"), "1", &[8; 32]).unwrap()
+}
+
+/// The room engine of `here.example`.
+pub(crate) fn rooms(store: &Store, clock: Arc<ManualClock>) -> Rooms {
+    let signer = Arc::new(ServerSigner::from_seed(owned_server_name!("here.example"), "1", &[7; 32]).unwrap());
+    Rooms::new(
+        store.clone(),
+        signer,
+        clock,
+        Arc::new(Nobody(peer().public_keys())),
+        Arc::new(OpenGate),
+        Arc::new(NoProfiles),
+        RoomsConfig::default(),
+    )
+}
+
+/// Makes a room of version 11.
+pub(crate) async fn create(rooms: &Rooms, creator: &UserId, preset: Preset) -> OwnedRoomId {
+    let request = CreateRoom {
+        version: Some(RoomVersionId::V11),
+        preset,
+        is_listed: false,
+        name: None,
+        topic: None,
+        alias_localpart: None,
+        invite: Vec::new(),
+        is_direct: false,
+        creation_content: CanonicalJsonObject::new(),
+        initial_state: Vec::new(),
+        power_level_override: CanonicalJsonObject::new(),
+        profile: MemberProfile::default(),
+    };
+    rooms.create_room(creator, request).await.unwrap()
+}
+
+pub(crate) async fn join(rooms: &Rooms, user: &UserId, room: &RoomId) {
+    rooms.join(user, room, &[], &MemberProfile::default(), None).await.unwrap();
+}
+
+/// Sends a text message.
+pub(crate) async fn say(rooms: &Rooms, user: &UserId, room: &RoomId, body: &str) -> OwnedEventId {
+    send(rooms, user, room, "m.room.message", json!({ "msgtype": "m.text", "body": body })).await
+}
+
+pub(crate) async fn send(rooms: &Rooms, user: &UserId, room: &RoomId, kind: &str, content: Value) -> OwnedEventId {
+    let content = canonical_content(&content.to_string()).unwrap();
+    rooms.send(user, room, EventDraft::message(TimelineEventType::from(kind), content)).await.unwrap().event_id
+}
+
+pub(crate) async fn send_state(
+    rooms: &Rooms,
+    user: &UserId,
+    room: &RoomId,
+    kind: &str,
+    state_key: &str,
+    content: Value,
+) -> OwnedEventId {
+    let content = canonical_content(&content.to_string()).unwrap();
+    rooms.send(user, room, EventDraft::state(kind.to_owned(), state_key, content)).await.unwrap().event_id
+}
