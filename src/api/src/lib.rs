@@ -40,6 +40,8 @@ pub mod media;
 pub mod rate_limit;
 pub mod route;
 #[cfg(test)]
+mod spec_table;
+#[cfg(test)]
 mod test_app;
 #[cfg(test)]
 mod test_state;
@@ -78,6 +80,9 @@ pub struct App {
 
 /// Every endpoint of the server.
 pub fn router(app: App) -> Router {
-    let router = Router::new().merge(client::router()).merge(federation::router()).merge(media::router());
-    layers::apply(router).with_state(app)
+    layers::apply(endpoints()).with_state(app)
+}
+
+fn endpoints() -> Router<App> {
+    Router::new().merge(client::router()).merge(federation::router()).merge(media::router())
 }

@@ -1,10 +1,7 @@
 //! The server-server API: one file for each endpoint, or for a few that are one endpoint in several forms.
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    routing::{get, put},
-};
+use axum::{Router, extract::DefaultBodyLimit};
+use http::Method;
 use ruma::api::federation::{
     authenticated_media::{get_content, get_content_thumbnail},
     authorization::get_event_authorization,
@@ -54,12 +51,12 @@ pub fn router() -> Router<App> {
         .endpoint::<prepare_leave_event::v1::Request, _>(make_membership::make_leave)
         .endpoint::<prepare_knock_event::v1::Request, _>(make_membership::make_knock)
         .endpoint::<create_join_event::v2::Request, _>(send_join::send_join)
-        .route("/_matrix/federation/v1/send_join/{room_id}/{event_id}", put(send_join::send_join_v1))
+        .at(Method::PUT, "/_matrix/federation/v1/send_join/{room_id}/{event_id}", send_join::send_join_v1)
         .endpoint::<create_leave_event::v2::Request, _>(send_leave::send_leave)
-        .route("/_matrix/federation/v1/send_leave/{room_id}/{event_id}", put(send_leave::send_leave_v1))
+        .at(Method::PUT, "/_matrix/federation/v1/send_leave/{room_id}/{event_id}", send_leave::send_leave_v1)
         .endpoint::<create_knock_event::v1::Request, _>(send_knock::send_knock)
-        .route("/_matrix/federation/v2/invite/{room_id}/{event_id}", put(invite::invite))
-        .route("/_matrix/federation/v1/invite/{room_id}/{event_id}", put(invite::invite_v1))
+        .at(Method::PUT, "/_matrix/federation/v2/invite/{room_id}/{event_id}", invite::invite)
+        .at(Method::PUT, "/_matrix/federation/v1/invite/{room_id}/{event_id}", invite::invite_v1)
         .endpoint::<get_content::v1::Request, _>(media_download::media_download)
         .endpoint::<get_content_thumbnail::v1::Request, _>(media_thumbnail::media_thumbnail)
         .endpoint::<get_event::v1::Request, _>(events::event)
@@ -76,9 +73,9 @@ pub fn router() -> Router<App> {
         .endpoint::<get_public_rooms::v1::Request, _>(public_rooms::get)
         .endpoint::<get_public_rooms_filtered::v1::Request, _>(public_rooms::post)
         .endpoint::<get_openid_userinfo::v1::Request, _>(openid::userinfo)
-        .route("/_matrix/key/v2/server", get(keys::server))
+        .at(Method::GET, "/_matrix/key/v2/server", keys::server)
         .endpoint::<get_remote_server_keys::v2::Request, _>(keys::query)
         .endpoint::<get_remote_server_keys_batch::v2::Request, _>(keys::query_batch)
-        .route("/_matrix/federation/v1/version", get(version::version))
+        .at(Method::GET, "/_matrix/federation/v1/version", version::version)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }

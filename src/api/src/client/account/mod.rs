@@ -1,6 +1,7 @@
 //! Accounts: registering, passwords, and what an account is.
 
-use axum::{Router, routing::get};
+use axum::Router;
+use http::Method;
 use ruma::api::client::account as ruma_account;
 
 use crate::{App, route::Endpoints};
@@ -27,5 +28,6 @@ pub fn router() -> Router<App> {
         .endpoint::<ruma_account::register::v3::Request, _>(register::handle)
         .endpoint::<ruma_account::request_openid_token::v3::Request, _>(openid::handle)
         .endpoint::<ruma_account::whoami::v3::Request, _>(whoami::handle)
-        .route(shared_secret::PATH, get(shared_secret::handle_nonce).post(shared_secret::handle))
+        .at(Method::GET, shared_secret::PATH, shared_secret::handle_nonce)
+        .at(Method::POST, shared_secret::PATH, shared_secret::handle)
 }

@@ -1,6 +1,7 @@
 //! What clients and servers ask before anything else: where the server is, and what it can do.
 
-use axum::{Router, routing::get};
+use axum::Router;
+use http::Method;
 use ruma::{RoomVersionId, api::client::discovery as ruma_discovery};
 
 use crate::{App, route::Endpoints};
@@ -44,5 +45,5 @@ pub fn router() -> Router<App> {
         .endpoint::<ruma_discovery::get_supported_versions::Request, _>(versions::handle)
         .endpoint::<ruma_discovery::discover_homeserver::Request, _>(well_known_client::handle)
         .endpoint::<ruma_discovery::discover_support::Request, _>(well_known_support::handle)
-        .route("/.well-known/matrix/server", get(well_known_server::handle))
+        .at(Method::GET, "/.well-known/matrix/server", well_known_server::handle)
 }
