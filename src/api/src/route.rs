@@ -62,7 +62,8 @@ pub(crate) mod inventory {
     }
 
     pub(super) fn note(method: &Method, path: &str, handler: &'static str) {
-        REGISTERED.with_borrow_mut(|all| all.push(Registered { method: method.clone(), path: path.to_owned(), handler }));
+        REGISTERED
+            .with_borrow_mut(|all| all.push(Registered { method: method.clone(), path: path.to_owned(), handler }));
     }
 
     /// What this thread has registered since it was last asked.

@@ -37,7 +37,8 @@ fn key(method: &str, path: &str) -> EndpointKey {
 fn read_table(document: &str) -> BTreeMap<EndpointKey, Row> {
     let mut rows = BTreeMap::new();
     for line in document.lines() {
-        let cells: Vec<_> = line.trim().trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let cells: Vec<_> =
+            line.trim().trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`')).collect();
         let [method, path, _since, state, what] = cells.as_slice() else { continue };
         if Method::from_bytes(method.as_bytes()).is_err() || !path.starts_with('/') {
             continue;
