@@ -12,7 +12,7 @@ use ruma::{
 
 use crate::{EventDraft, Room, RoomError, Rooms};
 
-fn domain(alias: &RoomAliasId) -> Domain {
+pub(crate) fn alias_domain(alias: &RoomAliasId) -> Domain {
     Domain::Named { kind: "alias", id: alias.to_string() }
 }
 
@@ -49,7 +49,7 @@ impl Rooms {
         room: RoomNid,
         creator: &UserId,
     ) -> Result<(), RoomError> {
-        batch.guard(domain(alias), self.store.domain_version(&domain(alias))?);
+        batch.guard(alias_domain(alias), self.store.domain_version(&alias_domain(alias))?);
         if self.get_alias(alias)?.is_some() {
             return Err(RoomError::InUse("Room alias already taken".to_owned()));
         }
@@ -61,7 +61,7 @@ impl Rooms {
     /// Removes a local alias: its creator may, and those who may set the room's canonical alias. The room's canonical alias event
     /// no longer names it either, if the user may change that.
     pub async fn delete_alias(&self, user: &UserId, alias: &RoomAliasId) -> Result<(), RoomError> {
-        let version = self.store.domain_version(&domain(alias))?;
+        let version = self.store.domain_version(&alias_domain(alias))?;
         let Some(record) = self.get_alias(alias)? else {
             return Err(RoomError::NotFound("Room alias not found".to_owned()));
         };
@@ -73,7 +73,7 @@ impl Rooms {
             }
         }
         let mut batch = Batch::new();
-        batch.guard(domain(alias), version);
+        batch.guard(alias_domain(alias), version);
         batch.delete(&ALIASES, &alias.to_owned());
         batch.delete(&ROOM_ALIASES, &(record.room, alias.to_owned()));
         self.store.commit(batch).await?;

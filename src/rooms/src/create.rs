@@ -63,9 +63,11 @@ impl Rooms {
         let alias = self.new_alias(request.alias_localpart.as_deref())?;
         self.check_invited(&request.invite)?;
 
+        let content = create_content(creator, &version, &rules, &request)?;
+        let new_id = RoomId::new_v1(&self.server_name);
         let mut sent_at = self.clock.now_ms();
         let (create, _writing) = loop {
-            let create = self.build_create_event(creator, &version, &rules, &request, sent_at)?;
+            let create = self.build_create_event(creator, &rules, &content, &new_id, sent_at)?;
             let writing = self.locks.write(&create.room_id).await;
             if self.get_event(&create.event_id)?.is_none() {
                 break (create, writing);
@@ -74,23 +76,8 @@ impl Rooms {
             sent_at += 1;
         };
         let room_id = create.room_id.clone();
-        let nid = self.store.interner().intern_room(&self.store, &room_id)?;
-        let record = RoomRecord {
-            version: version.to_string(),
-            state: EMPTY,
-            forward_extremities: Vec::new(),
-            partial_state: false,
-        };
-        let mut staging = Staging::begin(self, Room { nid, id: room_id.clone(), version, rules, record })?;
-        staging.put_event(Decided {
-            pdu: Arc::new(create),
-            status: chappe_store::tables::events::EventStatus::Accepted,
-            reason: None,
-            state_before: Some(EMPTY),
-            placement: Placement::Live,
-            relay: Relay::Nobody,
-            sent_by: None,
-        })?;
+        let mut staging = self.stage_new_room(create, version, rules, Batch::new())?;
+        let nid = staging.nid();
         for draft in self.first_events(creator, &staging.room.rules, &request, alias.as_deref())? {
             staging.append_own(creator, draft)?;
         }
@@ -137,61 +124,62 @@ impl Rooms {
         }
     }
 
-    fn build_create_event(
+    /// The create event. Up to version 11 it names the room's id; from version 12 the id is its hash, and `room_id` is not used.
+    pub(crate) fn build_create_event(
         &self,
         creator: &UserId,
-        version: &RoomVersionId,
         rules: &RoomVersionRules,
-        request: &CreateRoom,
+        content: &CanonicalJsonObject,
+        room_id: &RoomId,
         sent_at: u64,
     ) -> Result<chappe_protocol::pdu::Pdu, RoomError> {
         let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
-        let mut content = request.creation_content.clone();
-        content.insert("room_version".to_owned(), text(version.as_str()));
-        content.remove("creator");
-        if !rules.authorization.use_room_create_sender {
-            content.insert("creator".to_owned(), text(creator.as_str()));
-        }
-        if rules.authorization.additional_room_creators {
-            let mut additional = BTreeSet::new();
-            match content.get("additional_creators") {
-                None => {}
-                Some(CanonicalJsonValue::Array(users)) => {
-                    for user in users {
-                        let user = user.as_str().and_then(|user| UserId::parse(user).ok());
-                        additional.insert(
-                            user.ok_or_else(|| RoomError::Invalid("additional_creators must be user ids".to_owned()))?,
-                        );
-                    }
-                }
-                Some(_) => return Err(RoomError::BadJson("additional_creators must be a list".to_owned())),
-            }
-            if request.preset == Preset::TrustedPrivateChat {
-                additional.extend(request.invite.iter().cloned());
-            }
-            additional.remove(creator);
-            if !additional.is_empty() {
-                let users = additional.iter().map(|user| text(user.as_str())).collect();
-                content.insert("additional_creators".to_owned(), CanonicalJsonValue::Array(users));
-            }
-        }
         let mut object = CanonicalJsonObject::new();
         let mut set = |key: &str, value: CanonicalJsonValue| object.insert(key.to_owned(), value);
         set("type", text("m.room.create"));
         set("state_key", text(""));
         set("sender", text(creator.as_str()));
-        set("content", CanonicalJsonValue::Object(content));
+        set("content", CanonicalJsonValue::Object(content.clone()));
         set("depth", integer(1));
         set("origin_server_ts", integer(sent_at));
         set("auth_events", CanonicalJsonValue::Array(Vec::new()));
         set("prev_events", CanonicalJsonValue::Array(Vec::new()));
         if rules.event_format.require_room_create_room_id {
-            set("room_id", text(RoomId::new_v1(&self.server_name).as_str()));
+            set("room_id", text(room_id.as_str()));
         }
         if rules.event_format.require_event_id {
             set("event_id", text(ruma::EventId::new_v1(&self.server_name).as_str()));
         }
         self.sign_new_event(object, rules)
+    }
+
+    /// Begins a room with its create event, in a batch that may hold other rows.
+    pub(crate) fn stage_new_room(
+        &self,
+        create: chappe_protocol::pdu::Pdu,
+        version: RoomVersionId,
+        rules: RoomVersionRules,
+        batch: Batch,
+    ) -> Result<Staging, RoomError> {
+        let id = create.room_id.clone();
+        let nid = self.store.interner().intern_room(&self.store, &id)?;
+        let record = RoomRecord {
+            version: version.to_string(),
+            state: EMPTY,
+            forward_extremities: Vec::new(),
+            partial_state: false,
+        };
+        let mut staging = Staging::begin_in(self, Room { nid, id, version, rules, record }, batch)?;
+        staging.put_event(Decided {
+            pdu: Arc::new(create),
+            status: chappe_store::tables::events::EventStatus::Accepted,
+            reason: None,
+            state_before: Some(EMPTY),
+            placement: Placement::Live,
+            relay: Relay::Nobody,
+            sent_by: None,
+        })?;
+        Ok(staging)
     }
 
     /// The events that follow the create event, in the order of the specification.
@@ -255,7 +243,49 @@ impl Rooms {
     }
 }
 
-fn power_levels(
+/// What the create event says.
+pub(crate) fn create_content(
+    creator: &UserId,
+    version: &RoomVersionId,
+    rules: &RoomVersionRules,
+    request: &CreateRoom,
+) -> Result<CanonicalJsonObject, RoomError> {
+    let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+    let mut content = request.creation_content.clone();
+    content.insert("room_version".to_owned(), text(version.as_str()));
+    content.remove("creator");
+    if !rules.authorization.use_room_create_sender {
+        content.insert("creator".to_owned(), text(creator.as_str()));
+    }
+    if rules.authorization.additional_room_creators {
+        let mut additional = BTreeSet::new();
+        match content.get("additional_creators") {
+            None => {}
+            Some(CanonicalJsonValue::Array(users)) => {
+                for user in users {
+                    let user = user.as_str().and_then(|user| UserId::parse(user).ok());
+                    additional.insert(
+                        user.ok_or_else(|| RoomError::Invalid("additional_creators must be user ids".to_owned()))?,
+                    );
+                }
+            }
+            Some(_) => return Err(RoomError::BadJson("additional_creators must be a list".to_owned())),
+        }
+        if request.preset == Preset::TrustedPrivateChat {
+            additional.extend(request.invite.iter().cloned());
+        }
+        additional.remove(creator);
+        content.remove("additional_creators");
+        if !additional.is_empty() {
+            let users = additional.iter().map(|user| text(user.as_str())).collect();
+            content.insert("additional_creators".to_owned(), CanonicalJsonValue::Array(users));
+        }
+    }
+    Ok(content)
+}
+
+/// The levels of a new room, as far as its creator does not want others.
+pub(crate) fn power_levels(
     creator: &UserId,
     rules: &RoomVersionRules,
     request: &CreateRoom,

@@ -92,11 +92,16 @@ pub(crate) struct Staging {
 impl Staging {
     /// Starts on a room as it is stored now. The caller holds the room's write lock.
     pub(crate) fn begin(rooms: &Rooms, room: Room) -> Result<Self, RoomError> {
+        Self::begin_in(rooms, room, Batch::new())
+    }
+
+    /// As [`Staging::begin`], in a batch that already holds other rows: those of another room, by [`Staging::close`].
+    pub(crate) fn begin_in(rooms: &Rooms, room: Room, batch: Batch) -> Result<Self, RoomError> {
         Ok(Self {
             seen: rooms.store.domain_version(&Domain::Room(room.nid))?,
             trees: rooms.trees.begin(room.nid),
             chains: rooms.chains.begin(),
-            batch: Batch::new(),
+            batch,
             events: HashMap::new(),
             ids: HashMap::new(),
             state_at_start: room.record.state,
@@ -386,7 +391,15 @@ impl Staging {
     // The end.
 
     /// Derives what follows from the change of state, and hands the batch to the log.
-    pub(crate) fn enqueue(mut self) -> Result<Ticket, RoomError> {
+    pub(crate) fn enqueue(self) -> Result<Ticket, RoomError> {
+        let rooms = self.rooms.clone();
+        let (batch, events) = self.close()?;
+        rooms.enqueue_closed(batch, events)
+    }
+
+    /// Derives what follows from the change of state, and leaves the batch to the caller, who may go on with another room in it
+    /// before [`Rooms::enqueue_closed`].
+    pub(crate) fn close(mut self) -> Result<(Batch, Vec<Arc<Event>>), RoomError> {
         let room = self.room.nid;
         let servers_before: BTreeSet<OwnedServerName> = self.rooms.get_joined_servers(room)?.into_iter().collect();
         let mut servers_after = servers_before.clone();
@@ -417,9 +430,7 @@ impl Staging {
         self.batch.wake(Topic::Room(room));
         self.trees.put_into(&mut self.batch);
         self.chains.put_into(&mut self.batch);
-        let ticket = self.rooms.store.enqueue(self.batch)?;
-        self.rooms.cache.replace(self.events.into_values());
-        Ok(ticket)
+        Ok((self.batch, self.events.into_values().collect()))
     }
 
     /// The server of the user that a membership event takes an invite or knock back from: it is not in the room, but has told its
@@ -551,6 +562,15 @@ impl Staging {
             stripped.extend(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()));
         }
         Ok(stripped)
+    }
+}
+
+impl Rooms {
+    /// Hands a batch of one or more rooms to the log, with the events it writes.
+    pub(crate) fn enqueue_closed(&self, batch: Batch, events: Vec<Arc<Event>>) -> Result<Ticket, RoomError> {
+        let ticket = self.store.enqueue(batch)?;
+        self.cache.replace(events);
+        Ok(ticket)
     }
 }
 

@@ -12,12 +12,14 @@ mod get_state;
 mod get_state_event;
 mod send_state;
 mod state_content;
+mod upgrade_room;
 
 pub fn router() -> Router<App> {
     Router::new()
         .endpoint::<ruma_room::aliases::v3::Request, _>(aliases::handle)
         .endpoint::<ruma_room::create_room::v3::Request, _>(create_room::handle)
         .endpoint::<ruma_room::get_room_event::v3::Request, _>(get_event::handle)
+        .endpoint::<ruma_room::upgrade_room::v3::Request, _>(upgrade_room::handle)
         .endpoint::<ruma_state::get_state_event_for_key::v3::Request, _>(get_state_event::handle)
         .endpoint::<ruma_state::get_state_events::v3::Request, _>(get_state::handle)
         .endpoint::<ruma_state::send_state_event::v3::Request, _>(send_state::handle)

@@ -184,3 +184,103 @@ async fn single_events_are_shown_to_those_who_may_see_them() {
     assert_eq!(refusal(&server.get(&path, Some(&bob)).await), (404, "M_NOT_FOUND"));
     assert_eq!(refusal(&server.get(&path, None).await), (401, "M_MISSING_TOKEN"));
 }
+
+async fn upgrade(server: &TestApp, token: Option<&str>, room: &str, body: JsonValue) -> (StatusCode, JsonValue) {
+    server.post(&format!("/_matrix/client/v3/rooms/{room}/upgrade"), token, body).await
+}
+
+#[tokio::test]
+async fn upgraded_room_points_to_its_replacement_which_takes_over_state_aliases_and_listing() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    for (from, to) in [("9", "11"), ("11", "12"), ("12", "12"), ("12", "11")] {
+        let alias = format!("lounge-{from}-{to}");
+        let body = json!({
+            "preset": "public_chat", "visibility": "public", "name": "Lounge", "room_version": from,
+            "room_alias_name": alias, "creation_content": { "type": "m.space" },
+            "initial_state": [{ "type": "m.space.child", "state_key": "!c:chappe.example", "content": { "via": ["a"] } }],
+        });
+        let old = create(&server, &alice, body).await;
+        server.post(&format!("/_matrix/client/v3/join/{old}"), Some(&bob), json!({})).await;
+        let target = json!({ "user_id": "@bob:chappe.example", "reason": "noise" });
+        server.post(&format!("/_matrix/client/v3/rooms/{old}/ban"), Some(&alice), target).await;
+        let (status, answer) = upgrade(&server, Some(&alice), &old, json!({ "new_version": to })).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let new = answer["replacement_room"].as_str().unwrap();
+
+        let tombstone = state(&server, &alice, &old, "m.room.tombstone?format=event").await.1;
+        assert_eq!(tombstone["content"]["replacement_room"], new);
+        let creation = state(&server, &alice, new, "m.room.create").await.1;
+        assert_eq!((&creation["room_version"], &creation["type"]), (&json!(to), &json!("m.space")));
+        assert_eq!(creation["predecessor"]["room_id"], old);
+        let named = creation["predecessor"].get("event_id");
+        assert_eq!(named, (to != "12").then(|| &tombstone["event_id"]), "{from} to {to}");
+        assert_eq!(state(&server, &alice, new, "m.room.name").await.1["name"], "Lounge");
+        assert_eq!(state(&server, &alice, new, "m.room.join_rules").await.1["join_rule"], "public");
+        assert_eq!(state(&server, &alice, new, "m.space.child/!c:chappe.example").await.1["via"], json!(["a"]));
+        let banned = state(&server, &alice, new, "m.room.member/@bob:chappe.example").await.1;
+        assert_eq!((&banned["membership"], &banned["reason"]), (&json!("ban"), &json!("noise")));
+
+        let alias = format!("#{alias}:chappe.example");
+        let found =
+            server.get(&format!("/_matrix/client/v3/directory/room/{}", alias.replace('#', "%23")), None).await.1;
+        assert_eq!(found["room_id"], new);
+        assert_eq!(state(&server, &alice, new, "m.room.canonical_alias").await.1["alias"], alias);
+        assert_eq!(state(&server, &alice, &old, "m.room.canonical_alias").await.1, json!({}));
+        let listed = async |room: &str| {
+            server.get(&format!("/_matrix/client/v3/directory/list/room/{room}"), None).await.1["visibility"].clone()
+        };
+        assert_eq!((listed(new).await, listed(&old).await), (json!("public"), json!("private")));
+
+        let old_levels = state(&server, &alice, &old, "m.room.power_levels").await.1;
+        assert_eq!((&old_levels["events_default"], &old_levels["invite"]), (&json!(50), &json!(50)));
+        let new_levels = state(&server, &alice, new, "m.room.power_levels").await.1;
+        assert_eq!(new_levels["events_default"], 0);
+        let level = new_levels["users"].get("@alice:chappe.example").and_then(JsonValue::as_i64);
+        assert_eq!(level.is_none(), to == "12", "{from} to {to}: {new_levels}");
+        let renamed = server
+            .put(&format!("/_matrix/client/v3/rooms/{new}/state/m.room.name"), Some(&alice), json!({ "name": "New" }))
+            .await;
+        assert_eq!(renamed.0, StatusCode::OK, "{}", renamed.1);
+    }
+}
+
+#[tokio::test]
+async fn upgrade_by_a_moderator_does_what_the_moderator_may_do_in_the_old_room() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let levels = json!({ "users": { "@alice:chappe.example": 100, "@bob:chappe.example": 50 }, "events": {
+        "m.room.tombstone": 50, "m.room.power_levels": 100, "m.room.canonical_alias": 100 } });
+    let body = json!({ "preset": "public_chat", "room_version": "11", "room_alias_name": "lounge",
+        "power_level_content_override": levels });
+    let old = create(&server, &alice, body).await;
+    server.post(&format!("/_matrix/client/v3/join/{old}"), Some(&bob), json!({})).await;
+    let request = json!({ "new_version": "12", "additional_creators": ["@carol:chappe.example"] });
+    let (status, answer) = upgrade(&server, Some(&bob), &old, request).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let new = answer["replacement_room"].as_str().unwrap();
+    assert_eq!(state(&server, &alice, &old, "m.room.power_levels").await.1["events_default"], 0);
+    assert_eq!(state(&server, &alice, &old, "m.room.canonical_alias").await.1["alias"], "#lounge:chappe.example");
+    let creation = state(&server, &bob, new, "m.room.create").await.1;
+    assert_eq!(creation["additional_creators"], json!(["@carol:chappe.example"]));
+    let levels = state(&server, &bob, new, "m.room.power_levels").await.1;
+    assert_eq!(levels["users"], json!({ "@alice:chappe.example": 100 }));
+}
+
+#[tokio::test]
+async fn room_is_upgraded_only_by_those_who_may_and_to_versions_that_exist() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = create(&server, &alice, json!({ "preset": "public_chat" })).await;
+    let body = json!({ "new_version": "12" });
+    assert_eq!(refusal(&upgrade(&server, None, &room, body.clone()).await), (401, "M_MISSING_TOKEN"));
+    assert_eq!(refusal(&upgrade(&server, Some(&bob), &room, body.clone()).await), (403, "M_FORBIDDEN"));
+    server.post(&format!("/_matrix/client/v3/join/{room}"), Some(&bob), json!({})).await;
+    assert_eq!(refusal(&upgrade(&server, Some(&bob), &room, body.clone()).await), (403, "M_FORBIDDEN"));
+    let unknown = upgrade(&server, Some(&alice), "!unknown:chappe.example", body).await;
+    assert_eq!(refusal(&unknown), (403, "M_FORBIDDEN"));
+    assert_eq!(refusal(&upgrade(&server, Some(&alice), &room, json!({})).await), (400, "M_BAD_JSON"));
+    let version = upgrade(&server, Some(&alice), &room, json!({ "new_version": "no-such-version" })).await;
+    assert_eq!(refusal(&version), (400, "M_UNSUPPORTED_ROOM_VERSION"));
+    assert_eq!(refusal(&state(&server, &alice, &room, "m.room.tombstone").await), (404, "M_NOT_FOUND"));
+}
