@@ -2,12 +2,13 @@
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 
-.PHONY: help run test demo lint fmt deps complement-image complement docker-image
+.PHONY: help run test demo crash lint fmt deps complement-image complement docker-image
 
 help:
 	@echo "make run               build the server and start it on its trial configuration"
 	@echo "make test              run every test"
 	@echo "make demo              two servers, two people, one encrypted room between them"
+	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill or power-cut (root)"
 	@echo "make lint              check format and lints"
 	@echo "make fmt               format the code"
 	@echo "make docker-image      build the production image"
@@ -28,6 +29,10 @@ test: deps
 demo: deps
 	cargo build --workspace --all-targets --locked
 	"$(CARGO_TARGET_DIR)/debug/demo"
+
+crash: deps
+	cargo build --workspace --all-targets --locked
+	"$(CARGO_TARGET_DIR)/debug/crash" --cycles $(or $(CYCLES),200) --seed $(or $(SEED),1) --variant $(or $(VARIANT),kill)
 
 lint: deps
 	cargo fmt --all --check

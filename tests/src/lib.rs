@@ -2,6 +2,7 @@
 //! scenarios they play. Shared by the suite (`tests/suite`) and the demonstration (`tests/demo.rs`).
 
 pub mod authority;
+pub mod client;
 pub mod conversation;
 pub mod person;
 pub mod server;

@@ -118,6 +118,13 @@ enabled = false
         Ok(())
     }
 
+    /// Stops the server in its tracks, as it is. Only [`Server::kill`] may follow.
+    pub fn freeze(&self) -> Result<(), Failure> {
+        let Some(process) = &self.process else { return Ok(()) };
+        let status = Command::new("kill").arg("-STOP").arg(process.id().to_string()).status()?;
+        if status.success() { Ok(()) } else { Err(format!("{} cannot be frozen", self.name).into()) }
+    }
+
     /// The end of what the server has logged.
     pub fn log(&self) -> String {
         let log = fs::read_to_string(self.log_file()).unwrap_or_default();

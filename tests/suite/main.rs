@@ -1,3 +1,4 @@
 //! Tests against the real binary: real clients, real TLS, real kills. One binary, as each links a whole Matrix client.
 
+mod crash;
 mod federation;

@@ -1,0 +1,173 @@
+//! One load program for any homeserver: plain client-server API, by URL. Prints a table, and JSON or a chart where asked; with several
+//! servers it does each work on one after the other and prints the ratios, as machines drift.
+//!
+//! `load --server chappe=http://127.0.0.1:8008,1234 --server other=http://127.0.0.1:8009,5678`: the numbers are ids of the server's
+//! processes on this machine, whose processor time and memory are read. Registration must be open and rate limits off.
+
+use std::{fs, path::PathBuf, process::ExitCode, time::SystemTime};
+
+use chappe_tests::Failure;
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::{
+    measure::{Measured, Processes},
+    works::{Load, Work},
+};
+
+mod chart;
+mod measure;
+mod works;
+
+#[derive(Parser)]
+struct Arguments {
+    /// `NAME=URL[,PID...]`; several are compared with the first.
+    #[arg(long, required = true, value_parser = parse_server)]
+    server: Vec<ServerArgument>,
+    /// The works to do, all by default.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    work: Vec<Work>,
+    /// Share of the full sizes: 1 is 256 accounts, 20,000 messages, a room of 2,000, 10,000 waiters.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// How often each work is done on each server, in turn; the median is told.
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// Write every figure here.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Draw the latencies here, as SVG.
+    #[arg(long)]
+    svg: Option<PathBuf>,
+}
+
+#[derive(Clone)]
+struct ServerArgument {
+    name: String,
+    url: String,
+    pids: Vec<u32>,
+}
+
+fn parse_server(text: &str) -> Result<ServerArgument, String> {
+    let (name, rest) = text.split_once('=').ok_or("NAME=URL[,PID...]")?;
+    let mut parts = rest.split(',');
+    let url = parts.next().unwrap_or_default().to_owned();
+    let pids = parts.map(|pid| pid.parse().map_err(|_| format!("{pid} is no process id"))).collect::<Result<_, _>>()?;
+    Ok(ServerArgument { name: name.to_owned(), url, pids })
+}
+
+/// What one work took on one server, over all rounds.
+#[derive(Serialize)]
+struct Row {
+    server: String,
+    #[serde(flatten)]
+    median: Measured,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = run(&arguments).await.and_then(|rows| report(&arguments, &rows));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
+    let works = if arguments.work.is_empty() { Work::value_variants().to_vec() } else { arguments.work.clone() };
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    let mut rows: Vec<Row> = Vec::new();
+    let mut all: Vec<Vec<Vec<Measured>>> = vec![Vec::new(); works.len()];
+    for round in 0..arguments.rounds {
+        let mut loads = Vec::new();
+        for server in &arguments.server {
+            let run = format!("{seconds:x}r{round}");
+            loads.push(Load::new(&server.url, Processes::new(server.pids.clone()), run, arguments.scale)?);
+        }
+        for (work, all) in works.iter().zip(&mut all) {
+            all.resize(arguments.server.len(), Vec::new());
+            for ((load, server), all) in loads.iter_mut().zip(&arguments.server).zip(all) {
+                match load.run(*work).await {
+                    Ok(measured) => all.extend(measured),
+                    // One server may lack what another has: the others are measured all the same.
+                    Err(failure) => eprintln!("{}: {work:?} failed: {failure}", server.name),
+                }
+            }
+        }
+    }
+    for all in all {
+        for (measured, server) in all.into_iter().zip(&arguments.server) {
+            let mut names: Vec<String> = Vec::new();
+            for one in &measured {
+                if !names.contains(&one.work) {
+                    names.push(one.work.clone());
+                }
+            }
+            for name in names {
+                let mut same: Vec<_> = measured.iter().filter(|one| one.work == name).cloned().collect();
+                same.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+                let median = same.swap_remove(same.len() / 2);
+                rows.push(Row { server: server.name.clone(), median });
+            }
+        }
+    }
+    Ok(rows)
+}
+
+fn report(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
+    let or_dash =
+        |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
+    println!("| work | server | operations/s | p50 ms | p99 ms | CPU s / 10,000 | memory MiB |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut names: Vec<&str> = Vec::new();
+    for row in rows {
+        if !names.contains(&row.median.work.as_str()) {
+            names.push(&row.median.work);
+        }
+    }
+    for name in &names {
+        for row in rows.iter().filter(|row| row.median.work == *name) {
+            let m = &row.median;
+            println!(
+                "| {name} | {} | {:.0} | {:.2} | {:.2} | {} | {} |",
+                row.server,
+                m.per_second,
+                m.p50_ms,
+                m.p99_ms,
+                or_dash(m.cpu_seconds_per_10k, 2),
+                or_dash(m.memory_mib, 0),
+            );
+        }
+    }
+    if let [first, others @ ..] = arguments.server.as_slice()
+        && !others.is_empty()
+    {
+        println!("\nHow many times as fast {} is (operations a second; processor time):", first.name);
+        for name in &names {
+            let find = |server: &str| rows.iter().find(|row| row.server == server && row.median.work == *name);
+            for other in others {
+                if let (Some(ours), Some(theirs)) = (find(&first.name), find(&other.name)) {
+                    let speed = ours.median.per_second / theirs.median.per_second;
+                    let cpu = theirs.median.cpu_seconds_per_10k.zip(ours.median.cpu_seconds_per_10k);
+                    let cpu = cpu.map(|(theirs, ours)| theirs / ours);
+                    println!("  {name}: {speed:.1} and {} times {}", or_dash(cpu, 1), other.name);
+                }
+            }
+        }
+    }
+    if let Some(file) = &arguments.json {
+        fs::write(file, serde_json::to_string_pretty(rows)?)?;
+    }
+    if let Some(file) = &arguments.svg {
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|row| (format!("{}: {}", row.server, row.median.work), &row.median.latencies_ms[..]))
+            .collect();
+        fs::write(file, chart::draw(&lines))?;
+    }
+    Ok(())
+}
