@@ -232,17 +232,14 @@ impl Load {
         let count = (self.sizes.messages / 100).max(20);
         let bar = progress("delivery", count);
         for number in 0..count {
-            let waiting = {
-                let (receiver, path) = (receiver.clone(), sync_path(Some(&since), 30_000));
-                tokio::spawn(async move { (receiver.get(&path).await, Instant::now()) })
-            };
+            let waiting = tokio::spawn(wait_for_message(receiver.clone(), room.clone(), since));
             tokio::time::sleep(Duration::from_millis(20)).await;
             let sent = Instant::now();
             let path = room_path(&room, &format!("send/m.room.message/{}-d{number}", self.run));
             sender.put(&path, message(number)).await?;
-            let (answer, arrived) = waiting.await?;
+            let (arrived, next) = waiting.await??;
             latencies.push(arrived - sent);
-            since = next_batch(&answer?)?;
+            since = next;
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -250,7 +247,7 @@ impl Load {
         Ok(measured(&what, latencies, begun.elapsed(), cpu, &self.processes))
     }
 
-    /// One message to many waiting syncs: until the last of them has it.
+    /// One message to many waiting syncs: until each has it.
     async fn fanout(&mut self) -> Result<Measured, Failure> {
         let room = self.fill_crowd().await?;
         let waiters = self.sizes.waiters.min(self.sizes.members - 1);
@@ -265,21 +262,18 @@ impl Load {
         for number in 0..10 {
             let waiting: Vec<_> = people
                 .iter()
-                .zip(&since)
-                .map(|(person, since)| {
-                    let (person, path) = (person.clone(), sync_path(Some(since), 30_000));
-                    tokio::spawn(async move { (person.get(&path).await, Instant::now()) })
-                })
+                .zip(since)
+                .map(|(person, since)| tokio::spawn(wait_for_message(person.clone(), room.clone(), since)))
                 .collect();
             tokio::time::sleep(Duration::from_millis(500)).await;
             let sent = Instant::now();
             let path = room_path(&room, &format!("send/m.room.message/{}-f{number}", self.run));
             sender.put(&path, message(number)).await?;
-            since.clear();
+            since = Vec::new();
             for waiter in waiting {
-                let (answer, arrived) = waiter.await?;
+                let (arrived, next) = waiter.await??;
                 latencies.push(arrived - sent);
-                since.push(next_batch(&answer?)?);
+                since.push(next);
             }
         }
         let what = format!("fan-out to {waiters} waiters");
@@ -481,6 +475,19 @@ impl Load {
         })
         .await?;
         Ok(vec![up, down])
+    }
+}
+
+/// Syncs until an answer holds a message of the room: when it was there, and the token to go on from.
+async fn wait_for_message(person: Client, room: String, mut since: String) -> Result<(Instant, String), Failure> {
+    loop {
+        let answer = person.get(&sync_path(Some(&since), 30_000)).await?;
+        let arrived = Instant::now();
+        since = next_batch(&answer)?;
+        let timeline = answer["rooms"]["join"][&room]["timeline"]["events"].as_array();
+        if timeline.is_some_and(|events| events.iter().any(|event| event["type"] == "m.room.message")) {
+            return Ok((arrived, since));
+        }
     }
 }
 
