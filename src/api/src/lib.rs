@@ -69,6 +69,7 @@ pub struct App {
     pub rooms: Rooms,
     pub sender: Arc<Sender>,
     pub server_keys: Arc<ServerKeys>,
+    pub spaces: Arc<chappe_services::spaces::Spaces>,
     pub sync: Arc<chappe_services::sync::SyncService>,
     pub to_device: Arc<ToDevice>,
     pub transactions: Arc<Transactions>,

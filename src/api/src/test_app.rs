@@ -31,6 +31,7 @@ use chappe_services::{
     receipts::Receipts,
     registration::RegistrationMode,
     secret::Secret,
+    spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
     typing::Typing,
@@ -150,6 +151,7 @@ impl TestApp {
             to_device: to_device.clone(),
         });
         let directory_client = client.clone();
+        let spaces = Arc::new(Spaces::new(rooms.clone(), Arc::new(client.clone()), clock.clone()));
         let media_root = tempfile::tempdir().unwrap();
         let media = Media::open(
             media_root.path(),
@@ -203,6 +205,7 @@ impl TestApp {
             sender: Arc::new(sender),
             verifier: Arc::new(RequestVerifier::new(name, server_keys.clone(), policy, destinations)),
             server_keys: Arc::new(server_keys),
+            spaces,
             sync,
             to_device,
             transactions,

@@ -69,7 +69,7 @@ impl Rooms {
     }
 
     /// Servers in the room, those of the most powerful users first: they are likely to have been there the longest.
-    fn servers_with_history(&self, room: &Room) -> Result<Vec<OwnedServerName>, RoomError> {
+    pub(crate) fn servers_with_history(&self, room: &Room) -> Result<Vec<OwnedServerName>, RoomError> {
         let mut servers = Vec::new();
         if let Some(create) = self.get_state_event(room.nid, &ruma::events::StateEventType::RoomCreate, "")? {
             servers.push(create.pdu.sender.server_name().to_owned());

@@ -9,6 +9,7 @@
 pub mod aliases;
 pub mod auth_chain;
 pub mod backfill;
+pub mod by_time;
 pub mod client_event;
 pub mod create;
 pub mod error;

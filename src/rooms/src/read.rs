@@ -6,8 +6,8 @@ use chappe_store::{
     Direction, EventNid, Position, RoomNid, Stamped, StateKeyNid, StoreError,
     tables::{
         rooms::{
-            FORGOTTEN, JOINED_SERVERS, MEMBERS, MemberRecord, ROOMS, RoomRecord, SERVER_ROOMS, STRIPPED_STATE,
-            USER_ROOMS,
+            FORGOTTEN, JOINED_SERVERS, MEMBERS, MemberRecord, ROOMS, RoomRecord, SERVER_ROOMS, SPACE_CHILDREN,
+            STRIPPED_STATE, USER_ROOMS,
         },
         state::{CURRENT_STATE, STATE_LOG},
     },
@@ -94,6 +94,29 @@ impl Rooms {
     pub fn get_current_state(&self, room: RoomNid) -> Result<Vec<Arc<Event>>, StoreError> {
         let mut events = Vec::new();
         for row in self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward) {
+            let (_, nid) = row?;
+            events.extend(self.get_event_by_nid(nid)?);
+        }
+        Ok(events)
+    }
+
+    /// The current state events of one type. Reads the keys of the whole state.
+    pub fn get_state_of_type(&self, room: RoomNid, event_type: &StateEventType) -> Result<Vec<Arc<Event>>, StoreError> {
+        let mut events = Vec::new();
+        for row in self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward) {
+            let ((_, key), nid) = row?;
+            let parts = self.store.interner().get_state_key_parts(&self.store, key)?;
+            if parts.is_some_and(|(found, _)| found == *event_type) {
+                events.extend(self.get_event_by_nid(nid)?);
+            }
+        }
+        Ok(events)
+    }
+
+    /// The current `m.space.child` events of a room, at most `limit` of them: those that link a room, and those that do so no longer.
+    pub fn get_space_children(&self, room: RoomNid, limit: usize) -> Result<Vec<Arc<Event>>, StoreError> {
+        let mut events = Vec::new();
+        for row in self.store.scan(&SPACE_CHILDREN, &(room,), Direction::Forward).take(limit) {
             let (_, nid) = row?;
             events.extend(self.get_event_by_nid(nid)?);
         }

@@ -5,7 +5,7 @@ use std::{future::Future, pin::Pin};
 use chappe_protocol::sign::PublicKeys;
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, RoomVersionId,
-    ServerName, UserId, room_version_rules::RoomVersionRules,
+    ServerName, UserId, api::Direction, room_version_rules::RoomVersionRules,
 };
 use serde_json::value::RawValue as RawJsonValue;
 
@@ -57,6 +57,14 @@ pub struct MissingEvents {
 
 pub trait Remote: Send + Sync + 'static {
     fn fetch_event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> RemoteResult<'a, Box<RawJsonValue>>;
+    /// Which event is the closest to a time, and when it was sent, says the server.
+    fn fetch_event_by_time<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at: MilliSecondsSinceUnixEpoch,
+        direction: Direction,
+    ) -> RemoteResult<'a, (OwnedEventId, MilliSecondsSinceUnixEpoch)>;
     fn fetch_missing_events<'a>(
         &'a self,
         server: &'a ServerName,

@@ -18,18 +18,19 @@ use chappe_store::{
     tables::{
         events::{
             BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
-            EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, RELATIONS, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
+            EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, RELATIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY,
+            TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
         rooms::{
-            FORGOTTEN, JOINED_SERVERS, MEMBERS, MEMBERSHIP_LOG, MemberRecord, ROOMS, SERVER_ROOMS, STRIPPED_STATE,
-            USER_ROOMS,
+            FORGOTTEN, JOINED_SERVERS, MEMBERS, MEMBERSHIP_LOG, MemberRecord, ROOMS, SERVER_ROOMS, SPACE_CHILDREN,
+            STRIPPED_STATE, USER_ROOMS,
         },
         state::{CURRENT_STATE, STATE_LOG},
     },
 };
 use ruma::{
-    EventId, OwnedEventId, OwnedServerName, OwnedUserId, UserId,
+    EventId, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, UserId,
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
@@ -278,6 +279,8 @@ impl Staging {
             }
         };
         self.batch.put(&TOPOLOGY, &(room, event.pdu.depth, order), &event.nid);
+        let sent_at = event.pdu.origin_server_ts.get().into();
+        self.batch.put(&SENT_TIMES, &(room, sent_at, event.pdu.depth, order), &event.nid);
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
         if let Some((target, relation)) = relation_of(&event.pdu) {
             self.batch.put(&RELATIONS, &(target, event.nid), &relation);
@@ -463,8 +466,20 @@ impl Staging {
                 None => self.batch.delete(&CURRENT_STATE, &(room, key)),
             }
             let store = &self.rooms.store;
-            let Some((StateEventType::RoomMember, user)) = store.interner().get_state_key_parts(store, key)? else {
-                continue;
+            let user = match store.interner().get_state_key_parts(store, key)? {
+                Some((StateEventType::RoomMember, user)) => user,
+                Some((StateEventType::SpaceChild, child)) => {
+                    if let Ok(child) = RoomId::parse(&child)
+                        && !child.as_str().contains('\0')
+                    {
+                        match new {
+                            Some(nid) => self.batch.put(&SPACE_CHILDREN, &(room, child), &nid),
+                            None => self.batch.delete(&SPACE_CHILDREN, &(room, child)),
+                        }
+                    }
+                    continue;
+                }
+                _ => continue,
             };
             let Ok(user) = UserId::parse(&user) else { continue };
             let old_membership = match old {

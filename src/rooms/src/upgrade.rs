@@ -50,6 +50,9 @@ const TRANSFERRED: &[StateEventType] = &[
     StateEventType::RoomAvatar,
 ];
 
+/// How many links to children a space takes along.
+const SPACE_LINKS_MAX: usize = 10_000;
+
 /// What it takes to speak and to invite in a room that has been replaced, at least.
 const LEVEL_IN_REPLACED_ROOM: i64 = 50;
 
@@ -252,12 +255,11 @@ impl Transfer<'_> {
                 drafts.push(EventDraft::state(StateEventType::RoomCanonicalAlias.to_string(), "", content));
             }
         }
-        for event in self.rooms.get_current_state(self.old)? {
-            let is_space_link =
-                matches!(event.pdu.state_tuple(), Some((StateEventType::SpaceChild | StateEventType::SpaceParent, _)));
-            if is_space_link {
-                drafts.extend(repeated(&event));
-            }
+        for child in self.rooms.get_space_children(self.old, SPACE_LINKS_MAX)? {
+            drafts.extend(repeated(&child));
+        }
+        for parent in self.rooms.get_state_of_type(self.old, &StateEventType::SpaceParent)? {
+            drafts.extend(repeated(&parent));
         }
         drafts.extend(self.bans()?);
         drafts.push(EventDraft::state(StateEventType::RoomPowerLevels.to_string(), "", self.power_levels()?));

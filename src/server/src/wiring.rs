@@ -25,6 +25,7 @@ use chappe_services::{
     presence::Presence,
     profile::Profiles,
     receipts::Receipts,
+    spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
     typing::Typing,
@@ -133,6 +134,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     );
 
     let directory = Arc::new(Directory::new(rooms.clone(), federation.clone()));
+    let spaces = Arc::new(Spaces::new(rooms.clone(), Arc::new(federation.clone()), clock.clone()));
 
     // Encryption.
     let keys = Keys::new(store.clone(), server_name.clone(), Arc::new(federation.clone()));
@@ -221,6 +223,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         rooms,
         sender,
         server_keys: Arc::new(server_keys),
+        spaces,
         sync,
         to_device,
         transactions,

@@ -8,22 +8,31 @@ use chappe_rooms::{RoomError, Rooms, remote::RemoteError};
 use chappe_store::{RoomNid, StoreError};
 use futures_util::future::BoxFuture;
 use ruma::{
-    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, UInt,
-    api::federation::directory::get_public_rooms_filtered,
-    directory::{Filter, PublicRoomsChunk, PublicRoomsChunkInit, RoomNetwork},
-    events::{StateEventType, room::history_visibility::HistoryVisibility},
-    room::{JoinRuleKind, RoomType},
+    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
+    directory::{Filter, RoomNetwork},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, json};
 
-use crate::federation::{client::FederationClient, remote::remote_error};
+use crate::{
+    federation::{client::FederationClient, remote::remote_error},
+    room_summary::{RoomSummaries, RoomSummary},
+};
 
 /// The most rooms that one page of the list holds.
 const PAGE_ROOMS_MAX: usize = 100;
 
-/// A page of a list of public rooms.
-pub type PublicRooms = get_public_rooms_filtered::v1::Response;
+/// A page of a list of public rooms, in the form that clients and servers are given.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct PublicRooms {
+    pub chunk: Vec<RoomSummary>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_batch: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev_batch: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_room_count_estimate: Option<u64>,
+}
 
 /// What an alias means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +101,7 @@ impl RemoteDirectory for FederationClient {
 
 pub struct Directory {
     rooms: Rooms,
+    summaries: RoomSummaries,
     remote: Box<dyn RemoteDirectory>,
 }
 
@@ -105,7 +115,7 @@ enum Audience {
 
 impl Directory {
     pub fn new(rooms: Rooms, remote: impl RemoteDirectory + 'static) -> Self {
-        Self { rooms, remote: Box::new(remote) }
+        Self { summaries: RoomSummaries::new(rooms.clone()), rooms, remote: Box::new(remote) }
     }
 
     /// The room an alias means, if its server knows it.
@@ -181,17 +191,12 @@ impl Directory {
         let prev_batch = page.first().filter(|_| start > 0).map(|entry| Cursor::Before(entry.key()).to_token());
         let mut chunk = Vec::new();
         for entry in page {
-            match &entry.chunk {
-                Some(filled) => chunk.push(filled.clone()),
-                None => chunk.push(self.describe(entry)?),
+            match &entry.summary {
+                Some(summary) => chunk.push(summary.clone()),
+                None => chunk.extend(self.describe(entry.room)?),
             }
         }
-        let mut rooms = PublicRooms::new();
-        rooms.chunk = chunk;
-        rooms.next_batch = next_batch;
-        rooms.prev_batch = prev_batch;
-        rooms.total_room_count_estimate = UInt::try_from(total).ok();
-        Ok(rooms)
+        Ok(PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate: u64::try_from(total).ok() })
     }
 
     /// The room as an entry of the list, if nothing speaks against it.
@@ -203,49 +208,22 @@ impl Directory {
     ) -> Result<Option<Entry>, PublicRoomsError> {
         let joined = self.rooms.get_joined_count(room)?;
         let Some(room_id) = self.rooms.get_room_id(room)? else { return Ok(None) };
-        if joined == 0 || (audience == Audience::Servers && !self.create_content(room)?.federate) {
+        if joined == 0 || (audience == Audience::Servers && !self.summaries.is_federated(room)?) {
             return Ok(None);
         }
-        let mut entry = Entry { room, room_id, joined, chunk: None };
+        let mut entry = Entry { room, room_id, joined, summary: None };
         if !query.filter.is_empty() {
-            let chunk = self.describe(&entry)?;
-            if !is_wanted(&query.filter, &chunk) {
+            let Some(summary) = self.describe(room)?.filter(|summary| is_wanted(&query.filter, summary)) else {
                 return Ok(None);
-            }
-            entry.chunk = Some(chunk);
+            };
+            entry.summary = Some(summary);
         }
         Ok(Some(entry))
     }
 
-    fn describe(&self, entry: &Entry) -> Result<PublicRoomsChunk, PublicRoomsError> {
-        let room = entry.room;
-        let alias: Option<AliasContent> = self.content(room, StateEventType::RoomCanonicalAlias)?;
-        let name: Option<NameContent> = self.content(room, StateEventType::RoomName)?;
-        let topic: Option<TopicContent> = self.content(room, StateEventType::RoomTopic)?;
-        let avatar: Option<AvatarContent> = self.content(room, StateEventType::RoomAvatar)?;
-        let guests: Option<GuestContent> = self.content(room, StateEventType::RoomGuestAccess)?;
-        let join_rules: Option<JoinRulesContent> = self.content(room, StateEventType::RoomJoinRules)?;
-        let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
-            num_joined_members: UInt::new_saturating(entry.joined),
-            room_id: entry.room_id.clone(),
-            world_readable: self.rooms.get_history_visibility(room)? == HistoryVisibility::WorldReadable,
-            guest_can_join: guests.is_some_and(|content| content.guest_access == "can_join"),
-        });
-        chunk.canonical_alias = alias.and_then(|content| content.alias);
-        chunk.name = name.and_then(|content| content.name).filter(|name| !name.is_empty());
-        chunk.topic = topic.and_then(|content| content.topic);
-        chunk.avatar_url = avatar.and_then(|content| content.url);
-        chunk.join_rule = join_rules.map_or(JoinRuleKind::Invite, |content| content.join_rule);
-        chunk.room_type = self.create_content(room)?.room_type;
-        Ok(chunk)
-    }
-
-    fn content<T: DeserializeOwned>(&self, room: RoomNid, event_type: StateEventType) -> Result<Option<T>, StoreError> {
-        self.rooms.get_state_content(room, &event_type, "")
-    }
-
-    fn create_content(&self, room: RoomNid) -> Result<CreateContent, StoreError> {
-        Ok(self.content(room, StateEventType::RoomCreate)?.unwrap_or_default())
+    fn describe(&self, room: RoomNid) -> Result<Option<RoomSummary>, StoreError> {
+        let Some(room) = self.rooms.get_room_by_nid(room)? else { return Ok(None) };
+        Ok(Some(self.summaries.get(&room)?.for_list()))
     }
 }
 
@@ -254,7 +232,7 @@ struct Entry {
     room_id: OwnedRoomId,
     joined: u64,
     /// Already made where a filter needed it.
-    chunk: Option<PublicRoomsChunk>,
+    summary: Option<RoomSummary>,
 }
 
 type EntryKey = (Reverse<u64>, OwnedRoomId);
@@ -293,62 +271,13 @@ impl Cursor {
     }
 }
 
-fn is_wanted(filter: &Filter, chunk: &PublicRoomsChunk) -> bool {
+fn is_wanted(filter: &Filter, summary: &RoomSummary) -> bool {
     let is_type = filter.room_types.is_empty()
-        || filter.room_types.iter().any(|wanted| wanted.as_str() == chunk.room_type.as_ref().map(RoomType::as_str));
+        || filter.room_types.iter().any(|wanted| wanted.as_str() == summary.room_type.as_deref());
     let is_found = filter.generic_search_term.as_deref().is_none_or(|term| {
         let term = term.to_lowercase();
-        let texts =
-            [chunk.name.as_deref(), chunk.topic.as_deref(), chunk.canonical_alias.as_ref().map(|alias| alias.as_str())];
+        let texts = [summary.name.as_deref(), summary.topic.as_deref(), summary.canonical_alias.as_deref()];
         texts.into_iter().flatten().any(|text| text.to_lowercase().contains(&term))
     });
     is_type && is_found
-}
-
-#[derive(Deserialize)]
-struct AliasContent {
-    alias: Option<OwnedRoomAliasId>,
-}
-
-#[derive(Deserialize)]
-struct NameContent {
-    name: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct TopicContent {
-    topic: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct AvatarContent {
-    url: Option<OwnedMxcUri>,
-}
-
-#[derive(Deserialize)]
-struct GuestContent {
-    guest_access: String,
-}
-
-#[derive(Deserialize)]
-struct JoinRulesContent {
-    join_rule: JoinRuleKind,
-}
-
-#[derive(Deserialize)]
-struct CreateContent {
-    #[serde(rename = "m.federate", default = "yes")]
-    federate: bool,
-    #[serde(rename = "type")]
-    room_type: Option<RoomType>,
-}
-
-impl Default for CreateContent {
-    fn default() -> Self {
-        Self { federate: true, room_type: None }
-    }
-}
-
-fn yes() -> bool {
-    true
 }

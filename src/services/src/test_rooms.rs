@@ -16,7 +16,8 @@ use chappe_rooms::{
 use chappe_store::Store;
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId,
-    ServerName, UserId, events::TimelineEventType, owned_server_name, room_version_rules::RoomVersionRules,
+    ServerName, UserId, api::Direction, events::TimelineEventType, owned_server_name,
+    room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json, value::RawValue};
 
@@ -29,6 +30,15 @@ fn down<'a, T: Send + 'a>() -> RemoteResult<'a, T> {
 
 impl Remote for Nobody {
     fn fetch_event<'a>(&'a self, _: &'a ServerName, _: &'a EventId) -> RemoteResult<'a, Box<RawValue>> {
+        down()
+    }
+    fn fetch_event_by_time<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: MilliSecondsSinceUnixEpoch,
+        _: Direction,
+    ) -> RemoteResult<'a, (OwnedEventId, MilliSecondsSinceUnixEpoch)> {
         down()
     }
     fn fetch_missing_events<'a>(
@@ -157,6 +167,21 @@ pub(crate) fn rooms(store: &Store, clock: Arc<ManualClock>) -> Rooms {
 
 /// Makes a room of version 11.
 pub(crate) async fn create(rooms: &Rooms, creator: &UserId, preset: Preset) -> OwnedRoomId {
+    create_with(rooms, creator, preset, CanonicalJsonObject::new()).await
+}
+
+/// Makes a room of version 11 with a type, such as a space.
+pub(crate) async fn create_of_type(rooms: &Rooms, creator: &UserId, preset: Preset, room_type: &str) -> OwnedRoomId {
+    let content = canonical_content(&json!({ "type": room_type }).to_string()).unwrap();
+    create_with(rooms, creator, preset, content).await
+}
+
+async fn create_with(
+    rooms: &Rooms,
+    creator: &UserId,
+    preset: Preset,
+    creation_content: CanonicalJsonObject,
+) -> OwnedRoomId {
     let request = CreateRoom {
         version: Some(RoomVersionId::V11),
         preset,
@@ -166,7 +191,7 @@ pub(crate) async fn create(rooms: &Rooms, creator: &UserId, preset: Preset) -> O
         alias_localpart: None,
         invite: Vec::new(),
         is_direct: false,
-        creation_content: CanonicalJsonObject::new(),
+        creation_content,
         initial_state: Vec::new(),
         power_level_override: CanonicalJsonObject::new(),
         profile: MemberProfile::default(),

@@ -9,7 +9,7 @@ use ruma::api::federation::{
     device::get_devices,
     directory::{get_public_rooms, get_public_rooms_filtered},
     discovery::{get_remote_server_keys, get_remote_server_keys_batch},
-    event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    event::{get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids},
     keys::{claim_keys, get_keys},
     membership::{
         create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
@@ -17,12 +17,14 @@ use ruma::api::federation::{
     },
     openid::get_openid_userinfo,
     query::{get_profile_information, get_room_information},
+    space::get_hierarchy,
     transactions::send_transaction_message,
 };
 
 use crate::{App, route::Endpoints};
 
 pub mod events;
+pub mod hierarchy;
 pub mod invite;
 pub mod keys;
 pub mod make_membership;
@@ -35,6 +37,7 @@ pub mod send;
 pub mod send_join;
 pub mod send_knock;
 pub mod send_leave;
+pub mod timestamp_to_event;
 pub mod user_devices;
 pub mod user_keys_claim;
 pub mod user_keys_query;
@@ -60,6 +63,7 @@ pub fn router() -> Router<App> {
         .endpoint::<get_content::v1::Request, _>(media_download::media_download)
         .endpoint::<get_content_thumbnail::v1::Request, _>(media_thumbnail::media_thumbnail)
         .endpoint::<get_event::v1::Request, _>(events::event)
+        .endpoint::<get_event_by_timestamp::v1::Request, _>(timestamp_to_event::timestamp_to_event)
         .endpoint::<get_event_authorization::v1::Request, _>(events::event_auth)
         .endpoint::<get_room_state::v1::Request, _>(events::state)
         .endpoint::<get_room_state_ids::v1::Request, _>(events::state_ids)
@@ -72,6 +76,7 @@ pub fn router() -> Router<App> {
         .endpoint::<claim_keys::v1::Request, _>(user_keys_claim::claim)
         .endpoint::<get_public_rooms::v1::Request, _>(public_rooms::get)
         .endpoint::<get_public_rooms_filtered::v1::Request, _>(public_rooms::post)
+        .endpoint::<get_hierarchy::v1::Request, _>(hierarchy::hierarchy)
         .endpoint::<get_openid_userinfo::v1::Request, _>(openid::userinfo)
         .at(Method::GET, "/_matrix/key/v2/server", keys::server)
         .endpoint::<get_remote_server_keys::v2::Request, _>(keys::query)

@@ -1,5 +1,5 @@
 use chappe_store::{Direction, Order, tables::events::EventStatus};
-use ruma::{RoomVersionId, events::StateEventType};
+use ruma::{MilliSecondsSinceUnixEpoch, RoomVersionId, api::Direction as Paging, events::StateEventType};
 use serde_json::{Value, json};
 
 use super::network::{
@@ -332,4 +332,42 @@ async fn creator_of_a_version_12_room_cannot_be_given_a_level() {
     let room_id = public_room(&server, &alice, RoomVersionId::V12).await;
     let levels = EventDraft::state("m.room.power_levels", "", content(json!({ "users": { alice.as_str(): 100 } })));
     assert!(matches!(server.send(&alice, &room_id, levels).await, Err(RoomError::Invalid(_))));
+}
+
+#[tokio::test]
+async fn event_of_a_time_before_the_join_is_fetched_from_a_server_that_has_it() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    let mut sent = Vec::new();
+    for body in ["a", "b", "c"] {
+        let at = network.clock.advance(10_000);
+        let event = one.send(&alice, &room_id, text(body)).await.expect("send");
+        sent.push((event.event_id, at));
+    }
+    network.clock.advance(10_000);
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+
+    let find = async |server: &crate::Rooms, user: &ruma::UserId, at: u64, direction: Paging| {
+        let room = server.require_room(&room_id).expect("room");
+        let at = MilliSecondsSinceUnixEpoch(ruma::UInt::new_saturating(at));
+        let found = server.get_visible_event_by_time(&room, user, at, direction).await.expect("look");
+        found.map(|event| event.pdu.event_id.clone())
+    };
+    let (b, at) = sent[1].clone();
+    for (server, user) in [(&one, &alice), (&two, &bob)] {
+        assert_eq!(find(server, user, at - 5, Paging::Forward).await.as_ref(), Some(&b));
+        assert_eq!(find(server, user, at + 5, Paging::Backward).await.as_ref(), Some(&b));
+        assert_eq!(find(server, user, at, Paging::Backward).await.as_ref(), Some(&b));
+        assert_eq!(find(server, user, at + 3_600_000, Paging::Forward).await, None);
+        assert_eq!(find(server, user, 1, Paging::Backward).await, None);
+    }
+    assert_eq!(bodies(&two, &room_id).len(), 0, "what was fetched is history, and not news");
+    let asked = network.asked.lock().len();
+    assert_eq!(find(&one, &alice, at - 5, Paging::Forward).await.as_ref(), Some(&b));
+    assert_eq!(network.asked.lock().len(), asked, "who has the whole history asks nobody");
+    let carol = user(&one, "carol");
+    assert_eq!(find(&one, &carol, at, Paging::Forward).await, None, "strangers see nothing");
 }

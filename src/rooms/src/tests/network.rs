@@ -16,7 +16,8 @@ use chappe_store::{
 use parking_lot::Mutex;
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
-    RoomId, RoomVersionId, ServerName, UserId, events::StateEventType, room_version_rules::RoomVersionRules,
+    RoomId, RoomVersionId, ServerName, UserId, api::Direction as Paging, events::StateEventType,
+    room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
@@ -29,8 +30,9 @@ use crate::{
     send::canonical_content,
 };
 
-#[derive(Default)]
 pub(super) struct Network {
+    /// The one clock of all servers.
+    pub(super) clock: Arc<ManualClock>,
     servers: Mutex<BTreeMap<OwnedServerName, Rooms>>,
     keys: Mutex<PublicKeys>,
     down: Mutex<BTreeSet<OwnedServerName>>,
@@ -46,7 +48,13 @@ struct Link {
 
 impl Network {
     pub(super) fn new() -> Arc<Self> {
-        Arc::default()
+        Arc::new(Self {
+            clock: Arc::new(ManualClock::new(1_700_000_000_000)),
+            servers: Mutex::default(),
+            keys: Mutex::default(),
+            down: Mutex::default(),
+            asked: Mutex::default(),
+        })
     }
 
     pub(super) fn add(self: &Arc<Self>, name: &str) -> Rooms {
@@ -55,11 +63,10 @@ impl Network {
         let signer = Arc::new(ServerSigner::from_seed(name.clone(), "a", &seed).expect("signer"));
         self.keys.lock().extend(signer.public_keys());
         let link = Link { network: Arc::downgrade(self), own_name: name.clone() };
-        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let rooms = Rooms::new(
             Store::in_memory(),
             signer,
-            clock,
+            self.clock.clone(),
             Arc::new(link),
             Arc::new(OpenGate),
             Arc::new(NoProfiles),
@@ -151,6 +158,22 @@ fn template((version, event): (RoomVersionId, CanonicalJsonObject)) -> Template 
 impl Remote for Link {
     fn fetch_event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> RemoteResult<'a, Box<RawJsonValue>> {
         asks!(self, server, "event", |other| other.get_event_for_server(&self.own_name, event_id))
+    }
+
+    fn fetch_event_by_time<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at: MilliSecondsSinceUnixEpoch,
+        direction: Paging,
+    ) -> RemoteResult<'a, (OwnedEventId, MilliSecondsSinceUnixEpoch)> {
+        Box::pin(async move {
+            let rooms = self.ask(server, "timestamp_to_event")?;
+            let found = rooms.get_event_by_time_for_server(&self.own_name, room_id, at, direction);
+            let found = found.map_err(|error| refused(server, error))?;
+            let found = found.ok_or_else(|| refused(server, RoomError::NotFound("No event found".to_owned())))?;
+            Ok((found.pdu.event_id.clone(), found.pdu.origin_server_ts))
+        })
     }
 
     fn fetch_missing_events<'a>(

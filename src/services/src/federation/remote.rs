@@ -6,7 +6,7 @@ use chappe_rooms::remote::{
 };
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
-    room_version_rules::RoomVersionRules,
+    api::Direction, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
@@ -49,6 +49,19 @@ macro_rules! ask {
 impl Remote for FederationRemote {
     fn fetch_event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> RemoteResult<'a, Box<RawJsonValue>> {
         ask!(server, self.client.fetch_event(server, event_id))
+    }
+
+    fn fetch_event_by_time<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at: MilliSecondsSinceUnixEpoch,
+        direction: Direction,
+    ) -> RemoteResult<'a, (OwnedEventId, MilliSecondsSinceUnixEpoch)> {
+        Box::pin(async move {
+            let answer = self.client.fetch_event_by_timestamp(server, room_id, at, direction).await;
+            answer.map(|found| (found.event_id, found.origin_server_ts)).map_err(|error| remote_error(server, error))
+        })
     }
 
     fn fetch_missing_events<'a>(

@@ -71,6 +71,10 @@ pub const FOLLOWERS: Table<String, Position> = Table::new(145, "followers");
 /// `/context` and backfill.
 pub const TOPOLOGY: Table<(RoomNid, u64, Order), EventNid> = Table::new(14, "topology");
 
+/// Room, `origin_server_ts` in milliseconds, depth, order -> event: the events of [`TOPOLOGY`] by the time their servers say they were
+/// sent at.
+pub const SENT_TIMES: Table<(RoomNid, u64, u64, Order), EventNid> = Table::new(173, "sent_times");
+
 /// Event -> its order in [`TOPOLOGY`] (the depth is in the record). Absent for events that are in no timeline.
 pub const EVENT_ORDERS: Table<EventNid, Order> = Table::new(15, "event_orders");
 

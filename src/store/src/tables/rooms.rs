@@ -1,6 +1,6 @@
 //! Rooms: their heads, members, and who is where. Written by the rooms crate only.
 
-use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedServerName, OwnedUserId};
+use ruma::{OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedServerName, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -79,3 +79,6 @@ pub const SERVER_ROOMS: Table<(OwnedServerName, RoomNid), ()> = Table::new(34, "
 
 /// Room -> its version, for rooms known only by an invite or knock of a local user.
 pub const OUT_OF_BAND_VERSIONS: Table<RoomNid, String> = Table::new(143, "out_of_band_versions");
+
+/// Room, room that a current `m.space.child` event of the first names as its state key -> that event, be the link valid or not.
+pub const SPACE_CHILDREN: Table<(RoomNid, OwnedRoomId), EventNid> = Table::new(172, "space_children");

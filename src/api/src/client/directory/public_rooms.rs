@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{Json, extract::State};
 use chappe_rooms::Rooms;
 use chappe_services::directory::{Directory, PublicRooms, PublicRoomsQuery};
 use ruma::{
@@ -12,7 +12,7 @@ use ruma::{
 
 use crate::{
     error::ApiError,
-    extract::{Authenticated, OptionalUser, Ruma, RumaResponse},
+    extract::{Authenticated, OptionalUser, Ruma},
 };
 
 /// Anyone may see this server's list; other servers are asked for users only.
@@ -21,19 +21,13 @@ pub async fn get(
     State(rooms): State<Rooms>,
     OptionalUser(session): OptionalUser,
     Ruma(request): Ruma<get_public_rooms::v3::Request>,
-) -> Result<RumaResponse<get_public_rooms::v3::Response>, ApiError> {
+) -> Result<Json<PublicRooms>, ApiError> {
     let remote = request.server.filter(|server| server != rooms.server_name());
     if session.is_none() && remote.is_some() {
         return Err(ApiError::missing_token());
     }
     let query = PublicRoomsQuery { limit: limit(request.limit), since: request.since, ..Default::default() };
-    let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } =
-        find(directory, remote, query).await?;
-    let mut response = get_public_rooms::v3::Response::new(chunk);
-    response.next_batch = next_batch;
-    response.prev_batch = prev_batch;
-    response.total_room_count_estimate = total_room_count_estimate;
-    Ok(RumaResponse(response))
+    find(directory, remote, query).await
 }
 
 pub async fn post(
@@ -41,7 +35,7 @@ pub async fn post(
     State(rooms): State<Rooms>,
     Authenticated(_): Authenticated,
     Ruma(request): Ruma<get_public_rooms_filtered::v3::Request>,
-) -> Result<RumaResponse<get_public_rooms_filtered::v3::Response>, ApiError> {
+) -> Result<Json<PublicRooms>, ApiError> {
     let remote = request.server.filter(|server| server != rooms.server_name());
     let query = PublicRoomsQuery {
         limit: limit(request.limit),
@@ -49,26 +43,20 @@ pub async fn post(
         filter: request.filter,
         network: request.room_network,
     };
-    let PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate, .. } =
-        find(directory, remote, query).await?;
-    let mut response = get_public_rooms_filtered::v3::Response::new();
-    response.chunk = chunk;
-    response.next_batch = next_batch;
-    response.prev_batch = prev_batch;
-    response.total_room_count_estimate = total_room_count_estimate;
-    Ok(RumaResponse(response))
+    find(directory, remote, query).await
 }
 
 async fn find(
     directory: Arc<Directory>,
     remote: Option<OwnedServerName>,
     query: PublicRoomsQuery,
-) -> Result<PublicRooms, ApiError> {
+) -> Result<Json<PublicRooms>, ApiError> {
     if let Some(server) = remote {
-        return Ok(directory.fetch_public_rooms(&server, &query).await?);
+        return Ok(Json(directory.fetch_public_rooms(&server, &query).await?));
     }
     // Reads the state of every listed room.
-    Ok(tokio::task::spawn_blocking(move || directory.get_public_rooms(&query)).await.map_err(ApiError::internal)??)
+    let read = tokio::task::spawn_blocking(move || directory.get_public_rooms(&query));
+    Ok(Json(read.await.map_err(ApiError::internal)??))
 }
 
 fn limit(limit: Option<UInt>) -> Option<usize> {

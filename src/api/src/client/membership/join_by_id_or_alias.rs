@@ -33,7 +33,7 @@ pub async fn handle(
 }
 
 /// The room that is meant, and the servers to reach it by.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     directory: &Directory,
     room: OwnedRoomOrAliasId,
     mut via: Vec<OwnedServerName>,

@@ -9,7 +9,7 @@ mod ban;
 mod forget;
 mod invite;
 mod join;
-mod join_by_id_or_alias;
+pub(crate) mod join_by_id_or_alias;
 mod joined_members;
 mod joined_rooms;
 mod kick;
@@ -18,7 +18,7 @@ mod leave;
 mod members;
 pub(crate) mod target;
 mod unban;
-mod via;
+pub(crate) mod via;
 
 pub fn router() -> Router<App> {
     Router::new()

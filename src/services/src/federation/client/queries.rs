@@ -1,23 +1,30 @@
 //! Asking other servers about their users, devices, aliases and public rooms.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use http::Method;
 use ruma::{
     RoomAliasId, RoomId, ServerName, UserId,
     api::federation::{
         device::get_devices,
-        directory::get_public_rooms_filtered,
         discovery::get_server_version,
         keys::{claim_keys, get_keys},
         openid::get_openid_userinfo,
         query::get_room_information,
-        space::get_hierarchy,
     },
 };
 use serde_json::{Value, json};
 
 use super::{FEDERATION_V1, FederationClient, FederationError, FederationRequest, path, with_query};
-use crate::profile::{FetchProfileError, Profile, RemoteProfiles};
+use crate::{
+    directory::PublicRooms,
+    profile::{FetchProfileError, Profile, RemoteProfiles},
+    spaces::Hierarchy,
+};
+
+/// How long one server is waited for while a client waits for a whole tree of rooms.
+const HIERARCHY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl FederationClient {
     /// `GET /_matrix/federation/v1/query/profile`. `field`: only this one.
@@ -73,25 +80,22 @@ impl FederationClient {
     }
 
     /// `POST /_matrix/federation/v1/publicRooms`. `query`: the body as the specification has it.
-    pub async fn fetch_public_rooms(
-        &self,
-        server: &ServerName,
-        query: Value,
-    ) -> Result<get_public_rooms_filtered::v1::Response, FederationError> {
+    pub async fn fetch_public_rooms(&self, server: &ServerName, query: Value) -> Result<PublicRooms, FederationError> {
         let request = FederationRequest::new(Method::POST, path(FEDERATION_V1, ["publicRooms"]));
-        self.request_typed(server, request.with_body(query)).await
+        self.request(server, request.with_body(query)).await
     }
 
-    /// `GET /_matrix/federation/v1/hierarchy/{roomId}`.
+    /// `GET /_matrix/federation/v1/hierarchy/{roomId}`. Not asked of a server that is failing.
     pub async fn fetch_hierarchy(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         suggested_only: bool,
-    ) -> Result<get_hierarchy::v1::Response, FederationError> {
+    ) -> Result<Hierarchy, FederationError> {
         let suggested_only = if suggested_only { "true" } else { "false" };
         let path = path(FEDERATION_V1, ["hierarchy", room_id.as_str()]);
-        self.request_typed(server, FederationRequest::get(with_query(path, [("suggested_only", suggested_only)]))).await
+        let request = FederationRequest::get(with_query(path, [("suggested_only", suggested_only)])).in_background();
+        self.request(server, FederationRequest { timeout: HIERARCHY_TIMEOUT, ..request }).await
     }
 
     /// `GET /_matrix/federation/v1/openid/userinfo`: whose token this is. Not signed.
