@@ -284,3 +284,102 @@ async fn room_is_upgraded_only_by_those_who_may_and_to_versions_that_exist() {
     assert_eq!(refusal(&version), (400, "M_UNSUPPORTED_ROOM_VERSION"));
     assert_eq!(refusal(&state(&server, &alice, &room, "m.room.tombstone").await), (404, "M_NOT_FOUND"));
 }
+
+#[tokio::test]
+async fn tree_of_a_space_is_shown_in_pages_to_those_who_may_see_it() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let space =
+        create(&server, &alice, json!({ "preset": "public_chat", "creation_content": { "type": "m.space" } })).await;
+    let child = create(&server, &alice, json!({ "preset": "public_chat", "name": "Child" })).await;
+    let path = format!("/_matrix/client/v3/rooms/{space}/state/m.space.child/{child}");
+    server.put(&path, Some(&alice), json!({ "via": ["chappe.example"] })).await;
+
+    let hierarchy = async |token: Option<&str>, room: &str, query: &str| {
+        server.get(&format!("/_matrix/client/v1/rooms/{room}/hierarchy?{query}"), token).await
+    };
+    let (status, page) = hierarchy(Some(&bob), &space, "limit=1").await;
+    assert_eq!(status, StatusCode::OK, "{page}");
+    assert_eq!((page["rooms"].as_array().unwrap().len(), &page["rooms"][0]["room_type"]), (1, &json!("m.space")));
+    let link = &page["rooms"][0]["children_state"][0];
+    assert_eq!((&link["type"], &link["state_key"]), (&json!("m.space.child"), &json!(child)));
+    assert!(link["origin_server_ts"].is_u64() && link.get("event_id").is_none());
+    let next = page["next_batch"].as_str().unwrap();
+    let page = hierarchy(Some(&bob), &space, &format!("from={next}")).await.1;
+    assert_eq!((&page["rooms"][0]["name"], page.get("next_batch")), (&json!("Child"), None));
+    assert_eq!(page["rooms"][0]["children_state"], json!([]));
+
+    assert_eq!(refusal(&hierarchy(None, &space, "").await), (401, "M_MISSING_TOKEN"));
+    let secret = create(&server, &alice, json!({})).await;
+    assert_eq!(refusal(&hierarchy(Some(&bob), &secret, "").await), (403, "M_FORBIDDEN"));
+    assert_eq!(refusal(&hierarchy(Some(&bob), "!unknown:chappe.example", "").await), (403, "M_FORBIDDEN"));
+    for query in ["limit=0", "limit=many", "max_depth=-1", "from=nonsense", &format!("from={next}&max_depth=3")] {
+        assert_eq!(refusal(&hierarchy(Some(&bob), &space, query).await), (400, "M_INVALID_PARAM"), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn summary_of_a_room_is_told_to_those_who_could_join() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let open = create(
+        &server,
+        &alice,
+        json!({ "preset": "public_chat", "name": "Open", "topic": "All", "room_alias_name": "open", "room_version": "11",
+            "initial_state": [{ "type": "m.room.encryption", "content": { "algorithm": "m.megolm.v1.aes-sha2" } }] }),
+    )
+    .await;
+    let summary = async |token: Option<&str>, room: &str| {
+        server.get(&format!("/_matrix/client/v1/room_summary/{room}"), token).await
+    };
+    let told = summary(None, "%23open:chappe.example").await.1;
+    assert_eq!(
+        told,
+        json!({
+            "room_id": open, "num_joined_members": 1, "world_readable": false, "guest_can_join": false, "join_rule": "public",
+            "canonical_alias": "#open:chappe.example", "name": "Open", "topic": "All", "encryption": "m.megolm.v1.aes-sha2",
+            "room_version": "11",
+        })
+    );
+    assert_eq!(summary(Some(&alice), &open).await.1["membership"], "join");
+    assert_eq!(summary(Some(&bob), &open).await.1["membership"], "leave");
+    let unstable = format!("/_matrix/client/unstable/im.nheko.summary/rooms/{open}/summary");
+    assert_eq!(server.get(&unstable, Some(&bob)).await.1["name"], "Open");
+
+    let secret = create(&server, &alice, json!({})).await;
+    assert_eq!(summary(Some(&alice), &secret).await.1.get("allowed_room_ids"), None);
+    assert_eq!(refusal(&summary(Some(&bob), &secret).await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&summary(None, &secret).await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&summary(Some(&bob), "!unknown:chappe.example").await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&summary(None, "!unknown:elsewhere.example").await), (401, "M_MISSING_TOKEN"));
+    assert_eq!(refusal(&summary(None, "%23alias:elsewhere.example").await), (401, "M_MISSING_TOKEN"));
+    assert_eq!(refusal(&summary(Some(&bob), "nonsense").await), (400, "M_INVALID_PARAM"));
+}
+
+#[tokio::test]
+async fn event_closest_to_a_time_is_found_in_either_direction() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = create(&server, &alice, json!({ "preset": "public_chat" })).await;
+    let send = async |id: &str| {
+        let at = server.clock.advance(1_000);
+        let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{id}");
+        let sent = server.put(&path, Some(&alice), json!({ "msgtype": "m.text", "body": id })).await.1;
+        (sent["event_id"].clone(), at)
+    };
+    let ((first, first_at), (second, second_at)) = (send("1").await, send("2").await);
+    let find = async |token: Option<&str>, query: String| {
+        server.get(&format!("/_matrix/client/v1/rooms/{room}/timestamp_to_event?{query}"), token).await
+    };
+    let found = find(Some(&alice), format!("dir=f&ts={}", first_at - 500)).await.1;
+    assert_eq!(found, json!({ "event_id": first, "origin_server_ts": first_at }));
+    assert_eq!(find(Some(&alice), format!("dir=b&ts={}", first_at + 500)).await.1["event_id"], first);
+    assert_eq!(find(Some(&alice), format!("dir=f&ts={}", first_at + 500)).await.1["event_id"], second);
+    assert_eq!(refusal(&find(Some(&alice), format!("dir=f&ts={}", second_at + 1)).await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&find(Some(&alice), "dir=b&ts=1".to_owned()).await), (404, "M_NOT_FOUND"));
+    assert_eq!(refusal(&find(Some(&bob), "dir=f&ts=1".to_owned()).await), (403, "M_FORBIDDEN"));
+    assert_eq!(refusal(&find(None, "dir=f&ts=1".to_owned()).await), (401, "M_MISSING_TOKEN"));
+    for query in ["dir=f", "ts=1", "dir=x&ts=1", "dir=f&ts=now"] {
+        assert_eq!(refusal(&find(Some(&alice), query.to_owned()).await), (400, "M_INVALID_PARAM"), "{query}");
+    }
+}
