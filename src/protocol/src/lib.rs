@@ -18,6 +18,7 @@ pub mod room_version;
 pub mod sign;
 pub mod state_res;
 mod state_res_v1;
+pub mod third_party;
 pub mod verify;
 pub mod visibility;
 

@@ -17,7 +17,7 @@ use crate::{
     EventDraft, RemoteError, Room, RoomError, Rooms,
     handshake::member_event,
     invite::dedup,
-    membership::{MemberProfile, member_draft, with_reason},
+    membership::{JoinContent, MemberProfile, member_draft, with_reason},
     remote::{JoinAnswer, Template},
     staging::{Decided, Placement, Relay, Staging},
     state::EMPTY,
@@ -64,8 +64,7 @@ impl Rooms {
         user: &UserId,
         room_id: &RoomId,
         via: &[OwnedServerName],
-        profile: &MemberProfile,
-        reason: Option<String>,
+        join: &JoinContent,
     ) -> Result<(), RoomError> {
         let _queue = self.locks.ingest(room_id).await;
         if let Some(room) = self.get_room(room_id)?
@@ -76,7 +75,7 @@ impl Rooms {
         }
         let mut failure = RoomError::NotFound("Can't join remote room: no server of it is known".to_owned());
         for server in self.candidates(user, room_id, via)? {
-            match self.join_by_server(&server, user, room_id, profile, reason.clone()).await {
+            match self.join_by_server(&server, user, room_id, join).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::info!(%error, room.id = %room_id, server = %server, "join by this server failed");
@@ -92,13 +91,12 @@ impl Rooms {
         server: &ServerName,
         user: &UserId,
         room_id: &RoomId,
-        profile: &MemberProfile,
-        reason: Option<String>,
+        join: &JoinContent,
     ) -> Result<(), RoomError> {
         let template = self.remote.make_join(server, room_id, user, room_version::SUPPORTED.to_vec()).await?;
         let version = template.room_version.clone().unwrap_or(RoomVersionId::V1);
         let Some(rules) = room_version::rules(&version) else { return Err(RoomError::UnsupportedVersion(version)) };
-        let mut content = with_reason(profile.content("join"), reason);
+        let mut content = join.content();
         if let Some(authoriser) = authoriser_of(&template) {
             content.insert("join_authorised_via_users_server".to_owned(), CanonicalJsonValue::String(authoriser));
         }

@@ -28,6 +28,7 @@ pub mod send;
 pub mod staging;
 pub mod state;
 pub mod state_view;
+pub mod third_party;
 pub mod timeline;
 pub mod upgrade;
 pub mod visibility;

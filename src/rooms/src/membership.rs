@@ -36,6 +36,27 @@ impl MemberProfile {
     }
 }
 
+/// What a user's join event says beside the membership.
+#[derive(Clone, Debug, Default)]
+pub struct JoinContent {
+    pub profile: MemberProfile,
+    pub reason: Option<String>,
+    /// What else the user's client wants in it. A name or picture in here comes before those of the profile.
+    pub extra: CanonicalJsonObject,
+}
+
+/// What a client cannot put into a join event.
+const SET_BY_SERVER: [&str; 3] = ["membership", "join_authorised_via_users_server", "third_party_invite"];
+
+impl JoinContent {
+    pub(crate) fn content(&self) -> CanonicalJsonObject {
+        let mut content = with_reason(self.profile.content("join"), self.reason.clone());
+        let wanted = self.extra.iter().filter(|(field, _)| !SET_BY_SERVER.contains(&field.as_str()));
+        content.extend(wanted.map(|(field, value)| (field.clone(), value.clone())));
+        content
+    }
+}
+
 pub(crate) fn with_reason(mut content: CanonicalJsonObject, reason: Option<String>) -> CanonicalJsonObject {
     if let Some(reason) = reason {
         content.insert("reason".to_owned(), CanonicalJsonValue::String(reason));
@@ -65,14 +86,26 @@ impl Rooms {
         profile: &MemberProfile,
         reason: Option<String>,
     ) -> Result<(), RoomError> {
+        let content = JoinContent { profile: profile.clone(), reason, extra: CanonicalJsonObject::new() };
+        self.join_with(user, room_id, via, &content).await
+    }
+
+    /// As [`Rooms::join`], with more in the join event.
+    pub async fn join_with(
+        &self,
+        user: &UserId,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        join: &JoinContent,
+    ) -> Result<(), RoomError> {
         let room = match self.get_room(room_id)? {
             Some(room) if self.is_server_joined(room.nid, &self.server_name)? => room,
-            _ => return self.join_by_federation(user, room_id, via, profile, reason).await,
+            _ => return self.join_by_federation(user, room_id, via, join).await,
         };
         if self.is_joined(room.nid, user)? {
             return Ok(self.store.barrier().await?);
         }
-        let mut content = with_reason(profile.content("join"), reason.clone());
+        let mut content = join.content();
         match self.authorise_restricted_join(&room, user) {
             Ok(Some(authoriser)) => {
                 content.insert(
@@ -83,7 +116,7 @@ impl Rooms {
             Ok(None) => {}
             // Another server in the room may be able to do what this one cannot.
             Err(RoomError::UnableToAuthoriseJoin(_) | RoomError::UnableToGrantJoin(_)) => {
-                return match self.join_by_federation(user, room_id, via, profile, reason).await {
+                return match self.join_by_federation(user, room_id, via, join).await {
                     Err(RoomError::NotFound(_)) => {
                         Err(RoomError::Forbidden("You are not allowed to join this room".to_owned()))
                     }

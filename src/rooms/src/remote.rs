@@ -150,6 +150,15 @@ pub trait Remote: Send + Sync + 'static {
         event: Box<RawJsonValue>,
         invite_room_state: Vec<serde_json::Value>,
     ) -> RemoteResult<'a, Box<RawJsonValue>>;
+    /// Has an invite made that an identity server vouches for, from a partial member event.
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event: CanonicalJsonObject,
+    ) -> RemoteResult<'a, ()>;
+    /// Whether an identity server's key still counts, says the URL that a third-party invite names for it.
+    fn check_key_validity<'a>(&'a self, url: &'a str, public_key: &'a str) -> RemoteResult<'a, bool>;
     /// The keys with which this event must have been signed, as far as they can be had and were valid when it was sent.
     fn fetch_keys_for_event<'a>(
         &'a self,

@@ -136,6 +136,17 @@ impl Remote for Nobody {
     ) -> RemoteResult<'a, Box<RawValue>> {
         down()
     }
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        _: CanonicalJsonObject,
+    ) -> RemoteResult<'a, ()> {
+        down()
+    }
+    fn check_key_validity<'a>(&'a self, _: &'a str, _: &'a str) -> RemoteResult<'a, bool> {
+        down()
+    }
     fn fetch_keys_for_event<'a>(
         &'a self,
         _: &'a CanonicalJsonObject,

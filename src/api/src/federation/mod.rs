@@ -18,12 +18,14 @@ use ruma::api::federation::{
     openid::get_openid_userinfo,
     query::{get_profile_information, get_room_information},
     space::get_hierarchy,
+    thirdparty::{bind_callback, exchange_invite},
     transactions::send_transaction_message,
 };
 
 use crate::{App, route::Endpoints};
 
 pub mod events;
+pub mod exchange_third_party_invite;
 pub mod hierarchy;
 pub mod invite;
 pub mod keys;
@@ -37,6 +39,7 @@ pub mod send;
 pub mod send_join;
 pub mod send_knock;
 pub mod send_leave;
+pub mod third_party_bound;
 pub mod timestamp_to_event;
 pub mod user_devices;
 pub mod user_keys_claim;
@@ -60,6 +63,8 @@ pub fn router() -> Router<App> {
         .endpoint::<create_knock_event::v1::Request, _>(send_knock::send_knock)
         .at(Method::PUT, "/_matrix/federation/v2/invite/{room_id}/{event_id}", invite::invite)
         .at(Method::PUT, "/_matrix/federation/v1/invite/{room_id}/{event_id}", invite::invite_v1)
+        .endpoint::<exchange_invite::v1::Request, _>(exchange_third_party_invite::exchange_third_party_invite)
+        .endpoint::<bind_callback::v1::Request, _>(third_party_bound::third_party_bound)
         .endpoint::<get_content::v1::Request, _>(media_download::media_download)
         .endpoint::<get_content_thumbnail::v1::Request, _>(media_thumbnail::media_thumbnail)
         .endpoint::<get_event::v1::Request, _>(events::event)

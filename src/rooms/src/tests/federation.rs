@@ -1,11 +1,21 @@
+use chappe_protocol::sign::ServerSigner;
 use chappe_store::{Direction, Order, tables::events::EventStatus};
-use ruma::{MilliSecondsSinceUnixEpoch, RoomVersionId, api::Direction as Paging, events::StateEventType};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, RoomVersionId, api::Direction as Paging, events::StateEventType, owned_server_name,
+};
 use serde_json::{Value, json};
 
 use super::network::{
     Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user,
 };
-use crate::{EventDraft, RoomError, create::Preset, membership::MemberProfile, send::integer, staging::Staging};
+use crate::{
+    EventDraft, RoomError,
+    create::Preset,
+    membership::{JoinContent, MemberProfile},
+    send::integer,
+    staging::Staging,
+    third_party::ThirdPartySigned,
+};
 
 const VERSIONS: [RoomVersionId; 5] =
     [RoomVersionId::V2, RoomVersionId::V6, RoomVersionId::V10, RoomVersionId::V11, RoomVersionId::V12];
@@ -370,4 +380,71 @@ async fn event_of_a_time_before_the_join_is_fetched_from_a_server_that_has_it() 
     assert_eq!(network.asked.lock().len(), asked, "who has the whole history asks nobody");
     let carol = user(&one, "carol");
     assert_eq!(find(&one, &carol, at, Paging::Forward).await, None, "strangers see nothing");
+}
+
+#[tokio::test]
+async fn who_an_identity_server_vouches_for_is_invited_here_and_elsewhere() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob, carol) = (user(&one, "alice"), user(&two, "bob"), user(&one, "carol"));
+    let identity = ServerSigner::from_seed(owned_server_name!("id.example"), "0", &[9; 32]).expect("signer");
+    let word = |user: &ruma::UserId, token: &str| {
+        let signed = json!({ "mxid": user, "sender": alice, "token": token });
+        let mut signed = content(signed);
+        identity.sign_json(&mut signed).expect("signed");
+        ThirdPartySigned::read(signed, None).expect("word")
+    };
+    for version in [RoomVersionId::V2, RoomVersionId::V11, RoomVersionId::V12] {
+        let room_id = one.create_room(&alice, room_request(version.clone(), Preset::PrivateChat)).await.expect("room");
+        for (token, url) in [("good", "https://id.example/valid"), ("revoked", "https://id.example/revoked")] {
+            let key = identity.verify_key_base64();
+            let invite = content(json!({
+                "display_name": "b...", "key_validity_url": url, "public_key": key,
+                "public_keys": [{ "public_key": key, "key_validity_url": url }],
+            }));
+            let draft = EventDraft::state(StateEventType::RoomThirdPartyInvite.to_string(), token, invite);
+            one.send(&alice, &room_id, draft).await.expect("third-party invite");
+        }
+        let refused = |result: Result<(), RoomError>| match result {
+            Err(RoomError::Forbidden(_) | RoomError::Remote(_)) => true,
+            other => panic!("{other:?}"),
+        };
+        assert!(refused(two.accept_third_party_invite(&bob, &room_id, &word(&carol, "good")).await));
+        assert!(refused(two.accept_third_party_invite(&bob, &room_id, &word(&bob, "revoked")).await));
+        assert!(refused(two.accept_third_party_invite(&bob, &room_id, &word(&bob, "unknown")).await));
+        two.accept_third_party_invite(&bob, &room_id, &word(&bob, "good")).await.expect("accepted elsewhere");
+        assert_eq!(membership(&two, &room_id, &bob), "invite", "{version}");
+        two.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
+        one.accept_third_party_invite(&carol, &room_id, &word(&carol, "good")).await.expect("accepted here");
+        network.deliver().await;
+        for server in [&one, &two] {
+            assert_eq!(membership(server, &room_id, &bob), "join", "{version}");
+            assert_eq!(membership(server, &room_id, &carol), "invite", "{version}");
+        }
+        assert_eq!(state_of(&one, &room_id), state_of(&two, &room_id), "{version}");
+    }
+}
+
+#[tokio::test]
+async fn join_event_says_what_the_client_wants_in_it_but_for_what_the_server_sets() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob, carol) = (user(&one, "alice"), user(&two, "bob"), user(&one, "carol"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    let join = JoinContent {
+        profile: MemberProfile { display_name: Some("Profile".to_owned()), avatar_url: None },
+        reason: Some("curious".to_owned()),
+        extra: content(
+            json!({ "foo": "bar", "membership": "ban", "join_authorised_via_users_server": "@x:y.example" }),
+        ),
+    };
+    one.join_with(&carol, &room_id, &[], &join).await.expect("local join");
+    two.join_with(&bob, &room_id, &[one.server_name().to_owned()], &join).await.expect("remote join");
+    let room = one.require_room(&room_id).expect("room");
+    for user in [&bob, &carol] {
+        let said: Value =
+            one.get_state_content(room.nid, &StateEventType::RoomMember, user.as_str()).expect("read").expect("member");
+        let wanted = json!({ "membership": "join", "displayname": "Profile", "reason": "curious", "foo": "bar" });
+        assert_eq!(said, wanted, "{user}");
+    }
 }

@@ -15,9 +15,9 @@ use chappe_store::{
 };
 use parking_lot::Mutex;
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
-    RoomId, RoomVersionId, ServerName, UserId, api::Direction as Paging, events::StateEventType,
-    room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
+    OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId, api::Direction as Paging,
+    events::StateEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
@@ -28,6 +28,7 @@ use crate::{
     membership::{MemberProfile, NoProfiles},
     remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template},
     send::canonical_content,
+    third_party::ThirdPartySigned,
 };
 
 pub(super) struct Network {
@@ -312,6 +313,29 @@ impl Remote for Link {
         asks!(self, server, "invite", |other| other
             .receive_invite(&self.own_name, room_id, event_id, version, &event, invite_room_state)
             .await)
+    }
+
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        mut event: CanonicalJsonObject,
+    ) -> RemoteResult<'a, ()> {
+        let part = |object: &mut CanonicalJsonObject, field: &str| match object.remove(field) {
+            Some(CanonicalJsonValue::Object(part)) => part,
+            _ => CanonicalJsonObject::new(),
+        };
+        let sender = event.get("sender").and_then(|sender| UserId::parse(sender.as_str()?).ok());
+        let target = event.get("state_key").and_then(|target| UserId::parse(target.as_str()?).ok());
+        let signed = part(&mut part(&mut part(&mut event, "content"), "third_party_invite"), "signed");
+        let signed = ThirdPartySigned::read(signed, sender).expect("signed");
+        asks!(self, server, "exchange_third_party_invite", |other| other
+            .receive_third_party_exchange(&self.own_name, room_id, &target.expect("target"), &signed)
+            .await)
+    }
+
+    fn check_key_validity<'a>(&'a self, url: &'a str, _: &'a str) -> RemoteResult<'a, bool> {
+        Box::pin(async move { Ok(url.ends_with("/valid")) })
     }
 
     fn fetch_keys_for_event<'a>(

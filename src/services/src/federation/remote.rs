@@ -5,8 +5,8 @@ use chappe_rooms::remote::{
     FederationGate, JoinAnswer, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template,
 };
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
-    api::Direction, room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId,
+    ServerName, UserId, api::Direction, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
@@ -185,6 +185,26 @@ impl Remote for FederationRemote {
         invite_room_state: Vec<Value>,
     ) -> RemoteResult<'a, Box<RawJsonValue>> {
         ask!(server, self.client.send_invite(server, room_id, event_id, version, &event, &invite_room_state))
+    }
+
+    fn exchange_third_party_invite<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        event: CanonicalJsonObject,
+    ) -> RemoteResult<'a, ()> {
+        Box::pin(async move {
+            let event: Value = CanonicalJsonValue::Object(event).into();
+            let answer = self.client.exchange_third_party_invite(server, room_id, event).await;
+            answer.map_err(|error| remote_error(server, error))
+        })
+    }
+
+    fn check_key_validity<'a>(&'a self, url: &'a str, public_key: &'a str) -> RemoteResult<'a, bool> {
+        Box::pin(async move {
+            let answer = self.client.check_key_validity(url, public_key).await;
+            answer.map_err(|error| RemoteError::Unreachable(error.to_string()))
+        })
     }
 
     fn fetch_keys_for_event<'a>(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use chappe_rooms::Rooms;
+use chappe_rooms::{Rooms, membership::JoinContent};
 use chappe_services::{accounts::Session, profile::Profiles};
 use http::StatusCode;
 use ruma::{
@@ -12,9 +12,10 @@ use ruma::{
     events::StateEventType,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue as RawJsonValue;
 
 use super::{
-    target::{ReasonBody, member_profile},
+    target::{JoinBody, member_profile},
     via::Via,
 };
 use crate::{
@@ -30,9 +31,9 @@ pub async fn handle(
     Authenticated(session): Authenticated,
     PathParams(room_id): PathParams<OwnedRoomId>,
     Via(via): Via,
-    JsonBody(body): JsonBody<ReasonBody>,
+    JsonBody(body): JsonBody<Box<RawJsonValue>>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    join(&rooms, &profiles, &limits, &session, &room_id, &via, body.reason).await?;
+    join(&rooms, &profiles, &limits, &session, &room_id, &via, JoinBody::read(&body)?).await?;
     Ok(RumaResponse(Response::new(room_id)))
 }
 
@@ -44,7 +45,7 @@ pub(super) async fn join(
     session: &Session,
     room_id: &OwnedRoomId,
     via: &[OwnedServerName],
-    reason: Option<String>,
+    body: JoinBody,
 ) -> Result<(), ApiError> {
     let room = rooms.get_room(room_id)?;
     let is_local = match &room {
@@ -59,8 +60,12 @@ pub(super) async fn join(
             "Guests may not join this room",
         ));
     }
-    let profile = member_profile(profiles, &session.user_id)?;
-    Ok(rooms.join(&session.user_id, room_id, via, &profile, reason).await?)
+    if let Some(signed) = &body.third_party_signed {
+        rooms.accept_third_party_invite(&session.user_id, room_id, signed).await?;
+    }
+    let JoinBody { reason, extra, .. } = body;
+    let content = JoinContent { profile: member_profile(profiles, &session.user_id)?, reason, extra };
+    Ok(rooms.join_with(&session.user_id, room_id, via, &content).await?)
 }
 
 /// Guests join only rooms whose state this server knows and that let them in.

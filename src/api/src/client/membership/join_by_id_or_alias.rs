@@ -9,8 +9,9 @@ use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName,
     api::client::membership::join_room_by_id_or_alias::v3::Response,
 };
+use serde_json::value::RawValue as RawJsonValue;
 
-use super::{join::join, target::ReasonBody, via::Via};
+use super::{join::join, target::JoinBody, via::Via};
 use crate::{
     error::ApiError,
     extract::{Authenticated, JsonBody, PathParams, RumaResponse},
@@ -25,10 +26,10 @@ pub async fn handle(
     Authenticated(session): Authenticated,
     PathParams(room): PathParams<OwnedRoomOrAliasId>,
     Via(via): Via,
-    JsonBody(body): JsonBody<ReasonBody>,
+    JsonBody(body): JsonBody<Box<RawJsonValue>>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     let (room_id, via) = resolve(&directory, room, via).await?;
-    join(&rooms, &profiles, &limits, &session, &room_id, &via, body.reason).await?;
+    join(&rooms, &profiles, &limits, &session, &room_id, &via, JoinBody::read(&body)?).await?;
     Ok(RumaResponse(Response::new(room_id)))
 }
 

@@ -1,10 +1,11 @@
 //! Bodies that name a user and a reason, and what the endpoints of memberships check in common.
 
-use chappe_rooms::{Rooms, membership::MemberProfile};
+use chappe_rooms::{Rooms, membership::MemberProfile, send::canonical_content, third_party::ThirdPartySigned};
 use chappe_services::profile::Profiles;
 use http::StatusCode;
-use ruma::{OwnedUserId, RoomId, UserId, api::error::ErrorCode};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, RoomId, UserId, api::error::ErrorCode};
 use serde::Deserialize;
+use serde_json::value::RawValue as RawJsonValue;
 
 use crate::error::ApiError;
 
@@ -28,6 +29,30 @@ impl TargetBody {
 pub struct ReasonBody {
     #[serde(default)]
     pub reason: Option<String>,
+}
+
+/// The body of a join: a reason, an invite that an identity server vouches for, and what else shall be in the join event.
+pub struct JoinBody {
+    pub reason: Option<String>,
+    pub third_party_signed: Option<ThirdPartySigned>,
+    pub extra: CanonicalJsonObject,
+}
+
+impl JoinBody {
+    pub fn read(body: &RawJsonValue) -> Result<Self, ApiError> {
+        let mut extra = canonical_content(body.get())?;
+        let reason = match extra.remove("reason") {
+            None | Some(CanonicalJsonValue::Null) => None,
+            Some(CanonicalJsonValue::String(reason)) => Some(reason),
+            Some(_) => return Err(ApiError::bad_json("The reason is not a string")),
+        };
+        let third_party_signed = match extra.remove("third_party_signed") {
+            None | Some(CanonicalJsonValue::Null) => None,
+            Some(CanonicalJsonValue::Object(signed)) => Some(ThirdPartySigned::read(signed, None)?),
+            Some(_) => return Err(ApiError::bad_json("third_party_signed is not an object")),
+        };
+        Ok(Self { reason, third_party_signed, extra })
+    }
 }
 
 /// How the user shows in member events.

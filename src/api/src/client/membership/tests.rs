@@ -145,3 +145,23 @@ async fn members_are_listed_by_membership_and_by_token() {
     assert_eq!(refusal(&three.server.get(&path, Some(&carol)).await), (403, "M_FORBIDDEN"));
     assert_eq!(refusal(&three.server.get(&path, None).await), (401, "M_MISSING_TOKEN"));
 }
+
+#[tokio::test]
+async fn join_takes_along_what_its_body_says() {
+    let three = room(json!({ "preset": "public_chat" })).await;
+    let refused = three.act(&three.bob, "join", json!({ "reason": 1 })).await;
+    assert_eq!(refusal(&refused), (400, "M_BAD_JSON"));
+    let refused =
+        three.act(&three.bob, "join", json!({ "third_party_signed": { "mxid": "@bob:chappe.example" } })).await;
+    assert_eq!(refusal(&refused), (400, "M_BAD_JSON"));
+    let word =
+        json!({ "mxid": "@bob:chappe.example", "sender": "@alice:chappe.example", "token": "t", "signatures": {} });
+    let refused = three.act(&three.bob, "join", json!({ "third_party_signed": word })).await;
+    assert_eq!(refusal(&refused), (403, "M_FORBIDDEN"));
+    let path = format!("/_matrix/client/v3/join/{}", three.room);
+    let joined = three.server.post(&path, Some(&three.bob), json!({ "foo": "bar", "membership": "ban" })).await;
+    assert_eq!(joined.0, StatusCode::OK, "{}", joined.1);
+    let path = format!("/_matrix/client/v3/rooms/{}/state/m.room.member/@bob:chappe.example", three.room);
+    let member = three.server.get(&path, Some(&three.alice)).await.1;
+    assert_eq!((&member["membership"], &member["foo"]), (&json!("join"), &json!("bar")));
+}

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use chappe_rooms::{EventDraft, Rooms, membership::MemberProfile, send::canonical_content};
+use chappe_rooms::{
+    EventDraft, Rooms,
+    membership::{JoinContent, MemberProfile},
+    send::canonical_content,
+};
 use chappe_services::{accounts::Session, directory::Directory, profile::Profiles};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, UserId,
@@ -71,7 +75,9 @@ impl Member<'_> {
         let reason = text(&content, "reason");
         match membership {
             MembershipState::Join if is_own && !is_joined => {
-                rooms.join(sender, room_id, &[], &self.profile(&content)?, reason).await?;
+                content.remove("reason");
+                let profile = member_profile(self.profiles, sender)?;
+                rooms.join_with(sender, room_id, &[], &JoinContent { profile, reason, extra: content }).await?;
             }
             MembershipState::Join if is_own => {
                 let profile = self.profile(&content)?;

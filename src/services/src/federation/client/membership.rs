@@ -7,10 +7,13 @@ use http::Method;
 use ruma::{EventId, RoomId, RoomVersionId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue as RawJsonValue};
+use url::Url;
 
 use super::{
-    FEDERATION_V1, FEDERATION_V2, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, path, with_query,
+    FEDERATION_V1, FEDERATION_V2, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, TIMEOUT, path,
+    with_query,
 };
+use crate::connector::Request;
 
 /// Whether a join wants the whole state at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +177,42 @@ impl FederationClient {
             Err(error) => Err(error),
         }
     }
+
+    /// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`.
+    pub async fn exchange_third_party_invite(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        event: Value,
+    ) -> Result<(), FederationError> {
+        let path = path(FEDERATION_V1, ["exchange_third_party_invite", room_id.as_str()]);
+        let Nothing {} = self.request(server, FederationRequest::new(Method::PUT, path).with_body(event)).await?;
+        Ok(())
+    }
+
+    /// `GET` of the `key_validity_url` of a third-party invite: whether an identity server's key still counts. Not signed.
+    ///
+    /// Spec: Identity Service API, `GET /pubkey/isvalid`.
+    pub async fn check_key_validity(&self, url: &str, public_key: &str) -> Result<bool, FederationError> {
+        #[derive(Deserialize)]
+        struct Validity {
+            valid: bool,
+        }
+        let malformed =
+            |error: &dyn std::fmt::Display| FederationError::Malformed(format!("key_validity_url: {error}"));
+        let mut url = Url::parse(url).map_err(|error| malformed(&error))?;
+        let host = url.host_str().and_then(|host| ServerName::parse(host).ok()).ok_or_else(|| malformed(&"no host"))?;
+        self.policy.check(&host)?;
+        url.query_pairs_mut().append_pair("public_key", public_key);
+        let request = Request { timeout: Some(TIMEOUT), ..Request::get(url) };
+        let answer = self.connector.fetch_capped(request, KEY_VALIDITY_BYTES_MAX).await?;
+        let validity: Validity = serde_json::from_slice(&answer.body).map_err(|error| malformed(&error))?;
+        Ok(answer.status.is_success() && validity.valid)
+    }
 }
+
+/// Largest answer about a key, in bytes.
+const KEY_VALIDITY_BYTES_MAX: usize = 16 * 1024;
 
 fn to_value(event: &RawJsonValue) -> Result<Value, FederationError> {
     serde_json::from_str(event.get()).map_err(|error| FederationError::Malformed(error.to_string()))
