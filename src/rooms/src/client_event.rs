@@ -27,8 +27,17 @@ impl Rooms {
         viewer: Option<Viewer<'_>>,
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
-        let format = ClientFormat { omit_room_id: !with_room_id, unsigned: Some(self.unsigned_of(event, viewer)?) };
+        let format = self.client_format(event, viewer, with_room_id)?;
         event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+    }
+
+    pub(crate) fn client_format(
+        &self,
+        event: &Event,
+        viewer: Option<Viewer<'_>>,
+        with_room_id: bool,
+    ) -> Result<ClientFormat, StoreError> {
+        Ok(ClientFormat { omit_room_id: !with_room_id, unsigned: Some(self.unsigned_of(event, viewer)?) })
     }
 
     fn unsigned_of(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Map<String, Value>, StoreError> {

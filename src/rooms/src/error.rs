@@ -38,6 +38,12 @@ pub enum RoomError {
     /// A restricted join that nobody on this server has the power to grant.
     #[error("{0}")]
     UnableToGrantJoin(String),
+    /// A thread cannot begin with this event.
+    #[error("{0}")]
+    NotThreadRoot(String),
+    /// The sender has annotated the event with this already.
+    #[error("You have already sent this annotation")]
+    DuplicateAnnotation,
     /// The alias or room name is taken.
     #[error("{0}")]
     InUse(String),

@@ -22,6 +22,7 @@ pub mod locks;
 pub mod membership;
 pub mod paging;
 pub mod read;
+pub mod relations;
 pub mod remote;
 pub mod resolve;
 pub mod send;

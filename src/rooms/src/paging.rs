@@ -62,7 +62,7 @@ impl Rooms {
         room: &Room,
         user: &UserId,
         request: PageRequest,
-        admits: impl Fn(&Event) -> bool + Send + Sync,
+        admits: impl Fn(&Event) -> Result<bool, StoreError> + Send + Sync,
     ) -> Result<Page, RoomError> {
         let PageRequest { from, to, direction, limit } = request;
         let is_back = direction == Paging::Backward;
@@ -99,7 +99,7 @@ impl Rooms {
                 }
                 page.end = Some(next);
                 looked_at += 1;
-                if eyes.sees(&event)? && admits(&event) {
+                if eyes.sees(&event)? && admits(&event)? {
                     page.events.push((at, event));
                 }
                 if page.events.len() >= limit || looked_at >= EVENTS_LOOKED_AT_MAX {

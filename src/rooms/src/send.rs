@@ -194,6 +194,7 @@ impl Staging {
         let pdu = self.build_own(sender, draft)?;
         self.check_may_redact(&pdu)?;
         self.check_names_no_creator(&pdu)?;
+        self.check_relation(&pdu)?;
         let pdu = Arc::new(pdu);
         self.check_against_current_state(&pdu)?;
         let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;

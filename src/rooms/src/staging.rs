@@ -18,8 +18,7 @@ use chappe_store::{
     tables::{
         events::{
             BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
-            EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, RELATIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY,
-            TRANSACTIONS,
+            EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
         rooms::{
@@ -39,6 +38,7 @@ use serde_json::value::RawValue as RawJsonValue;
 use crate::{
     Event, Room, RoomError, Rooms,
     auth_chain::ChainBatch,
+    relations::ThreadStage,
     state::{StateChange, StateRoot, TreeBatch},
 };
 
@@ -81,6 +81,7 @@ pub(crate) struct Staging {
     pub(crate) batch: Batch,
     pub(crate) trees: TreeBatch,
     pub(crate) chains: ChainBatch,
+    pub(crate) threads: ThreadStage,
     events: HashMap<OwnedEventId, Arc<Event>>,
     ids: HashMap<EventNid, OwnedEventId>,
     state_at_start: StateRoot,
@@ -102,6 +103,7 @@ impl Staging {
             seen: rooms.store.domain_version(&Domain::Room(room.nid))?,
             trees: rooms.trees.begin(room.nid),
             chains: rooms.chains.begin(),
+            threads: ThreadStage::default(),
             batch,
             events: HashMap::new(),
             ids: HashMap::new(),
@@ -282,9 +284,7 @@ impl Staging {
         let sent_at = event.pdu.origin_server_ts.get().into();
         self.batch.put(&SENT_TIMES, &(room, sent_at, event.pdu.depth, order), &event.nid);
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
-        if let Some((target, relation)) = relation_of(&event.pdu) {
-            self.batch.put(&RELATIONS, &(target, event.nid), &relation);
-        }
+        self.put_relations(event, order)?;
         self.batch.delete(&BACKWARD_EXTREMITIES, &(room, event.pdu.event_id.clone()));
         for prev in &event.pdu.prev_events {
             let known = self.get_event(prev)?;
@@ -359,9 +359,7 @@ impl Staging {
         if event.record.redacted_because.is_some() {
             return Ok(());
         }
-        if let Some((target, _)) = relation_of(&event.pdu) {
-            self.batch.delete(&RELATIONS, &(target, event.nid));
-        }
+        self.delete_relations(event)?;
         event.record.redacted_because = Some(because.to_owned());
         let redacted = event
             .pdu
@@ -425,6 +423,7 @@ impl Staging {
                 }
             }
         }
+        self.put_threads()?;
         if let Some(count) = self.backfilled {
             self.batch.put(&BACKFILLED, &room, &count);
         }
@@ -618,25 +617,4 @@ pub(crate) fn member_record(event: &Event) -> MemberRecord {
         display_name: text(profile.displayname),
         avatar_url: text(profile.avatar_url),
     }
-}
-
-/// The event that an event relates to, and how.
-///
-/// Spec: Client-Server API, Forming relationships between events.
-fn relation_of(pdu: &Pdu) -> Option<(OwnedEventId, String)> {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relates_to: Relation,
-    }
-    #[derive(Deserialize)]
-    struct Relation {
-        rel_type: String,
-        event_id: OwnedEventId,
-    }
-    if !pdu.content.get().contains("m.relates_to") || pdu.is_state() {
-        return None;
-    }
-    let Relation { rel_type, event_id } = pdu.get_content::<Content>().ok()?.relates_to;
-    Some((event_id, rel_type))
 }

@@ -124,12 +124,7 @@ impl Rooms {
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<(Place, Arc<Event>)>, StoreError> {
-        let after = |(depth, order): Place| match order {
-            Order::Live(position) => (depth, Order::Live(position.next())),
-            Order::Backfilled(0 | 1) => (depth, Order::Live(Position::ZERO)),
-            Order::Backfilled(n) => (depth, Order::Backfilled(n - 1)),
-        };
-        let (depth, order) = after(from);
+        let (depth, order) = next_place(from);
         let mut page = Vec::new();
         let rows: Box<dyn Iterator<Item = _>> = match direction {
             Direction::Reverse => {
@@ -160,6 +155,15 @@ impl Rooms {
 
 /// How many of the newest events are looked at for the deepest.
 const NEWEST_EVENTS: usize = 20;
+
+/// The first place that comes after a place.
+pub(crate) fn next_place((depth, order): Place) -> Place {
+    match order {
+        Order::Live(position) => (depth, Order::Live(position.next())),
+        Order::Backfilled(0 | 1) => (depth, Order::Live(Position::ZERO)),
+        Order::Backfilled(n) => (depth, Order::Backfilled(n - 1)),
+    }
+}
 
 /// Right before a place: what a page that starts with the event at it begins from.
 pub fn before((depth, order): Place) -> Token {

@@ -3,11 +3,13 @@
 //! Types that the server writes itself (`m.push_rules`, `m.fully_read`) are refused from clients and written by their owners
 //! through [`queue_put`].
 
+use std::collections::{BTreeMap, HashSet};
+
 use chappe_store::{
     Batch, CommitError, Direction, Domain, Position, Stamped, Store, StoreError, Topic,
     tables::account_data::{ACCOUNT_DATA, ACCOUNT_DATA_LOG, AccountDataChange},
 };
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use crate::guarded::commit_guarded;
@@ -101,6 +103,21 @@ impl AccountData {
         .collect()
     }
 
+    /// Whom a user does not want to hear from.
+    ///
+    /// Spec: Client-Server API, Ignoring Users.
+    pub fn get_ignored_users(&self, user_id: &UserId) -> Result<HashSet<OwnedUserId>, StoreError> {
+        #[derive(Default, serde::Deserialize)]
+        struct Content {
+            #[serde(default)]
+            ignored_users: BTreeMap<String, serde_json::Value>,
+        }
+        let Some(content) = self.get(user_id, None, "m.ignored_user_list")? else { return Ok(HashSet::new()) };
+        let content: Content = serde_json::from_str(&content).unwrap_or_default();
+        let users = content.ignored_users.into_keys().filter_map(|user| OwnedUserId::try_from(user).ok());
+        Ok(users.filter(|user| user != user_id).collect())
+    }
+
     /// The account data, global and of all rooms, written after `from` and up to `to`, in the order of writing; of what was
     /// written more than once, the last.
     pub fn scan_account_data_since(
@@ -157,7 +174,7 @@ fn scope(room_id: Option<&RoomId>) -> String {
     room_id.map(ToString::to_string).unwrap_or_default()
 }
 
-fn key(user_id: &UserId, room_id: Option<&RoomId>, event_type: &str) -> (ruma::OwnedUserId, String, String) {
+fn key(user_id: &UserId, room_id: Option<&RoomId>, event_type: &str) -> (OwnedUserId, String, String) {
     (user_id.to_owned(), scope(room_id), event_type.to_owned())
 }
 

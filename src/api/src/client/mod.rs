@@ -17,6 +17,7 @@ pub mod message;
 pub mod presence;
 pub mod profile;
 pub mod receipt;
+pub mod relations;
 pub mod room;
 pub mod session;
 pub mod sync;
@@ -42,6 +43,7 @@ pub fn router() -> Router<App> {
         .merge(presence::router())
         .merge(profile::router())
         .merge(receipt::router())
+        .merge(relations::router())
         .merge(room::router())
         .merge(session::router())
         .merge(sync::router())

@@ -16,6 +16,8 @@ impl From<RoomError> for ApiError {
             RoomError::MissingParam(message) => Self::missing_param(message),
             RoomError::BadJson(message) => Self::bad_json(message),
             RoomError::TooLarge(message) => Self::too_large(message),
+            RoomError::NotThreadRoot(message) => bad_request(ErrorCode::Unknown, message),
+            RoomError::DuplicateAnnotation => bad_request(ErrorCode::DuplicateAnnotation, error.to_string()),
             RoomError::InUse(message) => bad_request(ErrorCode::RoomInUse, message),
             RoomError::UnableToAuthoriseJoin(message) => bad_request(ErrorCode::UnableToAuthorizeJoin, message),
             RoomError::UnableToGrantJoin(message) => bad_request(ErrorCode::UnableToGrantJoin, message),

@@ -2,4 +2,4 @@
 
 mod federation;
 mod local;
-mod network;
+pub(crate) mod network;

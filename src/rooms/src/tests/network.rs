@@ -31,14 +31,14 @@ use crate::{
     third_party::ThirdPartySigned,
 };
 
-pub(super) struct Network {
+pub(crate) struct Network {
     /// The one clock of all servers.
-    pub(super) clock: Arc<ManualClock>,
+    pub(crate) clock: Arc<ManualClock>,
     servers: Mutex<BTreeMap<OwnedServerName, Rooms>>,
     keys: Mutex<PublicKeys>,
     down: Mutex<BTreeSet<OwnedServerName>>,
     /// Every question asked of a server, by name.
-    pub(super) asked: Mutex<Vec<&'static str>>,
+    pub(crate) asked: Mutex<Vec<&'static str>>,
 }
 
 /// One server's connection to the network.
@@ -48,7 +48,7 @@ struct Link {
 }
 
 impl Network {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             clock: Arc::new(ManualClock::new(1_700_000_000_000)),
             servers: Mutex::default(),
@@ -58,7 +58,7 @@ impl Network {
         })
     }
 
-    pub(super) fn add(self: &Arc<Self>, name: &str) -> Rooms {
+    pub(crate) fn add(self: &Arc<Self>, name: &str) -> Rooms {
         let name = ServerName::parse(name).expect("server name");
         let seed = [u8::try_from(self.servers.lock().len() + 1).expect("few servers"); 32];
         let signer = Arc::new(ServerSigner::from_seed(name.clone(), "a", &seed).expect("signer"));
@@ -77,7 +77,7 @@ impl Network {
         rooms
     }
 
-    pub(super) fn set_down(&self, server: &Rooms, is_down: bool) {
+    pub(crate) fn set_down(&self, server: &Rooms, is_down: bool) {
         let mut down = self.down.lock();
         if is_down {
             down.insert(server.server_name().to_owned());
@@ -87,7 +87,7 @@ impl Network {
     }
 
     /// Hands every queued event to its destination, until nothing is queued for a server that is up.
-    pub(super) async fn deliver(&self) {
+    pub(crate) async fn deliver(&self) {
         loop {
             let servers: Vec<Rooms> = self.servers.lock().values().cloned().collect();
             let mut delivered = 0;
@@ -352,19 +352,19 @@ impl Remote for Link {
 
 // What tests do with rooms.
 
-pub(super) fn user(rooms: &Rooms, name: &str) -> OwnedUserId {
+pub(crate) fn user(rooms: &Rooms, name: &str) -> OwnedUserId {
     UserId::parse(format!("@{name}:{}", rooms.server_name())).expect("user id")
 }
 
-pub(super) fn content(value: Value) -> CanonicalJsonObject {
+pub(crate) fn content(value: Value) -> CanonicalJsonObject {
     canonical_content(&value.to_string()).expect("content")
 }
 
-pub(super) fn text(body: &str) -> EventDraft {
+pub(crate) fn text(body: &str) -> EventDraft {
     EventDraft::message("m.room.message".into(), content(serde_json::json!({ "msgtype": "m.text", "body": body })))
 }
 
-pub(super) fn room_request(version: RoomVersionId, preset: Preset) -> CreateRoom {
+pub(crate) fn room_request(version: RoomVersionId, preset: Preset) -> CreateRoom {
     CreateRoom {
         version: Some(version),
         preset,
@@ -381,17 +381,17 @@ pub(super) fn room_request(version: RoomVersionId, preset: Preset) -> CreateRoom
     }
 }
 
-pub(super) async fn public_room(rooms: &Rooms, creator: &UserId, version: RoomVersionId) -> OwnedRoomId {
+pub(crate) async fn public_room(rooms: &Rooms, creator: &UserId, version: RoomVersionId) -> OwnedRoomId {
     rooms.create_room(creator, room_request(version, Preset::PublicChat)).await.expect("room")
 }
 
-pub(super) fn membership(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> String {
+pub(crate) fn membership(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> String {
     let nid = rooms.get_room_nid(room_id).expect("read").expect("room");
     rooms.get_membership(nid, user).expect("read").to_string()
 }
 
 /// The current state as a server sees it: type and state key to event id.
-pub(super) fn state_of(rooms: &Rooms, room_id: &RoomId) -> BTreeMap<(String, String), OwnedEventId> {
+pub(crate) fn state_of(rooms: &Rooms, room_id: &RoomId) -> BTreeMap<(String, String), OwnedEventId> {
     let room = rooms.require_room(room_id).expect("room");
     let entries = rooms.get_current_state(room.nid).expect("state").into_iter().map(|event| {
         let key = (event.pdu.kind.to_string(), event.pdu.state_key().unwrap_or_default().to_owned());
@@ -401,7 +401,7 @@ pub(super) fn state_of(rooms: &Rooms, room_id: &RoomId) -> BTreeMap<(String, Str
 }
 
 /// The bodies of the messages in the timeline, in the order they came.
-pub(super) fn bodies(rooms: &Rooms, room_id: &RoomId) -> Vec<String> {
+pub(crate) fn bodies(rooms: &Rooms, room_id: &RoomId) -> Vec<String> {
     let room = rooms.require_room(room_id).expect("room");
     let (events, _) = rooms
         .get_timeline(room.nid, Default::default(), chappe_store::Position(u64::MAX >> 2), 1000)
@@ -410,12 +410,12 @@ pub(super) fn bodies(rooms: &Rooms, room_id: &RoomId) -> Vec<String> {
     events.into_iter().filter_map(|(_, event)| event.pdu.get_content().ok().and_then(body)).collect()
 }
 
-pub(super) fn topic(rooms: &Rooms, room_id: &RoomId) -> Option<String> {
+pub(crate) fn topic(rooms: &Rooms, room_id: &RoomId) -> Option<String> {
     let room = rooms.require_room(room_id).expect("room");
     let content: Value = rooms.get_state_content(room.nid, &StateEventType::RoomTopic, "").expect("read")?;
     content.get("topic").and_then(Value::as_str).map(str::to_owned)
 }
 
-pub(super) fn set_topic(topic: &str) -> EventDraft {
+pub(crate) fn set_topic(topic: &str) -> EventDraft {
     EventDraft::state("m.room.topic", "", content(serde_json::json!({ "topic": topic })))
 }

@@ -5,10 +5,13 @@
 use std::collections::HashSet;
 
 use chappe_protocol::pdu::Pdu;
+use chappe_rooms::{Event, Rooms, relations::relation_of};
+use chappe_store::StoreError;
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, UserId,
     api::client::filter::{EventFormat, Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter, UrlFilter},
 };
+use serde::Deserialize;
 use serde_json::Value;
 
 /// How many timeline events a room is given when the client does not say.
@@ -78,9 +81,41 @@ pub struct EventFilter {
     rooms: RoomList,
     url: Option<UrlFilter>,
     limit: Option<usize>,
+    relations: RelationFilter,
+}
+
+/// What a filter says of relations.
+#[derive(Debug, Default, Deserialize)]
+struct RelationFilter {
+    /// Only events that something of these types, or by these senders, relates to.
+    related_by_rel_types: Option<Vec<String>>,
+    related_by_senders: Option<HashSet<OwnedUserId>>,
+    /// Only events that themselves relate to others in one of these ways (MSC3874).
+    #[serde(alias = "org.matrix.msc3874.rel_types")]
+    rel_types: Option<Vec<String>>,
+    /// No such events (MSC3874).
+    #[serde(default, alias = "org.matrix.msc3874.not_rel_types")]
+    not_rel_types: Vec<String>,
 }
 
 impl SyncFilter {
+    /// Reads a filter as clients send it.
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        #[derive(Default, Deserialize)]
+        struct Relations {
+            #[serde(default)]
+            room: RoomRelations,
+        }
+        #[derive(Default, Deserialize)]
+        struct RoomRelations {
+            #[serde(default)]
+            timeline: RelationFilter,
+        }
+        let mut filter = Self::new(serde_json::from_str(json)?);
+        filter.timeline.relations = serde_json::from_str::<Relations>(json)?.room.timeline;
+        Ok(filter)
+    }
+
     pub fn new(definition: FilterDefinition) -> Self {
         let FilterDefinition { event_fields, event_format, presence, account_data, room, .. } = definition;
         let lazy_load = match room.state.lazy_load_options {
@@ -127,6 +162,7 @@ impl From<RoomEventFilter> for EventFilter {
             rooms: RoomList::new(filter.rooms, filter.not_rooms),
             url: filter.url_filter,
             limit: filter.limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)),
+            relations: RelationFilter::default(),
         }
     }
 }
@@ -145,6 +181,13 @@ impl From<Filter> for EventFilter {
 }
 
 impl EventFilter {
+    /// Reads a filter of events as clients send it; and how it has members loaded, which is not a matter of events.
+    pub fn parse(json: &str) -> Result<(Self, LazyLoadOptions), serde_json::Error> {
+        let definition: RoomEventFilter = serde_json::from_str(json)?;
+        let lazy_load = definition.lazy_load_options;
+        Ok((Self { relations: serde_json::from_str(json)?, ..Self::from(definition) }, lazy_load))
+    }
+
     /// Whether no event of the room can pass: then nothing needs to be read.
     pub fn refuses_all(&self, room: &RoomId) -> bool {
         self.types.as_ref().is_some_and(Vec::is_empty)
@@ -171,7 +214,32 @@ impl EventFilter {
 
     /// Whether an event passes; its room is its caller's business.
     pub fn admits(&self, pdu: &Pdu) -> bool {
-        self.admits_sender(&pdu.sender) && self.admits_type(&pdu.kind.to_string()) && self.admits_url(pdu)
+        self.admits_sender(&pdu.sender)
+            && self.admits_type(&pdu.kind.to_string())
+            && self.admits_url(pdu)
+            && self.admits_relation(pdu)
+    }
+
+    /// As [`EventFilter::admits`], and by what relates to the event.
+    pub fn admits_event(&self, rooms: &Rooms, event: &Event) -> Result<bool, StoreError> {
+        if !self.admits(&event.pdu) {
+            return Ok(false);
+        }
+        let RelationFilter { related_by_rel_types: rel_types, related_by_senders: senders, .. } = &self.relations;
+        if rel_types.is_none() && senders.is_none() {
+            return Ok(true);
+        }
+        rooms.is_related_by(event, rel_types.as_deref(), senders.as_ref())
+    }
+
+    fn admits_relation(&self, pdu: &Pdu) -> bool {
+        let RelationFilter { rel_types, not_rel_types, .. } = &self.relations;
+        if rel_types.is_none() && not_rel_types.is_empty() {
+            return true;
+        }
+        let rel_type = relation_of(pdu).map(|relation| relation.rel_type);
+        let is_wanted = |wanted: &Vec<String>| rel_type.as_ref().is_some_and(|rel_type| wanted.contains(rel_type));
+        rel_types.as_ref().is_none_or(is_wanted) && !is_wanted(not_rel_types)
     }
 
     fn admits_url(&self, pdu: &Pdu) -> bool {
@@ -271,6 +339,16 @@ mod tests {
                 && !filter.admits_type("m.room.name")
                 && !filter.admits_type("org.example")
         );
+    }
+
+    #[test]
+    fn filter_by_relation_is_read_under_both_names() {
+        for json in [r#"{"rel_types":["m.thread"]}"#, r#"{"org.matrix.msc3874.rel_types":["m.thread"]}"#] {
+            let (filter, _) = EventFilter::parse(json).unwrap();
+            assert_eq!(filter.relations.rel_types.as_deref(), Some(&["m.thread".to_owned()][..]), "{json}");
+        }
+        assert!(EventFilter::parse(r#"{"rel_types":"m.thread"}"#).is_err());
+        assert!(SyncFilter::parse(r#"{"room":{"timeline":{"related_by_senders":["nobody"]}}}"#).is_err());
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl View<'_> {
 
     pub(super) fn show_timeline(&self, timeline: &Timeline) -> Result<TimelineSection, SyncError> {
         Ok(TimelineSection {
-            events: self.show_events(timeline.events.iter().map(|(_, event)| &**event))?,
+            events: self.show_timeline_events(timeline)?,
             limited: timeline.limited,
             prev_batch: timeline.prev_batch.to_string(),
         })

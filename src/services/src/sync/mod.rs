@@ -18,10 +18,7 @@ use std::{
 
 use chappe_rooms::{RoomError, Rooms};
 use chappe_store::{CommitError, Position, StoreError};
-use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt, api::client::filter::FilterDefinition,
-    presence::PresenceState,
-};
+use ruma::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt, presence::PresenceState};
 use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
 
@@ -78,7 +75,8 @@ pub struct SyncRequest {
 #[derive(Debug)]
 pub enum FilterChoice {
     None,
-    Inline(Box<FilterDefinition>),
+    /// The filter itself, as JSON text.
+    Inline(String),
     /// The id of a filter that the user stored.
     Stored(String),
 }
@@ -99,6 +97,9 @@ pub enum SyncError {
     /// The client's fault.
     #[error(transparent)]
     InvalidToken(#[from] InvalidSyncToken),
+    /// The client's fault.
+    #[error("The filter is malformed")]
+    MalformedFilter,
     /// The client's fault.
     #[error("No such filter")]
     UnknownFilter,
@@ -225,9 +226,11 @@ impl SyncService {
     fn get_filter(&self, request: &SyncRequest) -> Result<SyncFilter, SyncError> {
         Ok(match &request.filter {
             FilterChoice::None => SyncFilter::default(),
-            FilterChoice::Inline(definition) => SyncFilter::new((**definition).clone()),
+            FilterChoice::Inline(json) => SyncFilter::parse(json).map_err(|_| SyncError::MalformedFilter)?,
             FilterChoice::Stored(id) => {
-                SyncFilter::new(self.sources.filters.get_filter(&request.user_id, id)?.ok_or(SyncError::UnknownFilter)?)
+                let json = self.sources.filters.get_filter_json(&request.user_id, id)?;
+                // What is stored was parsed before; a version of the program that no longer takes it treats it as unknown.
+                json.and_then(|json| SyncFilter::parse(&json).ok()).ok_or(SyncError::UnknownFilter)?
             }
         })
     }
@@ -268,7 +271,7 @@ impl SyncService {
             filter,
             since,
             to,
-            ignored: ignored_users(&sources.account_data, request)?,
+            ignored: sources.account_data.get_ignored_users(&request.user_id)?,
         };
         let account_data = view.read_account_data()?;
         let inbox = sources.to_device.scan(
@@ -363,23 +366,6 @@ fn show_presence(snapshot: &Snapshot) -> Option<Box<RawValue>> {
     }
     content.insert("currently_active".to_owned(), snapshot.currently_active.into());
     show::raw(&json!({ "type": "m.presence", "sender": snapshot.user_id, "content": content }))
-}
-
-/// Whom the user does not want to hear from.
-///
-/// Spec: Client-Server API, Ignoring Users.
-fn ignored_users(account_data: &AccountData, request: &SyncRequest) -> Result<HashSet<OwnedUserId>, StoreError> {
-    #[derive(Default, serde::Deserialize)]
-    struct Content {
-        #[serde(default)]
-        ignored_users: BTreeMap<String, serde_json::Value>,
-    }
-    let Some(content) = account_data.get(&request.user_id, None, "m.ignored_user_list")? else {
-        return Ok(HashSet::new());
-    };
-    let content: Content = serde_json::from_str(&content).unwrap_or_default();
-    let users = content.ignored_users.into_keys().filter_map(|user| OwnedUserId::try_from(user).ok());
-    Ok(users.filter(|user| *user != request.user_id).collect())
 }
 
 #[cfg(test)]

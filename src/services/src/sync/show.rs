@@ -1,6 +1,6 @@
 //! Turning what was read into the JSON that clients get.
 
-use chappe_rooms::{Event, RoomError, client_event::Viewer};
+use chappe_rooms::{Event, RoomError, client_event::Viewer, relations::Audience};
 use ruma::api::client::filter::EventFormat;
 use serde::Serialize;
 use serde_json::{
@@ -8,7 +8,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{View, filter::keep_fields, response::RawEvent};
+use super::{View, filter::keep_fields, response::RawEvent, timeline::Timeline};
 use crate::account_data::AccountDataItem;
 
 /// Serialises plain JSON, which cannot fail but for keys that are no strings.
@@ -33,10 +33,16 @@ pub(super) fn ephemeral(event_type: &str, content: Value) -> Option<RawEvent> {
 
 impl View<'_> {
     /// An event of a room, in the format and with the fields that the client wants.
-    pub(super) fn show_event(&self, event: &Event) -> Result<RawEvent, RoomError> {
+    ///
+    /// With what relates to it, where the client cannot have seen all of that.
+    pub(super) fn show_event(&self, event: &Event, is_bundled: bool) -> Result<RawEvent, RoomError> {
         let viewer = Viewer { user: &self.request.user_id, device: Some(&self.request.device_id) };
         let shown = match self.filter.format {
             EventFormat::Federation => event.pdu.to_federation_raw().map_err(|error| broken(event, &error))?,
+            _ if is_bundled => {
+                let audience = Audience { viewer, ignored: &self.ignored };
+                self.sources.rooms.to_client_bundled(event, audience, false)?
+            }
             _ => self.sources.rooms.to_client(event, Some(viewer), false)?,
         };
         let Some(paths) = &self.filter.fields else { return Ok(shown) };
@@ -48,7 +54,12 @@ impl View<'_> {
         &self,
         events: impl IntoIterator<Item = &'e Event>,
     ) -> Result<Vec<RawEvent>, RoomError> {
-        events.into_iter().map(|event| self.show_event(event)).collect()
+        events.into_iter().map(|event| self.show_event(event, false)).collect()
+    }
+
+    pub(super) fn show_timeline_events(&self, timeline: &Timeline) -> Result<Vec<RawEvent>, RoomError> {
+        let is_bundled = timeline.limited || self.since.is_none();
+        timeline.events.iter().map(|(_, event)| self.show_event(event, is_bundled)).collect()
     }
 }
 

@@ -81,7 +81,7 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         let is_ignored = !event.pdu.is_state() && query.ignored.contains(&event.pdu.sender);
         // What became of the user's own membership is shown whatever the room's visibility says: declining an invite, for one.
         let is_own = event.pdu.is_state_event(&TimelineEventType::RoomMember, query.user.as_str());
-        let is_shown = !is_ignored && query.filter.admits(&event.pdu) && (is_own || eyes.sees(&event)?);
+        let is_shown = !is_ignored && query.filter.admits_event(rooms, &event)? && (is_own || eyes.sees(&event)?);
         if is_shown && timeline.events.len() >= query.limit {
             timeline.limited = true;
             break;

@@ -84,10 +84,6 @@ pub const NEXT_EVENTS: Table<(OwnedEventId, EventNid), ()> = Table::new(16, "nex
 /// Room, event id: a prev event of an event at the back of what is known: where backfill goes on. Value: depth of the event that names it.
 pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new(17, "backward_extremities");
 
-/// Target event id, relating event: `m.relates_to` edges, for bundled aggregations and redactions of relations.
-/// Value: relation type.
-pub const RELATIONS: Table<(OwnedEventId, EventNid), String> = Table::new(18, "relations");
-
 /// Room -> how many events have been backfilled into it: the next [`Order::Backfilled`].
 pub const BACKFILLED: Table<RoomNid, u64> = Table::new(140, "backfilled");
 

@@ -1,7 +1,8 @@
 //! Every table of the store, one file a noun. `docs/STORAGE.md` lists them.
 //!
 //! Table ids are never reused. Ranges: 1-9 the store itself, 10-39 rooms, 40-59 accounts, 60-79 end-to-end encryption,
-//! 80-99 federation, 100-109 media, 110-139 what sync reads beside rooms, 140-159 rooms again.
+//! 80-99 federation, 100-109 media, 110-139 what sync reads beside rooms, 140-160 rooms again, 161-169
+//! what sync reads again. 18 was a former table of relations.
 
 pub mod account_data;
 pub mod accounts;
@@ -16,6 +17,7 @@ pub mod media;
 pub mod outgoing;
 pub mod presence;
 pub mod receipts;
+pub mod relations;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;

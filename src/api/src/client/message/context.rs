@@ -2,14 +2,18 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+};
 use chappe_rooms::{
     Event, Room, RoomError, Rooms,
     client_event::Viewer,
     paging::{Page, PageRequest},
+    relations::Audience,
     timeline::{Place, Token, after, before},
 };
-use chappe_services::sync::filter::EventFilter;
+use chappe_services::account_data::AccountData;
 use ruma::{
     OwnedUserId,
     api::{Direction, client::context::get_context::v3::Request},
@@ -18,7 +22,7 @@ use ruma::{
 use serde::Serialize;
 use serde_json::value::RawValue as RawJsonValue;
 
-use super::shown::{RawEvents, senders, show};
+use super::shown::{RawEvents, filter_of, senders, show, show_bundled};
 use crate::{
     error::ApiError,
     extract::{Authenticated, Ruma},
@@ -39,7 +43,9 @@ pub struct Context {
 
 pub async fn handle(
     State(rooms): State<Rooms>,
+    State(account_data): State<Arc<AccountData>>,
     Authenticated(session): Authenticated,
+    RawQuery(query): RawQuery,
     Ruma(request): Ruma<Request>,
 ) -> Result<Json<Context>, ApiError> {
     let not_found = || ApiError::not_found("Event not found");
@@ -47,9 +53,11 @@ pub async fn handle(
     let event = rooms.get_visible_event(&room, &session.user_id, &request.event_id)?.ok_or_else(not_found)?;
     let place = rooms.get_place(&event)?.ok_or_else(not_found)?;
     let limit = usize::try_from(request.limit).unwrap_or(LIMIT_MAX).min(LIMIT_MAX);
-    let is_lazy = !request.filter.lazy_load_options.is_disabled();
-    let filter = EventFilter::from(request.filter);
-    let admits = |event: &Event| filter.admits(&event.pdu);
+    let (filter, lazy_load) = filter_of(query.as_deref())?;
+    let is_lazy = !lazy_load.is_disabled();
+    let ignored = account_data.get_ignored_users(&session.user_id)?;
+    let is_ignored = |event: &Event| !event.pdu.is_state() && ignored.contains(&event.pdu.sender);
+    let admits = |event: &Event| Ok(!is_ignored(event) && filter.admits_event(&rooms, event)?);
     let page = |from: Place, direction, limit| PageRequest { from, to: None, direction, limit };
     let user = &session.user_id;
     let older = rooms
@@ -61,14 +69,15 @@ pub async fn handle(
     let last = events_of(&newer).last().unwrap_or(&event);
     let state = state_at(&rooms, &room, last, is_lazy.then(|| senders(events())))?;
     let viewer = Viewer { user, device: Some(&session.device_id) };
+    let audience = Audience { viewer, ignored: &ignored };
     let start = older.events.last().map_or(before(place), |(place, _)| before(*place));
     let end = newer.events.last().map_or(after(place), |(place, _)| after(*place));
     Ok(Json(Context {
         start: start.to_string(),
         end: end.to_string(),
-        event: rooms.to_client(&event, Some(viewer), true)?,
-        events_before: show(&rooms, viewer, events_of(&older))?,
-        events_after: show(&rooms, viewer, events_of(&newer))?,
+        event: rooms.to_client_bundled(&event, audience, true)?,
+        events_before: show_bundled(&rooms, audience, events_of(&older))?,
+        events_after: show_bundled(&rooms, audience, events_of(&newer))?,
         state: show(&rooms, viewer, &state)?,
     }))
 }

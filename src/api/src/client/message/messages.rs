@@ -1,25 +1,43 @@
 //! GET /_matrix/client/v3/rooms/{roomId}/messages (client-server API, "Getting events for a room").
 
-use axum::{Json, extract::State};
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Query, RawQuery, State, rejection::QueryRejection},
+};
 use chappe_rooms::{
-    Room, Rooms,
+    Event, Room, Rooms,
     client_event::Viewer,
     paging::PageRequest,
+    relations::Audience,
     state_view::StateView,
     timeline::{Place, Token, after},
 };
-use chappe_services::sync::filter::EventFilter;
-use ruma::api::{Direction, client::message::get_message_events::v3::Request};
-use serde::Serialize;
+use chappe_services::account_data::AccountData;
+use ruma::{OwnedRoomId, UInt, api::Direction};
+use serde::{Deserialize, Serialize};
 
-use super::shown::{RawEvents, members_at, senders, show};
+use super::shown::{RawEvents, filter_of, members_at, senders, show, show_bundled};
 use crate::{
     error::ApiError,
-    extract::{Authenticated, Ruma},
+    extract::{Authenticated, PathParams},
 };
 
 /// The longest page.
 const LIMIT_MAX: usize = 1_000;
+
+/// The length of a page when the client does not say.
+const LIMIT_DEFAULT: usize = 10;
+
+/// The direction is required, but who may not look at the room learns only that.
+#[derive(Deserialize)]
+pub struct Parameters {
+    from: Option<String>,
+    to: Option<String>,
+    dir: Option<Direction>,
+    limit: Option<UInt>,
+}
 
 #[derive(Serialize)]
 pub struct Messages {
@@ -33,37 +51,44 @@ pub struct Messages {
 
 pub async fn handle(
     State(rooms): State<Rooms>,
+    State(account_data): State<Arc<AccountData>>,
     Authenticated(session): Authenticated,
-    Ruma(request): Ruma<Request>,
+    PathParams((room_id,)): PathParams<(OwnedRoomId,)>,
+    RawQuery(query): RawQuery,
+    parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Result<Json<Messages>, ApiError> {
-    let (room, view) = rooms.require_state_view(&request.room_id, &session.user_id)?;
-    let from = match &request.from {
+    let (room, view) = rooms.require_state_view(&room_id, &session.user_id)?;
+    let Query(parameters) = parameters.map_err(|error| ApiError::invalid_param(error.body_text()))?;
+    let direction = parameters.dir.ok_or_else(|| ApiError::missing_param("The query must hold dir"))?;
+    let from = match &parameters.from {
         Some(token) => rooms.get_place_of_token(room.nid, token.parse()?)?,
-        None => start(&rooms, &room, view, request.dir)?,
+        None => start(&rooms, &room, view, direction)?,
     };
-    let to = match &request.to {
+    let to = match &parameters.to {
         Some(token) => Some(rooms.get_place_of_token(room.nid, token.parse()?)?),
         None => None,
     };
-    let limit = usize::try_from(request.limit).unwrap_or(LIMIT_MAX).clamp(1, LIMIT_MAX);
-    let is_lazy = !request.filter.lazy_load_options.is_disabled();
-    let filter = EventFilter::from(request.filter);
-    let wanted = PageRequest { from, to, direction: request.dir, limit };
+    let limit = parameters.limit.map_or(LIMIT_DEFAULT, |limit| usize::try_from(limit).unwrap_or(LIMIT_MAX));
+    let (filter, lazy_load) = filter_of(query.as_deref())?;
+    let wanted = PageRequest { from, to, direction, limit: limit.clamp(1, LIMIT_MAX) };
     let admits_room = filter.admits_room(&room.id);
-    let page = rooms
-        .get_visible_page(&room, &session.user_id, wanted, |event| admits_room && filter.admits(&event.pdu))
-        .await?;
+    let ignored = account_data.get_ignored_users(&session.user_id)?;
+    let is_ignored = |event: &Event| !event.pdu.is_state() && ignored.contains(&event.pdu.sender);
+    let admits = |event: &Event| Ok(admits_room && !is_ignored(event) && filter.admits_event(&rooms, event)?);
+    let page = rooms.get_visible_page(&room, &session.user_id, wanted, admits).await?;
 
     let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
     let events = || page.events.iter().map(|(_, event)| event);
     let state = match page.events.first() {
-        Some((_, first)) if is_lazy => show(&rooms, viewer, &members_at(&rooms, &room, first, &senders(events()))?)?,
+        Some((_, first)) if !lazy_load.is_disabled() => {
+            show(&rooms, viewer, &members_at(&rooms, &room, first, &senders(events()))?)?
+        }
         _ => Vec::new(),
     };
     Ok(Json(Messages {
-        start: request.from.unwrap_or_else(|| after(from).to_string()),
+        start: parameters.from.unwrap_or_else(|| after(from).to_string()),
         end: page.end.as_ref().map(Token::to_string),
-        chunk: show(&rooms, viewer, events())?,
+        chunk: show_bundled(&rooms, Audience { viewer, ignored: &ignored }, events())?,
         state,
     }))
 }

@@ -9,7 +9,7 @@ mod context;
 mod messages;
 mod redact;
 mod send;
-mod shown;
+pub(crate) mod shown;
 
 pub fn router() -> Router<App> {
     Router::new()

@@ -2,11 +2,21 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use chappe_rooms::{Event, Room, RoomError, Rooms, client_event::Viewer};
-use ruma::{OwnedUserId, events::StateEventType};
+use chappe_rooms::{Event, Room, RoomError, Rooms, client_event::Viewer, relations::Audience};
+use chappe_services::sync::filter::EventFilter;
+use ruma::{OwnedUserId, api::client::filter::LazyLoadOptions, events::StateEventType};
 use serde_json::value::RawValue as RawJsonValue;
 
-pub(super) type RawEvents = Vec<Box<RawJsonValue>>;
+use crate::error::ApiError;
+
+pub(crate) type RawEvents = Vec<Box<RawJsonValue>>;
+
+/// The filter in the query `filter=`; read from its text, since it has fields of later proposals.
+pub(super) fn filter_of(query: Option<&str>) -> Result<(EventFilter, LazyLoadOptions), ApiError> {
+    let mut pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let Some((_, json)) = pairs.find(|(name, _)| name == "filter") else { return Ok(Default::default()) };
+    EventFilter::parse(&json).map_err(|_| ApiError::invalid_param("The filter is malformed"))
+}
 
 pub(super) fn show<'e>(
     rooms: &Rooms,
@@ -14,6 +24,15 @@ pub(super) fn show<'e>(
     events: impl IntoIterator<Item = &'e Arc<Event>>,
 ) -> Result<RawEvents, RoomError> {
     events.into_iter().map(|event| rooms.to_client(event, Some(viewer), true)).collect()
+}
+
+/// As [`show`], with what relates to the events summed up.
+pub(crate) fn show_bundled<'e>(
+    rooms: &Rooms,
+    audience: Audience<'_>,
+    events: impl IntoIterator<Item = &'e Arc<Event>>,
+) -> Result<RawEvents, RoomError> {
+    events.into_iter().map(|event| rooms.to_client_bundled(event, audience, true)).collect()
 }
 
 /// The senders of these events.

@@ -9,7 +9,7 @@ use axum::{
     extract::{RawQuery, State},
 };
 use chappe_services::sync::{FilterChoice, StateStyle, SyncRequest, SyncService, response::SyncResponse};
-use ruma::api::client::sync::sync_events::v3::{Filter, Request};
+use ruma::api::client::sync::sync_events::v3::Request;
 
 use crate::{
     error::ApiError,
@@ -24,20 +24,17 @@ pub async fn handle(
     RawQuery(query): RawQuery,
     Ruma(request): Ruma<Request>,
 ) -> Result<Json<SyncResponse>, ApiError> {
+    let query = query.as_deref().unwrap_or_default();
     let state_style = match request.use_state_after {
         true => StateStyle::After,
-        false if asks_for_unstable_state_after(query.as_deref().unwrap_or_default()) => StateStyle::AfterUnstable,
+        false if query_value(query, UNSTABLE_STATE_AFTER).as_deref() == Some("true") => StateStyle::AfterUnstable,
         false => StateStyle::Before,
     };
-    let filter = match request.filter {
+    // No id begins with a brace.
+    let filter = match query_value(query, "filter") {
         None => FilterChoice::None,
-        Some(Filter::FilterDefinition(definition)) => FilterChoice::Inline(Box::new(definition)),
-        // No id begins with a brace: this was meant to be a filter, and is none.
-        Some(Filter::FilterId(text)) if text.trim_start().starts_with('{') => {
-            return Err(ApiError::invalid_param("The filter is malformed"));
-        }
-        Some(Filter::FilterId(id)) => FilterChoice::Stored(id),
-        Some(_) => return Err(ApiError::invalid_param("The filter is malformed")),
+        Some(text) if text.trim_start().starts_with('{') => FilterChoice::Inline(text),
+        Some(id) => FilterChoice::Stored(id),
     };
     let answer = sync
         .sync(SyncRequest {
@@ -54,8 +51,9 @@ pub async fn handle(
     Ok(Json(answer))
 }
 
-fn asks_for_unstable_state_after(query: &str) -> bool {
-    url::form_urlencoded::parse(query.as_bytes()).any(|(key, value)| key == UNSTABLE_STATE_AFTER && value == "true")
+fn query_value(query: &str, key: &str) -> Option<String> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
 }
 
 #[cfg(test)]

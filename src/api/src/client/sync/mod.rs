@@ -16,6 +16,7 @@ impl From<SyncError> for ApiError {
     fn from(error: SyncError) -> Self {
         match error {
             SyncError::InvalidToken(error) => Self::invalid_param(error.to_string()),
+            SyncError::MalformedFilter => Self::invalid_param("The filter is malformed"),
             SyncError::UnknownFilter => Self::invalid_param("No such filter"),
             SyncError::Room(error) => error.into(),
             SyncError::Store(error) => error.into(),
