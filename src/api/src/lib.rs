@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
-use axum::{Router, extract::FromRef};
+use axum::{Router, extract::FromRef, middleware};
 use chappe_protocol::clock::Clock;
 use chappe_rooms::Rooms;
 use chappe_services::{
     account_data::AccountData,
     accounts::Accounts,
+    delayed_events::DelayedEvents,
     devices::Devices,
     federation::{incoming::RequestVerifier, keys::ServerKeys, sender::Sender, transactions::Transactions},
     filters::Filters,
@@ -26,12 +27,14 @@ use chappe_services::{
     presence::Presence,
     receipts::Receipts,
     to_device::ToDevice,
+    turn::Turn,
     typing::Typing,
 };
 
 use crate::{client::discovery::DiscoveryConfig, extract::TrustedProxies, rate_limit::RateLimits};
 
 pub mod client;
+mod cost;
 pub mod error;
 pub mod extract;
 pub mod federation;
@@ -54,6 +57,7 @@ pub struct App {
     pub account_data: Arc<AccountData>,
     pub accounts: Arc<Accounts>,
     pub clock: Arc<dyn Clock>,
+    pub delayed_events: Arc<DelayedEvents>,
     pub device_lists: DeviceLists,
     pub devices: Arc<Devices>,
     pub directory: Arc<chappe_services::directory::Directory>,
@@ -75,13 +79,15 @@ pub struct App {
     pub transactions: Arc<Transactions>,
     pub trusted_proxies: Arc<TrustedProxies>,
     pub typing: Arc<Typing>,
+    pub turn: Arc<Turn>,
     pub uia: Arc<Uia>,
     pub verifier: Arc<RequestVerifier>,
 }
 
 /// Every endpoint of the server.
 pub fn router(app: App) -> Router {
-    layers::apply(endpoints()).with_state(app)
+    let counted = endpoints().route_layer(middleware::from_fn_with_state(app.clone(), cost::count));
+    layers::apply(counted).with_state(app)
 }
 
 fn endpoints() -> Router<App> {

@@ -1,11 +1,12 @@
 //! Rate limits: a token bucket for each kind of action and each user or address that does it.
 //!
-//! A handler asks once, after it knows who asks and before it does anything: `limits.check_user(Limit::Message, user)?`. Buckets
-//! live in memory, in bounded number: the one longest unused makes room, which can only forgive.
+//! Most requests are counted by one layer, [`crate::cost`]; a handler counts only what it alone can tell. Buckets live in memory, in
+//! bounded number: the one longest unused makes room, which can only forgive.
 
 use std::{net::IpAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use chappe_protocol::clock::Clock;
+use chappe_services::accounts::Session;
 use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{OwnedUserId, UserId};
@@ -47,6 +48,20 @@ pub struct RateLimitsConfig {
     pub create_room: Rate,
     /// Everything that asks for a password or a third party again, per user.
     pub authentication: Rate,
+    /// Cancelling, restarting and sending delayed events, per address.
+    pub delayed_event: Rate,
+    /// Reading what is quickly found, per user.
+    pub read: Rate,
+    /// Changing anything that has no limit of its own, per user.
+    pub write: Rate,
+    /// Reading what has to be searched, computed or asked of other servers, per user.
+    pub costly: Rate,
+    /// Uploads and downloads, per user.
+    pub media: Rate,
+    /// Whether administrators are never limited.
+    pub exempt_admins: bool,
+    /// Users who are never limited.
+    pub exempt_users: Vec<OwnedUserId>,
 }
 
 impl Default for RateLimitsConfig {
@@ -63,6 +78,13 @@ impl Default for RateLimitsConfig {
             invite: Rate { per_second: 0.3, burst: 10 },
             create_room: Rate { per_second: 0.016, burst: 10 },
             authentication: Rate { per_second: 0.1, burst: 10 },
+            delayed_event: Rate { per_second: 1.0, burst: 5 },
+            read: Rate { per_second: 20.0, burst: 300 },
+            write: Rate { per_second: 10.0, burst: 100 },
+            costly: Rate { per_second: 5.0, burst: 100 },
+            media: Rate { per_second: 20.0, burst: 300 },
+            exempt_admins: true,
+            exempt_users: Vec::new(),
         }
     }
 }
@@ -80,6 +102,18 @@ pub enum Limit {
     Invite,
     CreateRoom,
     Authentication,
+    DelayedEvent,
+    Read,
+    Write,
+    Costly,
+    Media,
+}
+
+impl Limit {
+    /// Whether it is always the address that is counted, even where a user is known.
+    pub(crate) fn counts_addresses(self) -> bool {
+        matches!(self, Self::Registration | Self::RegistrationTokenValidity | Self::LoginAddress | Self::DelayedEvent)
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -105,12 +139,27 @@ impl RateLimits {
         Self { config, clock, buckets: Mutex::new(LruCache::new(BUCKETS_MAX)) }
     }
 
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.config.enabled
+    }
+
     /// Counts an action of this user.
     ///
     /// # Errors
     /// M_LIMIT_EXCEEDED, with the time until the next action is allowed.
     pub fn check_user(&self, limit: Limit, user_id: &UserId) -> Result<(), ApiError> {
+        if self.config.exempt_users.iter().any(|exempt| exempt == user_id) {
+            return Ok(());
+        }
         self.check(limit, Who::User(user_id.to_owned()))
+    }
+
+    /// Counts an action of the user of this session, unless it is one that is never limited.
+    pub fn check_session(&self, limit: Limit, session: &Session) -> Result<(), ApiError> {
+        if session.is_admin && self.config.exempt_admins {
+            return Ok(());
+        }
+        self.check_user(limit, &session.user_id)
     }
 
     /// Counts an action from this address. Requests whose address is unknown (a unix socket without a proxy's header) are the
@@ -152,6 +201,11 @@ impl RateLimits {
             Limit::Invite => config.invite,
             Limit::CreateRoom => config.create_room,
             Limit::Authentication => config.authentication,
+            Limit::DelayedEvent => config.delayed_event,
+            Limit::Read => config.read,
+            Limit::Write => config.write,
+            Limit::Costly => config.costly,
+            Limit::Media => config.media,
         }
     }
 }

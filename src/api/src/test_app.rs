@@ -9,6 +9,7 @@ use chappe_services::{
     account_data::AccountData,
     accounts::{Accounts, AccountsConfig, PasswordHashing},
     connector::{Connector, ConnectorConfig},
+    delayed_events::{DelayedEvents, DelayedEventsConfig},
     devices::Devices,
     directory::Directory,
     federation::{
@@ -22,6 +23,7 @@ use chappe_services::{
         transactions::Transactions,
     },
     filters::Filters,
+    invite_filter::InviteFilter,
     key_backup::KeyBackup,
     keys::{DeviceLists, Keys},
     media::{Media, MediaConfig},
@@ -34,6 +36,7 @@ use chappe_services::{
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
+    turn::{Turn, TurnConfig, TurnLogin},
     typing::Typing,
     uia::Uia,
 };
@@ -87,6 +90,15 @@ impl Default for TestConfig {
     }
 }
 
+fn turn() -> TurnConfig {
+    TurnConfig {
+        uris: vec!["turn:turn.chappe.example".to_owned()],
+        login: TurnLogin::Fixed { username: "shared".to_owned(), password: Secret::new("password") },
+        lifetime_s: 3600,
+        allow_guests: false,
+    }
+}
+
 /// A server under test.
 pub(crate) struct TestApp {
     pub(crate) app: App,
@@ -128,6 +140,7 @@ impl TestApp {
         .unwrap();
         let edus = Arc::new(sender.clone());
 
+        let account_data = Arc::new(AccountData::new(store.clone()));
         let rooms = Rooms::new(
             store.clone(),
             signer,
@@ -136,7 +149,8 @@ impl TestApp {
             policy.clone(),
             profiles.clone(),
             RoomsConfig::default(),
-        );
+        )
+        .with_invite_gate(Arc::new(InviteFilter(account_data.clone())));
         let keys = Keys::new(store.clone(), name.clone(), Arc::new(client.clone()));
         let to_device = Arc::new(ToDevice::new(store.clone(), name.clone(), clock.clone(), keys.clone()));
         let typing = Arc::new(Typing::new(store.clone(), name.clone(), clock.clone(), edus.clone()));
@@ -170,8 +184,7 @@ impl TestApp {
             room_version_default: RoomVersionId::V12,
             room_versions: vec![(RoomVersionId::V11, Stability::Stable), (RoomVersionId::V12, Stability::Stable)],
         };
-        let (account_data, filters) =
-            (Arc::new(AccountData::new(store.clone())), Arc::new(Filters::new(store.clone())));
+        let filters = Arc::new(Filters::new(store.clone()));
         let device_lists = DeviceLists::new(store.clone());
         let sync = Arc::new(SyncService::new(SyncSources {
             rooms: rooms.clone(),
@@ -189,6 +202,7 @@ impl TestApp {
             uia: Arc::new(Uia::new(accounts.clone(), clock.clone())),
             accounts,
             clock: clock.clone(),
+            delayed_events: Arc::new(DelayedEvents::new(rooms.clone(), clock.clone(), DelayedEventsConfig::default())),
             device_lists,
             devices: Arc::new(Devices::new(store.clone(), clock.clone())),
             directory: Arc::new(Directory::new(rooms.clone(), directory_client)),
@@ -210,6 +224,7 @@ impl TestApp {
             to_device,
             transactions,
             trusted_proxies: Arc::new(TrustedProxies::default()),
+            turn: Arc::new(Turn::new(Some(turn()), clock.clone())),
             typing,
         };
         let router = crate::router(app.clone());

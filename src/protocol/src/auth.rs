@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::value::RawValue as RawJsonValue;
 
-use crate::pdu::Pdu;
+use crate::{owned_state, pdu::Pdu};
 
 /// Why the rules refuse an event, in words fit for a log or a client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,7 +47,8 @@ pub fn check_state_dependent(
     pdu: &Pdu,
     fetch_state: impl Fn(&StateEventType, &str) -> Option<Arc<Pdu>>,
 ) -> Result<(), Rejection> {
-    state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, fetch_state).map_err(Rejection)
+    let pdu = owned_state::judge(rules, pdu, &fetch_state)?;
+    state_res::check_state_dependent_auth_rules(&rules.authorization, &*pdu, fetch_state).map_err(Rejection)
 }
 
 /// Which state an event must name in its `auth_events`.

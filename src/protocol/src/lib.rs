@@ -11,6 +11,7 @@ pub mod clock;
 pub mod format;
 pub mod glob;
 pub mod json;
+pub mod owned_state;
 pub mod pdu;
 pub mod power;
 pub mod redact;

@@ -12,8 +12,10 @@ use ruma::{
     room_version_rules::{RoomVersionDisposition, RoomVersionRules},
 };
 
-/// Every supported version, oldest first.
-pub const SUPPORTED: &[RoomVersionId] = &[
+use crate::owned_state;
+
+/// Every supported version of the specification, oldest first.
+const STABLE: &[RoomVersionId] = &[
     RoomVersionId::V1,
     RoomVersionId::V2,
     RoomVersionId::V3,
@@ -28,30 +30,43 @@ pub const SUPPORTED: &[RoomVersionId] = &[
     RoomVersionId::V12,
 ];
 
+/// Every supported version: those of the specification, oldest first, then those of proposals.
+pub fn supported_versions() -> Vec<RoomVersionId> {
+    let mut versions = STABLE.to_vec();
+    versions.extend(RoomVersionId::try_from(owned_state::ROOM_VERSION));
+    versions
+}
+
 /// The rules of a supported version, `None` for any other.
 pub fn rules(version: &RoomVersionId) -> Option<RoomVersionRules> {
-    SUPPORTED.contains(version).then(|| version.rules()).flatten()
+    if STABLE.contains(version) {
+        return version.rules();
+    }
+    if version.as_str() != owned_state::ROOM_VERSION {
+        return None;
+    }
+    let mut rules = RoomVersionId::V10.rules()?;
+    rules.disposition = RoomVersionDisposition::Unstable;
+    Some(rules)
 }
 
 /// Whether rooms of this version can be created, joined and kept.
 pub fn is_supported(version: &RoomVersionId) -> bool {
-    SUPPORTED.contains(version)
+    rules(version).is_some()
 }
 
 /// Every supported version with its stability, as `/capabilities` reports them.
 ///
 /// Spec: Client-Server API, `m.room_versions` capability.
 pub fn supported() -> Vec<(RoomVersionId, RoomVersionStability)> {
-    SUPPORTED
-        .iter()
-        .filter_map(|version| {
-            let stability = match version.rules()?.disposition {
-                RoomVersionDisposition::Stable => RoomVersionStability::Stable,
-                RoomVersionDisposition::Unstable => RoomVersionStability::Unstable,
-            };
-            Some((version.clone(), stability))
-        })
-        .collect()
+    let stability = |version: RoomVersionId| {
+        let stability = match rules(&version)?.disposition {
+            RoomVersionDisposition::Stable => RoomVersionStability::Stable,
+            RoomVersionDisposition::Unstable => RoomVersionStability::Unstable,
+        };
+        Some((version, stability))
+    };
+    supported_versions().into_iter().filter_map(stability).collect()
 }
 
 #[cfg(test)]
@@ -59,11 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_supported_version_has_rules_and_is_stable() {
-        assert_eq!(supported().len(), 12);
+    fn every_supported_version_has_rules_and_those_of_the_specification_are_stable() {
+        assert_eq!(supported().len(), 13);
         for (version, stability) in supported() {
             assert!(rules(&version).is_some() && is_supported(&version));
-            assert_eq!(stability, RoomVersionStability::Stable);
+            assert_eq!(stability == RoomVersionStability::Stable, STABLE.contains(&version));
         }
     }
 

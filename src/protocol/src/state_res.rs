@@ -12,7 +12,7 @@ use std::{
 
 use ruma::{EventId, OwnedEventId, room_version_rules::RoomVersionRules, state_res};
 
-use crate::{pdu::Pdu, state_res_v1};
+use crate::{owned_state::Escaped, pdu::Pdu, state_res_v1};
 
 pub use ruma::state_res::StateMap;
 
@@ -46,18 +46,19 @@ pub fn resolve(
     let Some(v2_rules) = rules.state_res.v2_rules() else {
         return Ok(state_res_v1::resolve(rules, state_maps, fetch));
     };
+    let escaped = Escaped::for_states(state_maps, &fetch);
     let resolved = state_res::resolve(
         &rules.authorization,
         v2_rules,
-        state_maps,
+        &*escaped.states(state_maps),
         auth_chains.into_iter().map(|chain| chain.into_iter().collect()).collect(),
-        fetch,
+        |event_id| fetch(event_id).map(|pdu| escaped.event(pdu)),
         |conflicted| {
             let events = conflicted.values().flatten().cloned().collect();
             conflicted_subgraph(&events).map(|subgraph| subgraph.into_iter().collect())
         },
     )?;
-    Ok(resolved)
+    Ok(escaped.unescape(resolved))
 }
 
 /// [`resolve`] with the subgraph walked through `fetch`.

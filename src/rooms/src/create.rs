@@ -84,7 +84,13 @@ impl Rooms {
         let (local, remote): (Vec<_>, Vec<_>) = request.invite.iter().partition(|user| self.is_local(user));
         for user in local {
             let draft = self.invite_draft(user, None, request.is_direct)?;
-            staging.append_own(creator, draft)?;
+            match staging.append_own(creator, draft) {
+                Ok(_) => {}
+                Err(error @ RoomError::InviteBlocked) => {
+                    tracing::info!(room.id = %room_id, user.id = %user, %error, "invite to new room was refused");
+                }
+                Err(error) => return Err(error),
+            }
         }
         if let Some(alias) = &alias {
             self.put_alias(&mut staging.batch, alias, nid, creator)?;

@@ -14,6 +14,9 @@ pub enum RoomError {
     /// The rules of the room or of this server forbid it.
     #[error("{0}")]
     Forbidden(String),
+    /// The invited user does not take invites from the one who invites.
+    #[error("the user does not take invites from you")]
+    InviteBlocked,
     /// The request says something that cannot be.
     #[error("{0}")]
     Invalid(String),

@@ -25,6 +25,7 @@ use serde_json::value::RawValue as RawJsonValue;
 use crate::{
     Event, EventDraft, RoomError, Rooms,
     membership::{MemberProfile, member_draft, with_reason},
+    remote::InviteVerdict,
     staging::{Relay, Staging, member_record},
 };
 
@@ -119,6 +120,7 @@ impl Rooms {
         if pdu.sender.server_name() != origin {
             return Err(RoomError::Forbidden("The sender is not of the server that sent the invite".to_owned()));
         }
+        self.check_invite_wanted(&pdu.sender, &target)?;
         let create = stripped.iter().find_map(|event| create_event_of(event, room_id, &rules));
         if !rules.event_format.require_room_create_room_id && create.is_none() {
             return Err(RoomError::MissingParam(
@@ -140,6 +142,16 @@ impl Rooms {
             self.put_out_of_band(nid, &pdu, &target, version, Some(shown)).await?;
         }
         pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))
+    }
+
+    /// Whether a local user takes invites from whoever invites them.
+    ///
+    /// Spec: Client-Server API, Invite permission.
+    pub(crate) fn check_invite_wanted(&self, inviter: &UserId, invited: &UserId) -> Result<(), RoomError> {
+        if !self.is_local(invited) || self.invites.verdict(inviter, invited)? != InviteVerdict::Block {
+            return Ok(());
+        }
+        Err(RoomError::InviteBlocked)
     }
 
     /// What another server tells of a room that this server is not in: of interest only where it takes back an invite or refuses a

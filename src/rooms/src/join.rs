@@ -93,7 +93,7 @@ impl Rooms {
         room_id: &RoomId,
         join: &JoinContent,
     ) -> Result<(), RoomError> {
-        let template = self.remote.make_join(server, room_id, user, room_version::SUPPORTED.to_vec()).await?;
+        let template = self.remote.make_join(server, room_id, user, room_version::supported_versions()).await?;
         let version = template.room_version.clone().unwrap_or(RoomVersionId::V1);
         let Some(rules) = room_version::rules(&version) else { return Err(RoomError::UnsupportedVersion(version)) };
         let mut content = join.content();
@@ -247,7 +247,7 @@ impl Rooms {
         profile: &MemberProfile,
         reason: Option<String>,
     ) -> Result<(), RoomError> {
-        let template = self.remote.make_knock(server, room_id, user, room_version::SUPPORTED.to_vec()).await?;
+        let template = self.remote.make_knock(server, room_id, user, room_version::supported_versions()).await?;
         let version = template.room_version.clone().unwrap_or(RoomVersionId::V1);
         let Some(rules) = room_version::rules(&version).filter(|rules| rules.authorization.knocking) else {
             return Err(RoomError::UnsupportedVersion(version));

@@ -50,7 +50,11 @@ pub use remote::{Remote, RemoteError};
 pub use send::{EventDraft, Sent};
 
 use crate::{
-    auth_chain::AuthChains, event::EventCache, locks::RoomLocks, membership::LocalProfiles, remote::FederationGate,
+    auth_chain::AuthChains,
+    event::EventCache,
+    locks::RoomLocks,
+    membership::LocalProfiles,
+    remote::{AllInvites, FederationGate, InviteGate},
     state::StateTrees,
 };
 
@@ -98,6 +102,7 @@ pub struct Rooms {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) remote: Arc<dyn Remote>,
     pub(crate) gate: Arc<dyn FederationGate>,
+    pub(crate) invites: Arc<dyn InviteGate>,
     pub(crate) profiles: Arc<dyn LocalProfiles>,
     pub(crate) config: Arc<RoomsConfig>,
     pub(crate) server_name: OwnedServerName,
@@ -124,9 +129,15 @@ impl Rooms {
             clock,
             remote,
             gate,
+            invites: Arc::new(AllInvites),
             profiles,
             config: Arc::new(config),
         }
+    }
+
+    /// These rooms, whose local members are invited only as `invites` lets them be.
+    pub fn with_invite_gate(self, invites: Arc<dyn InviteGate>) -> Self {
+        Self { invites, ..self }
     }
 
     pub fn server_name(&self) -> &ServerName {

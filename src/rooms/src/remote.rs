@@ -3,6 +3,7 @@
 use std::{future::Future, pin::Pin};
 
 use chappe_protocol::sign::PublicKeys;
+use chappe_store::StoreError;
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, RoomVersionId,
     ServerName, UserId, api::Direction, room_version_rules::RoomVersionRules,
@@ -180,5 +181,29 @@ pub struct OpenGate;
 impl FederationGate for OpenGate {
     fn is_allowed(&self, _: &ServerName) -> bool {
         true
+    }
+}
+
+/// What becomes of an invite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InviteVerdict {
+    Allow,
+    /// It goes through, but the invited user is not shown it.
+    Ignore,
+    /// It is refused.
+    Block,
+}
+
+/// From whom this server's users take invites. Asked before an invite of one of them is signed or sent.
+pub trait InviteGate: Send + Sync + 'static {
+    fn verdict(&self, inviter: &UserId, invited: &UserId) -> Result<InviteVerdict, StoreError>;
+}
+
+/// Everyone takes invites from everyone.
+pub struct AllInvites;
+
+impl InviteGate for AllInvites {
+    fn verdict(&self, _: &UserId, _: &UserId) -> Result<InviteVerdict, StoreError> {
+        Ok(InviteVerdict::Allow)
     }
 }

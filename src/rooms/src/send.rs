@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use chappe_protocol::{
     auth,
     format::{FormatError, MAX_EVENT_BYTES},
-    json,
+    json, owned_state,
     pdu::Pdu,
 };
 use chappe_store::{
@@ -195,8 +195,14 @@ impl Staging {
         self.check_may_redact(&pdu)?;
         self.check_names_no_creator(&pdu)?;
         self.check_relation(&pdu)?;
+        self.check_owned_state_key(&pdu)?;
         let pdu = Arc::new(pdu);
         self.check_against_current_state(&pdu)?;
+        if pdu.membership().is_some_and(|membership| membership.as_str() == "invite")
+            && let Some(invited) = pdu.state_key().and_then(|user| UserId::parse(user).ok())
+        {
+            self.rooms.check_invite_wanted(&pdu.sender, &invited)?;
+        }
         let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
         if let Some(transaction) = transaction {
             let key = transaction_key(sender, &self.room.id, &transaction);
@@ -303,6 +309,15 @@ impl Staging {
             }
             None => Ok(()),
         }
+    }
+
+    /// Where state has owners, a state key that begins with `@` must name one (MSC3757).
+    fn check_owned_state_key(&self, pdu: &Pdu) -> Result<(), RoomError> {
+        let Some(state_key) = pdu.state_key.as_deref().filter(|key| key.starts_with('@')) else { return Ok(()) };
+        if self.room.version.as_str() != owned_state::ROOM_VERSION || owned_state::owner(state_key).is_some() {
+            return Ok(());
+        }
+        Err(RoomError::BadJson("The state key is neither a user id nor one followed by an underscore".to_owned()))
     }
 
     /// From room version 3 a redaction is accepted whoever sent it, and has no effect without the power for it: this server does not

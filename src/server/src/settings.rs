@@ -7,20 +7,23 @@ use chappe_api::{
 use chappe_protocol::room_version;
 use chappe_rooms::RoomsConfig;
 use chappe_services::{
-    accounts::{AccountsConfig, LockoutConfig},
+    accounts::{AccountsConfig, LockoutConfig, PasswordPolicy},
     connector::ConnectorConfig,
+    delayed_events::DelayedEventsConfig,
     federation::keys::{RetiredKey, ServerKeysConfig},
     media::MediaConfig,
     policy::FederationPolicy,
-    registration::{RegistrationConfig, RegistrationMode},
+    registration::{RegistrationConfig, RegistrationMode, TermsDocument, TermsPolicy},
     secret::Secret,
+    turn::{TurnConfig, TurnLogin},
 };
 use chappe_store_rocksdb::RocksOptions;
 use ruma::{RoomVersionId, api::client::discovery::get_capabilities::v3::RoomVersionStability};
 
 use crate::{
     config::{
-        self, Config, DefaultEncryption, Durability, MediaSection, RateLimitsSection, RoomsSection, StorageSection,
+        self, Config, DefaultEncryption, DelayedEventsSection, Durability, MediaSection, RateLimitsSection,
+        RoomsSection, StorageSection, TurnSection,
     },
     signing_key::OldKey,
 };
@@ -76,8 +79,16 @@ pub fn accounts(config: &Config) -> AccountsConfig {
             token: registration.token.as_ref().map(secret),
             shared_secret: registration.shared_secret.as_ref().map(secret),
             allow_guests: registration.allow_guests,
+            terms: config.terms.policies.iter().map(terms_policy).collect(),
         },
         access_token_lifetime_ms: login.access_token_lifetime_seconds.saturating_mul(1000),
+        password_policy: PasswordPolicy {
+            length_min: config.password.minimum_length,
+            require_digit: config.password.require_digit,
+            require_symbol: config.password.require_symbol,
+            require_lowercase: config.password.require_lowercase,
+            require_uppercase: config.password.require_uppercase,
+        },
         lockout: LockoutConfig {
             enabled: login.lockout,
             account_failures_max: login.lockout_account_failures,
@@ -87,6 +98,41 @@ pub fn accounts(config: &Config) -> AccountsConfig {
         },
         ..AccountsConfig::new(config.server_name.clone())
     }
+}
+
+fn terms_policy(policy: &config::TermsPolicy) -> TermsPolicy {
+    let document =
+        |document: &config::TermsDocument| TermsDocument { name: document.name.clone(), url: document.url.clone() };
+    TermsPolicy {
+        id: policy.id.clone(),
+        version: policy.version.clone(),
+        languages: policy.languages.iter().map(|(language, of)| (language.clone(), document(of))).collect(),
+    }
+}
+
+pub fn delayed_events(section: &DelayedEventsSection) -> DelayedEventsConfig {
+    DelayedEventsConfig {
+        delay_ms_max: section.max_delay_seconds.saturating_mul(1000),
+        per_user_max: section.max_per_user,
+    }
+}
+
+/// `None` where no TURN server is configured.
+pub fn turn(section: &TurnSection) -> Option<TurnConfig> {
+    let login = match (&section.secret, &section.username, &section.password) {
+        (Some(secret), _, _) => TurnLogin::SharedSecret(Secret::new(secret.expose())),
+        (None, Some(username), Some(password)) => {
+            TurnLogin::Fixed { username: username.clone(), password: Secret::new(password.expose()) }
+        }
+        _ => return None,
+    };
+    let config = TurnConfig {
+        uris: section.uris.clone(),
+        login,
+        lifetime_s: section.lifetime_seconds,
+        allow_guests: section.allow_guests,
+    };
+    (!config.uris.is_empty()).then_some(config)
 }
 
 pub fn rooms(section: &RoomsSection) -> RoomsConfig {
@@ -150,5 +196,12 @@ pub fn rate_limits(section: &RateLimitsSection) -> RateLimitsConfig {
         invite: rate(section.invite),
         create_room: rate(section.create_room),
         authentication: rate(section.authentication),
+        delayed_event: rate(section.delayed_event),
+        read: rate(section.read),
+        write: rate(section.write),
+        costly: rate(section.costly),
+        media: rate(section.media),
+        exempt_admins: section.exempt_admins,
+        exempt_users: section.exempt_users.clone(),
     }
 }

@@ -12,13 +12,17 @@ use chappe_services::{
     account_data::AccountData,
     accounts::{Accounts, HashError},
     connector::{Connector, ConnectorBuildError},
+    delayed_events::DelayedEvents,
     devices::Devices,
     directory::Directory,
+    event_follower::EventFollower,
     federation::{
         client::FederationClient, destinations::Destinations, incoming::RequestVerifier, keys::ServerKeys,
         remote::FederationRemote, resolver::Resolver, sender::Sender, transactions::Transactions,
     },
     filters::Filters,
+    guests::Guests,
+    invite_filter::InviteFilter,
     key_backup::KeyBackup,
     keys::{DeviceLists, Keys},
     media::Media,
@@ -28,6 +32,7 @@ use chappe_services::{
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
+    turn::Turn,
     typing::Typing,
     uia::Uia,
 };
@@ -131,7 +136,10 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         policy.clone(),
         profiles.clone(),
         settings::rooms(&config.rooms),
-    );
+    )
+    .with_invite_gate(Arc::new(InviteFilter(account_data.clone())));
+    let delayed_events =
+        Arc::new(DelayedEvents::new(rooms.clone(), clock.clone(), settings::delayed_events(&config.delayed_events)));
 
     let directory = Arc::new(Directory::new(rooms.clone(), federation.clone()));
     let spaces = Arc::new(Spaces::new(rooms.clone(), Arc::new(federation.clone()), clock.clone()));
@@ -190,12 +198,19 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     });
     let discovery: Arc<DiscoveryConfig> = Arc::new(settings::discovery(config));
     let rate_limits = Arc::new(RateLimits::new(settings::rate_limits(&config.rate_limits), clock.clone()));
+    let turn = Arc::new(Turn::new(settings::turn(&config.turn), clock.clone()));
     let trusted_proxies = Arc::new(TrustedProxies(config.listen.trusted_proxies.clone()));
 
     let tasks = vec![
         run_until(stop.clone(), typing.clone().run()),
         run_until(stop.clone(), presence.clone().run()),
         run_until(stop.clone(), keys.clone().run()),
+        run_until(stop.clone(), delayed_events.clone().run()),
+        run_until(stop.clone(), delayed_events.clone().follow(EventFollower::open("delayed_events", &rooms)?)),
+        run_until(
+            stop.clone(),
+            Guests::new(accounts.clone(), rooms.clone()).follow(EventFollower::open("guests", &rooms)?),
+        ),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;
@@ -208,6 +223,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         account_data,
         accounts,
         clock,
+        delayed_events,
         device_lists,
         devices,
         directory,
@@ -228,6 +244,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         to_device,
         transactions,
         trusted_proxies,
+        turn,
         typing,
         uia,
         verifier,

@@ -2,6 +2,9 @@
 //!
 //! Types that the server writes itself (`m.push_rules`, `m.fully_read`) are refused from clients and written by their owners
 //! through [`queue_put`].
+//!
+//! Data is deleted by writing `{}` (MSC3391). The row stays, so that clients that sync later learn of it; to everybody else the data is
+//! gone.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -19,6 +22,9 @@ const RESERVED_TYPES: [&str; 2] = ["m.fully_read", "m.push_rules"];
 
 /// Longest type, in bytes.
 const TYPE_BYTES_MAX: usize = 255;
+
+/// The content of deleted data.
+const DELETED: &str = "{}";
 
 /// Account data that was not written.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,13 @@ pub struct AccountDataItem {
     pub position: Position,
 }
 
+impl AccountDataItem {
+    /// Whether this tells of data that is gone.
+    pub fn is_deleted(&self) -> bool {
+        self.content == DELETED
+    }
+}
+
 /// The account data of this server's users.
 pub struct AccountData {
     store: Store,
@@ -58,6 +71,10 @@ impl AccountData {
         Self { store }
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The content of a piece of account data, as JSON text. Without a room: global.
     pub fn get(
         &self,
@@ -66,10 +83,10 @@ impl AccountData {
         event_type: &str,
     ) -> Result<Option<String>, StoreError> {
         let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, room_id, event_type))?;
-        Ok(stored.map(|stored| stored.value))
+        Ok(stored.map(|stored| stored.value).filter(|content| content != DELETED))
     }
 
-    /// Writes what a client asks to.
+    /// Writes what a client asks to. An empty object deletes.
     pub async fn put(
         &self,
         user_id: &UserId,
@@ -77,30 +94,46 @@ impl AccountData {
         event_type: &str,
         content: &RawValue,
     ) -> Result<(), PutAccountDataError> {
-        if RESERVED_TYPES.contains(&event_type) {
-            return Err(PutAccountDataError::Reserved);
-        }
-        if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX || event_type.chars().any(char::is_control) {
-            return Err(PutAccountDataError::InvalidType);
-        }
+        check_type(event_type)?;
         if !content.get().starts_with('{') {
             return Err(PutAccountDataError::NotAnObject);
         }
+        let is_empty = content.get().trim_start_matches('{').trim_start() == "}";
+        let content = if is_empty { DELETED } else { content.get() };
         commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
-            Ok(queue_put(&self.store, batch, user_id, room_id, event_type, content.get())?)
+            if content == DELETED {
+                queue_delete(&self.store, batch, user_id, room_id, event_type)?;
+            } else {
+                queue_put(&self.store, batch, user_id, room_id, event_type, content)?;
+            }
+            Ok(())
         })
         .await
     }
 
-    /// All of a user's global account data, or all for one room.
+    /// Deletes what a client asks to; what does not exist is passed over.
+    pub async fn delete(
+        &self,
+        user_id: &UserId,
+        room_id: Option<&RoomId>,
+        event_type: &str,
+    ) -> Result<(), PutAccountDataError> {
+        check_type(event_type)?;
+        commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
+            Ok(queue_delete(&self.store, batch, user_id, room_id, event_type)?)
+        })
+        .await
+    }
+
+    /// All of a user's global account data, or all for one room; without what was deleted.
     pub fn scan(&self, user_id: &UserId, room_id: Option<&RoomId>) -> Result<Vec<AccountDataItem>, StoreError> {
         let prefix = (user_id.to_owned(), scope(room_id));
         let rows = self.store.scan(&ACCOUNT_DATA, &prefix, Direction::Forward);
-        rows.map(|row| {
+        let items = rows.map(|row| {
             let ((_, _, event_type), Stamped { position, value }) = row?;
             Ok(AccountDataItem { room_id: room_id.map(ToOwned::to_owned), event_type, content: value, position })
-        })
-        .collect()
+        });
+        items.filter(|item| !item.as_ref().is_ok_and(AccountDataItem::is_deleted)).collect()
     }
 
     /// Whom a user does not want to hear from.
@@ -119,7 +152,7 @@ impl AccountData {
     }
 
     /// The account data, global and of all rooms, written after `from` and up to `to`, in the order of writing; of what was
-    /// written more than once, the last.
+    /// written more than once, the last; with what was deleted.
     pub fn scan_account_data_since(
         &self,
         user_id: &UserId,
@@ -170,6 +203,30 @@ pub fn queue_put(
     Ok(())
 }
 
+/// Puts a deletion of account data into a batch that the user's account guards. Data that does not exist is passed over.
+pub fn queue_delete(
+    store: &Store,
+    batch: &mut Batch,
+    user_id: &UserId,
+    room_id: Option<&RoomId>,
+    event_type: &str,
+) -> Result<(), StoreError> {
+    match store.get(&ACCOUNT_DATA, &key(user_id, room_id, event_type))? {
+        Some(before) if before.value != DELETED => queue_put(store, batch, user_id, room_id, event_type, DELETED),
+        _ => Ok(()),
+    }
+}
+
+fn check_type(event_type: &str) -> Result<(), PutAccountDataError> {
+    if RESERVED_TYPES.contains(&event_type) {
+        return Err(PutAccountDataError::Reserved);
+    }
+    if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX || event_type.chars().any(char::is_control) {
+        return Err(PutAccountDataError::InvalidType);
+    }
+    Ok(())
+}
+
 fn scope(room_id: Option<&RoomId>) -> String {
     room_id.map(ToString::to_string).unwrap_or_default()
 }
@@ -206,6 +263,29 @@ mod tests {
         assert!(data.scan_account_data_since(alice, end, end).unwrap().is_empty());
         assert_eq!(data.scan(alice, None).unwrap().len(), 1);
         assert!(data.scan_account_data_since(user_id!("@bob:example.org"), Position::ZERO, end).unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn deleted_data_is_gone_but_told_to_whoever_knew_it() {
+        let store = Store::in_memory();
+        let (data, alice) = (AccountData::new(store.clone()), user_id!("@alice:example.org"));
+        for (deletion, by_put) in [("org.example.a", true), ("org.example.b", false)] {
+            data.put(alice, None, deletion, &raw(r#"{"n":1}"#)).await.unwrap();
+            let known = store.durable_position();
+            if by_put {
+                data.put(alice, None, deletion, &raw("{ }")).await.unwrap();
+            } else {
+                data.delete(alice, None, deletion).await.unwrap();
+            }
+            assert_eq!(data.get(alice, None, deletion).unwrap(), None);
+            assert_eq!(data.scan(alice, None).unwrap(), []);
+            let news = data.scan_account_data_since(alice, known, store.durable_position()).unwrap();
+            assert!(news[0].is_deleted() && news[0].event_type == deletion && news.len() == 1);
+        }
+        let end = store.durable_position();
+        data.delete(alice, None, "org.example.a").await.unwrap();
+        data.delete(alice, None, "org.example.never").await.unwrap();
+        assert_eq!(store.durable_position(), end, "what is not there is not deleted again");
     }
 
     #[tokio::test]

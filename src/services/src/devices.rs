@@ -13,6 +13,7 @@ use chappe_store::{
 use ruma::{DeviceId, OwnedDeviceId, UserId};
 
 use crate::{
+    account_data,
     accounts::{CreateSessionError, NewDevice, Session, queue_tokens_deleted, random_text},
     guarded::commit_guarded,
     keys,
@@ -29,6 +30,10 @@ const DEVICE_ID_LENGTH: usize = 10;
 
 /// How long a device may be active before its last activity is written again.
 const SEEN_EVERY_MS: u64 = 300_000;
+
+/// What stands before the device id in the types of the account data that goes with a device (MSC3890).
+const LOCAL_NOTIFICATION_SETTINGS: [&str; 2] =
+    ["m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."];
 
 /// A device as its owner sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +211,9 @@ pub(crate) fn queue_devices_deleted(
         batch.delete(&DEVICES, &key);
         batch.delete(&DEVICES_SEEN, &key);
         queue_tokens_deleted(store, batch, user_id, device_id)?;
+        for prefix in LOCAL_NOTIFICATION_SETTINGS {
+            account_data::queue_delete(store, batch, user_id, None, &format!("{prefix}{device_id}"))?;
+        }
     }
     keys::queue_devices_deleted(store, batch, user_id, device_ids)
 }

@@ -6,6 +6,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod connector;
+pub mod delayed_events;
 pub mod devices;
 pub mod directory;
 pub mod edu;
@@ -13,6 +14,8 @@ pub mod event_follower;
 pub mod federation;
 pub mod filters;
 mod guarded;
+pub mod guests;
+pub mod invite_filter;
 pub mod key_backup;
 pub mod keys;
 pub mod media;
@@ -25,7 +28,9 @@ pub mod room_summary;
 pub mod secret;
 pub mod spaces;
 pub mod sync;
+pub mod tags;
 pub mod to_device;
+pub mod turn;
 pub mod typing;
 pub mod uia;
 

@@ -1,6 +1,6 @@
 //! Who may register, under which name, and how.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use chappe_store::{
     CommitError, Json, StoreError,
@@ -12,7 +12,7 @@ use ruma::{OwnedUserId, UserId};
 use sha1::Sha1;
 
 use crate::{
-    accounts::{Accounts, CreateSessionError, HashError, LoggedIn, NewDevice, random_text},
+    accounts::{Accounts, CreateSessionError, HashError, LoggedIn, NewDevice, Session, WeakPassword, random_text},
     secret::Secret,
 };
 
@@ -46,6 +46,24 @@ pub struct RegistrationConfig {
     pub shared_secret: Option<Secret>,
     /// Whether guests get an account.
     pub allow_guests: bool,
+    /// What whoever registers has to agree to.
+    pub terms: Vec<TermsPolicy>,
+}
+
+/// A document that whoever registers has to agree to (client-server API, "Terms of service at registration").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermsPolicy {
+    /// An opaque name.
+    pub id: String,
+    pub version: String,
+    /// Language code -> the document's name and address in that language.
+    pub languages: BTreeMap<String, TermsDocument>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TermsDocument {
+    pub name: String,
+    pub url: String,
 }
 
 /// Nonces handed out for registration with the shared secret, and when.
@@ -75,6 +93,11 @@ pub enum RegisterError {
     Username(#[from] UsernameError),
     #[error("the password is longer than {PASSWORD_BYTES_MAX} bytes")]
     PasswordTooLong,
+    #[error(transparent)]
+    WeakPassword(#[from] WeakPassword),
+    /// An account is upgraded with a token and a name that are not of one guest.
+    #[error("the token is not that of the guest of this name")]
+    NotTheGuest,
     #[error("guests are not allowed here")]
     GuestsForbidden,
     #[error(transparent)]
@@ -162,8 +185,8 @@ impl Accounts {
         account: &NewAccount,
         device: Option<&NewDevice>,
     ) -> Result<(OwnedUserId, Option<LoggedIn>), RegisterError> {
-        if account.password.as_ref().is_some_and(|password| password.len() > PASSWORD_BYTES_MAX) {
-            return Err(RegisterError::PasswordTooLong);
+        if let Some(password) = &account.password {
+            self.check_new_password(password)?;
         }
         let username = account.username.clone().unwrap_or_else(|| random_text(b"abcdefghijklmnopqrstuvwxyz", 12));
         let user_id = self.check_username(&username)?;
@@ -183,6 +206,42 @@ impl Accounts {
             batch.put(&PROFILE_FIELDS, &display_name, &Json(user_id.localpart().into()));
             let logged_in = device.map(|device| self.queue_session(batch, &user_id, device)).transpose()?;
             Ok((user_id.clone(), logged_in))
+        })
+        .await
+    }
+
+    /// Whether a password may be given to a new account. Asked again when the account is made.
+    pub fn check_new_password(&self, password: &str) -> Result<(), RegisterError> {
+        if password.len() > PASSWORD_BYTES_MAX {
+            return Err(RegisterError::PasswordTooLong);
+        }
+        Ok(self.config.password_policy.check(password)?)
+    }
+
+    /// Whether a guest may go on under this name as a user: it must be their own.
+    pub fn check_upgrade(&self, guest: &Session, username: Option<&str>) -> Result<(), RegisterError> {
+        let is_own = username.is_some_and(|username| username.to_ascii_lowercase() == guest.user_id.localpart());
+        if guest.is_guest && is_own { Ok(()) } else { Err(RegisterError::NotTheGuest) }
+    }
+
+    /// Makes a guest a user, with a password, and logs in if a device is given (client-server API, "Guest Access").
+    pub async fn upgrade_guest(
+        &self,
+        guest: &Session,
+        password: &str,
+        device: Option<&NewDevice>,
+    ) -> Result<Option<LoggedIn>, RegisterError> {
+        self.check_new_password(password)?;
+        let hash = self.hasher.hash(password).await?;
+        let user_id = &guest.user_id;
+        self.commit_for(user_id, |batch| {
+            let account = self
+                .get_account(user_id)?
+                .filter(|account| account.kind == AccountKind::Guest && account.deactivated_at_ms.is_none());
+            let account = account.ok_or(RegisterError::NotTheGuest)?;
+            let record = AccountRecord { kind: AccountKind::User, password_hash: Some(hash.clone()), ..account };
+            batch.put(&ACCOUNTS, user_id, &record);
+            Ok(device.map(|device| self.queue_session(batch, user_id, device)).transpose()?)
         })
         .await
     }

@@ -292,6 +292,17 @@ impl ToDevice {
         Ok(inbox)
     }
 
+    /// As [`ToDevice::scan`], up to what is durable by now.
+    pub fn scan_durable(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        from: Position,
+        limit: usize,
+    ) -> Result<Inbox, StoreError> {
+        self.scan(user, device, from, self.store.durable_position(), limit)
+    }
+
     /// Deletes the messages of a device up to a position it was given: called with the position of the token it syncs from.
     ///
     /// Does not wait for the disk: what a crash brings back is deleted by the same token again, and not given out after it.

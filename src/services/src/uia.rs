@@ -16,7 +16,7 @@ use ruma::{
 
 use crate::{
     accounts::{Accounts, CheckPasswordError, Session, random_text},
-    registration::RegistrationMode,
+    registration::{RegistrationMode, TermsPolicy},
 };
 
 const SESSIONS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
@@ -28,6 +28,8 @@ pub struct Challenge {
     /// The ways there are: each a row of stages, to be completed all.
     pub flows: Vec<Vec<AuthType>>,
     pub completed: Vec<AuthType>,
+    /// What is to be agreed to, where a stage asks for that.
+    pub terms: Vec<TermsPolicy>,
     /// Names this authentication in the client's next request.
     pub session: String,
     /// Why the stage just tried failed.
@@ -104,11 +106,17 @@ impl Uia {
 
     /// Lets somebody register, as far as the registration mode does.
     pub async fn authorize_registration(&self, auth: Option<&AuthData>) -> Result<(), UiaError> {
-        let flows = match self.accounts.registration_config().mode {
+        let config = self.accounts.registration_config();
+        let mut stages = match config.mode {
             RegistrationMode::Closed => return Err(UiaError::RegistrationClosed),
-            RegistrationMode::Token => vec![vec![AuthType::RegistrationToken]],
-            RegistrationMode::Open => vec![vec![AuthType::Dummy]],
+            RegistrationMode::Token => vec![AuthType::RegistrationToken],
+            RegistrationMode::Open if config.terms.is_empty() => vec![AuthType::Dummy],
+            RegistrationMode::Open => Vec::new(),
         };
+        if !config.terms.is_empty() {
+            stages.push(AuthType::Terms);
+        }
+        let flows = vec![stages];
         self.authorize(None, "register", flows, auth, None).await
     }
 
@@ -159,7 +167,8 @@ impl Uia {
             return Ok(Err(StageFailure::NotOffered));
         }
         match auth {
-            AuthData::Dummy(_) => {}
+            // To send it is to agree.
+            AuthData::Dummy(_) | AuthData::Terms(_) => {}
             AuthData::RegistrationToken(data) => {
                 if !self.accounts.is_registration_token(&data.token) {
                     return Ok(Err(StageFailure::WrongToken));
@@ -187,6 +196,18 @@ impl Uia {
         Ok(Ok(()))
     }
 
+    /// Notes that a stage was completed in a browser, on its fallback page. False if there is no such session.
+    ///
+    /// What the stage asks for has been shown: the registration token, for one, was the right one.
+    pub fn complete_in_browser(&self, id: &str, stage: AuthType) -> bool {
+        let Some(mut progress) = self.get_progress(id) else { return false };
+        if !progress.completed.contains(&stage) {
+            progress.completed.push(stage);
+        }
+        self.sessions.lock().put(id.to_owned(), progress);
+        true
+    }
+
     fn get_progress(&self, id: &str) -> Option<Progress> {
         let mut sessions = self.sessions.lock();
         let progress = sessions.get(id)?.clone();
@@ -208,6 +229,8 @@ impl Uia {
         let session = id.map_or_else(|| random_text(ALPHABET, 24), str::to_owned);
         let completed = progress.completed.clone();
         self.sessions.lock().put(session.clone(), progress);
-        UiaError::Challenge(Challenge { flows, completed, session, failure })
+        let asks_for_terms = flows.iter().flatten().any(|stage| *stage == AuthType::Terms);
+        let terms = if asks_for_terms { self.accounts.registration_config().terms.clone() } else { Vec::new() };
+        UiaError::Challenge(Challenge { flows, completed, terms, session, failure })
     }
 }

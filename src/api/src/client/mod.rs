@@ -6,6 +6,8 @@ use crate::App;
 
 pub mod account;
 pub mod account_data;
+pub mod dehydrated_device;
+pub mod delayed_event;
 pub mod device;
 pub mod directory;
 pub mod discovery;
@@ -21,8 +23,10 @@ pub mod relations;
 pub mod room;
 pub mod session;
 pub mod sync;
+pub mod tag;
 pub mod to_device;
 pub mod typing;
+pub mod voip;
 
 /// Largest body of a client request, in bytes. An event is at most 64 KiB; uploads to a key backup come in the largest bodies,
 /// a few hundred sessions at a time.
@@ -32,6 +36,8 @@ pub fn router() -> Router<App> {
     Router::new()
         .merge(account::router())
         .merge(account_data::router())
+        .merge(dehydrated_device::router())
+        .merge(delayed_event::router())
         .merge(device::router())
         .merge(directory::router())
         .merge(discovery::router())
@@ -47,7 +53,9 @@ pub fn router() -> Router<App> {
         .merge(room::router())
         .merge(session::router())
         .merge(sync::router())
+        .merge(tag::router())
         .merge(to_device::router())
         .merge(typing::router())
+        .merge(voip::router())
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }

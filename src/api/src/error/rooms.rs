@@ -12,6 +12,7 @@ impl From<RoomError> for ApiError {
         match error {
             RoomError::NotFound(message) => Self::not_found(message),
             RoomError::Forbidden(message) => Self::forbidden(message),
+            RoomError::InviteBlocked => Self::new(StatusCode::FORBIDDEN, ErrorCode::InviteBlocked, error.to_string()),
             RoomError::Invalid(message) => Self::invalid_param(message),
             RoomError::MissingParam(message) => Self::missing_param(message),
             RoomError::BadJson(message) => Self::bad_json(message),

@@ -7,12 +7,12 @@ use chappe_services::{
     account_data::PutAccountDataError,
     accounts::{
         AuthenticateError, ChangeAccountError, CheckPasswordError, CreateSessionError, HashError, LoginError,
-        RefreshError,
+        RefreshError, WeakPassword,
     },
     devices::{ChangeDeviceError, InvalidDevice},
     filters::CreateFilterError,
     profile::{GetProfileError, SetProfileError},
-    registration::{RegisterError, SharedSecretError, UsernameError},
+    registration::{RegisterError, SharedSecretError, TermsPolicy, UsernameError},
     uia::{Challenge, StageFailure, UiaError},
 };
 use http::StatusCode;
@@ -121,6 +121,7 @@ impl From<ChangeAccountError> for ApiError {
             ChangeAccountError::Deactivated => {
                 Self::new(StatusCode::FORBIDDEN, ErrorCode::UserDeactivated, "The account is deactivated")
             }
+            ChangeAccountError::Password(error) => error.into(),
             ChangeAccountError::Hash(error) => error.into(),
             ChangeAccountError::Read(error) => error.into(),
             ChangeAccountError::Write(error) => error.into(),
@@ -143,6 +144,8 @@ impl From<RegisterError> for ApiError {
         match error {
             RegisterError::Username(error) => error.into(),
             RegisterError::PasswordTooLong => Self::invalid_param(error.to_string()),
+            RegisterError::WeakPassword(error) => error.into(),
+            RegisterError::NotTheGuest => Self::forbidden(error.to_string()),
             RegisterError::GuestsForbidden => Self::new(
                 StatusCode::FORBIDDEN,
                 ErrorCode::GuestAccessForbidden,
@@ -186,7 +189,7 @@ fn challenge_answer(challenge: &Challenge) -> ApiError {
     let flows: Vec<JsonValue> = challenge.flows.iter().map(|stages| json!({ "stages": stages })).collect();
     let mut fields = Map::new();
     fields.insert("flows".to_owned(), flows.into());
-    fields.insert("params".to_owned(), json!({}));
+    fields.insert("params".to_owned(), stage_params(&challenge.terms));
     fields.insert("session".to_owned(), challenge.session.as_str().into());
     if !challenge.completed.is_empty() {
         fields.insert("completed".to_owned(), json!(challenge.completed));
@@ -199,6 +202,38 @@ fn challenge_answer(challenge: &Challenge) -> ApiError {
         StageFailure::NotOffered => ErrorCode::Unrecognized,
     };
     ApiError::new(StatusCode::UNAUTHORIZED, errcode, failure.to_string()).with_all(fields)
+}
+
+/// What the stages need to know, by stage (client-server API, "Terms of service at registration").
+fn stage_params(terms: &[TermsPolicy]) -> JsonValue {
+    if terms.is_empty() {
+        return json!({});
+    }
+    let policies: Map<String, JsonValue> = terms
+        .iter()
+        .map(|policy| {
+            let mut shown = Map::new();
+            shown.insert("version".to_owned(), policy.version.as_str().into());
+            for (language, document) in &policy.languages {
+                shown.insert(language.clone(), json!({ "name": document.name, "url": document.url }));
+            }
+            (policy.id.clone(), shown.into())
+        })
+        .collect();
+    json!({ "m.login.terms": { "policies": policies } })
+}
+
+impl From<WeakPassword> for ApiError {
+    fn from(error: WeakPassword) -> Self {
+        let errcode = match error {
+            WeakPassword::TooShort { .. } => "M_PASSWORD_TOO_SHORT",
+            WeakPassword::NoDigit => "M_PASSWORD_NO_DIGIT",
+            WeakPassword::NoSymbol => "M_PASSWORD_NO_SYMBOL",
+            WeakPassword::NoLowercase => "M_PASSWORD_NO_LOWERCASE",
+            WeakPassword::NoUppercase => "M_PASSWORD_NO_UPPERCASE",
+        };
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::from(errcode), error.to_string())
+    }
 }
 
 impl From<ChangeDeviceError> for ApiError {

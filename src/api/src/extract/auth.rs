@@ -25,6 +25,10 @@ pub struct Authenticated(pub Session);
 /// The session, if a token was sent.
 pub struct OptionalUser(pub Option<Session>);
 
+/// Request extension: the session, where a layer before the handler has found it out already.
+#[derive(Clone)]
+pub struct Recognised(pub Session);
+
 impl<S> FromRequestParts<S> for OptionalUser
 where
     Arc<Accounts>: FromRef<S>,
@@ -35,6 +39,9 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if let Some(Recognised(session)) = parts.extensions.get() {
+            return Ok(Self(Some(session.clone())));
+        }
         let Some(token) = access_token(parts)? else { return Ok(Self(None)) };
         let session = Arc::<Accounts>::from_ref(state).authenticate(&token)?;
         let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(parts, state).await;

@@ -13,7 +13,7 @@ use crate::{
 async fn every_supported_version_has_rooms_with_the_state_of_their_preset() {
     let server = Network::new().add("one.example");
     let alice = user(&server, "alice");
-    for version in chappe_protocol::room_version::SUPPORTED {
+    for version in &chappe_protocol::room_version::supported_versions() {
         let room_id =
             server.create_room(&alice, room_request(version.clone(), Preset::PrivateChat)).await.expect("room");
         let room = server.require_room(&room_id).expect("room");

@@ -4,6 +4,7 @@
 //! the file and the environment (see [`load`]) and checks what only makes sense together; it opens nothing
 //! else, binds nothing, and no other module reads the environment or the configuration file.
 
+mod delayed_events;
 mod environment;
 mod error;
 #[cfg(test)]
@@ -15,13 +16,16 @@ mod load;
 mod log;
 mod login;
 mod media;
+mod password;
 mod presence;
 mod rate_limits;
 mod registration;
 mod rooms;
 mod secret;
 mod storage;
+mod terms;
 mod tls;
+mod turn;
 mod values;
 mod well_known;
 
@@ -31,6 +35,7 @@ use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    delayed_events::DelayedEventsSection,
     error::{ConfigError, Problem},
     federation::FederationSection,
     listen::{ListenAddress, ListenSection},
@@ -38,13 +43,16 @@ pub use self::{
     log::{LogFormat, LogSection},
     login::LoginSection,
     media::MediaSection,
+    password::PasswordSection,
     presence::PresenceSection,
     rate_limits::{Rate, RateLimitsSection},
     registration::{RegistrationMode, RegistrationSection},
     rooms::{DefaultEncryption, RoomsSection},
     secret::Secret,
     storage::{Durability, StorageSection},
+    terms::{TermsDocument, TermsPolicy, TermsSection},
     tls::TlsSection,
+    turn::TurnSection,
     well_known::{SupportContact, WellKnownSection},
 };
 
@@ -69,13 +77,21 @@ pub struct Config {
     #[serde(default)]
     pub login: LoginSection,
     #[serde(default)]
+    pub password: PasswordSection,
+    #[serde(default)]
+    pub terms: TermsSection,
+    #[serde(default)]
     pub federation: FederationSection,
     #[serde(default)]
     pub rooms: RoomsSection,
     #[serde(default)]
+    pub delayed_events: DelayedEventsSection,
+    #[serde(default)]
     pub presence: PresenceSection,
     #[serde(default)]
     pub media: MediaSection,
+    #[serde(default)]
+    pub turn: TurnSection,
     #[serde(default)]
     pub storage: StorageSection,
     #[serde(default)]
@@ -99,10 +115,14 @@ impl Config {
             well_known: WellKnownSection::default(),
             registration: RegistrationSection::default(),
             login: LoginSection::default(),
+            password: PasswordSection::default(),
+            terms: TermsSection::default(),
             federation: FederationSection::default(),
             rooms: RoomsSection::default(),
+            delayed_events: DelayedEventsSection::default(),
             presence: PresenceSection::default(),
             media: MediaSection::default(),
+            turn: TurnSection::default(),
             storage: StorageSection::default(),
             rate_limits: RateLimitsSection::default(),
             log: LogSection::default(),
@@ -130,9 +150,12 @@ impl Config {
         self.well_known.check(&mut refusals);
         self.registration.check(&mut refusals);
         self.login.check(&mut refusals);
+        self.password.check(&mut refusals);
+        self.terms.check(&mut refusals);
         self.federation.check(&mut refusals);
         self.rooms.check(&mut refusals);
         self.media.check(&mut refusals);
+        self.turn.check(&mut refusals);
         self.storage.check(&mut refusals);
         self.rate_limits.check(&mut refusals);
         self.log.check(&mut refusals);

@@ -3,6 +3,7 @@
 //! Each limit is a bucket: `burst` actions at once, refilled at `per_second`. The starting values are those
 //! that Synapse's operators have lived with.
 
+use ruma::OwnedUserId;
 use serde::{Deserialize, Serialize};
 
 use super::Refusals;
@@ -27,12 +28,16 @@ macro_rules! limits {
         #[serde(deny_unknown_fields, default)]
         pub struct RateLimitsSection {
             pub enabled: bool,
+            /// Whether administrators are never limited.
+            pub exempt_admins: bool,
+            /// Users who are never limited.
+            pub exempt_users: Vec<OwnedUserId>,
             $($(#[$doc])* pub $name: Rate,)*
         }
 
         impl Default for RateLimitsSection {
             fn default() -> Self {
-                Self { enabled: true, $($name: rate($per_second, $burst),)* }
+                Self { enabled: true, exempt_admins: true, exempt_users: Vec::new(), $($name: rate($per_second, $burst),)* }
             }
         }
 
@@ -66,6 +71,16 @@ limits! {
     create_room = (0.016, 10);
     /// Proofs of identity a user gives again, such as a password for a sensitive change.
     authentication = (0.1, 10);
+    /// Delayed events cancelled, restarted or sent at once, from an address.
+    delayed_event = (1.0, 5);
+    /// What a user reads that is quickly found.
+    read = (20.0, 300);
+    /// What a user changes, where there is no limit of its own for it.
+    write = (10.0, 100);
+    /// What a user reads that has to be searched, computed or asked of other servers.
+    costly = (5.0, 100);
+    /// Uploads and downloads of a user.
+    media = (20.0, 300);
 }
 
 impl RateLimitsSection {

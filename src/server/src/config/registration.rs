@@ -1,10 +1,10 @@
 //! `[registration]`: who may make an account.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refusals, Secret};
+use super::{Refusals, Secret, secret};
 
 /// How accounts come into being.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -64,26 +64,11 @@ impl RegistrationSection {
     /// Fills `token` and `shared_secret` from their files. Returns what cannot be read, as (key, found, allowed).
     pub(super) fn read_secret_files(&mut self) -> Vec<(String, String, String)> {
         let mut refusals = Refusals::default();
-        let token = read(&mut refusals, "registration.token_file", self.token_file.as_deref());
-        let shared_secret = read(&mut refusals, "registration.shared_secret_file", self.shared_secret_file.as_deref());
+        let token = secret::read_file(&mut refusals, "registration.token_file", self.token_file.as_deref());
+        let shared_secret =
+            secret::read_file(&mut refusals, "registration.shared_secret_file", self.shared_secret_file.as_deref());
         self.token = self.token.take().or(token);
         self.shared_secret = self.shared_secret.take().or(shared_secret);
         refusals.0
-    }
-}
-
-fn read(refusals: &mut Refusals, key: &str, path: Option<&Path>) -> Option<Secret> {
-    let path = path?;
-    let allowed = "the path of a readable file with the secret in it";
-    match std::fs::read_to_string(path) {
-        Ok(text) if text.trim().is_empty() => {
-            refusals.add(key, format!("{} with nothing in it", path.display()), allowed);
-            None
-        }
-        Ok(text) => Some(Secret::new(text.trim().to_owned())),
-        Err(error) => {
-            refusals.add(key, format!("{} ({error})", path.display()), allowed);
-            None
-        }
     }
 }

@@ -16,6 +16,7 @@ use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 mod login;
 mod openid;
 mod password;
+mod password_policy;
 mod refresh;
 mod session;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod token;
 pub use chappe_store::tables::accounts::{AccountKind, AccountRecord};
 pub use login::{CheckPasswordError, LockoutConfig, LoginError};
 pub use password::{HashError, PasswordHashing};
+pub use password_policy::{PasswordPolicy, WeakPassword};
 pub use refresh::RefreshError;
 pub use session::{CreateSessionError, LoggedIn, NewDevice, Tokens};
 
@@ -42,6 +44,7 @@ pub struct AccountsConfig {
     /// How long an access token is good for whose client can refresh it, in milliseconds.
     pub access_token_lifetime_ms: u64,
     pub password_hashing: PasswordHashing,
+    pub password_policy: PasswordPolicy,
     pub lockout: LockoutConfig,
 }
 
@@ -53,6 +56,7 @@ impl AccountsConfig {
             registration: RegistrationConfig::default(),
             access_token_lifetime_ms: 3_600_000,
             password_hashing: PasswordHashing::default(),
+            password_policy: PasswordPolicy::default(),
             lockout: LockoutConfig::default(),
         }
     }
@@ -89,6 +93,8 @@ pub enum ChangeAccountError {
     NotFound,
     #[error("the account is deactivated")]
     Deactivated,
+    #[error(transparent)]
+    Password(#[from] WeakPassword),
     #[error(transparent)]
     Hash(#[from] HashError),
     #[error(transparent)]
@@ -163,6 +169,7 @@ impl Accounts {
         password: &str,
         log_out_others: LogOutOthers,
     ) -> Result<(), ChangeAccountError> {
+        self.config.password_policy.check(password)?;
         let hash = self.hasher.hash(password).await?;
         self.commit_for(&session.user_id, |batch| {
             self.queue_password(batch, &session.user_id, &hash)?;
@@ -172,6 +179,11 @@ impl Accounts {
             Ok(())
         })
         .await
+    }
+
+    /// What is asked of new passwords.
+    pub fn password_policy(&self) -> &PasswordPolicy {
+        &self.config.password_policy
     }
 
     /// The operator gives a user a new password; all their sessions end.

@@ -395,7 +395,11 @@ fn set_display_name(keys: &mut JsonObject, name: Option<String>) {
     }
 }
 
-fn check_device_keys(user: &UserId, device: &DeviceId, keys: &Raw<DeviceKeys>) -> Result<JsonObject, UploadError> {
+pub(super) fn check_device_keys(
+    user: &UserId,
+    device: &DeviceId,
+    keys: &Raw<DeviceKeys>,
+) -> Result<JsonObject, UploadError> {
     let malformed = |error: serde_json::Error| UploadError::BadDeviceKeys(error.to_string());
     let typed: DeviceKeys = keys.deserialize().map_err(malformed)?;
     if typed.user_id != user || typed.device_id != device {

@@ -10,8 +10,8 @@ use chappe_store::{
     record::Json,
     tables::{
         e2ee::{
-            DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG, DEVICE_LIST_STREAM, FALLBACK_KEYS, JsonObject,
-            KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
+            DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG, DEVICE_LIST_STREAM, FALLBACK_KEYS,
+            JsonObject, KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
         },
         to_device::{TO_DEVICE, TO_DEVICE_TRANSACTION_AGES, TO_DEVICE_TRANSACTIONS},
     },
@@ -75,19 +75,28 @@ pub fn queue_devices_deleted(
     if devices.is_empty() {
         return Ok(());
     }
+    let dehydrated = store.get(&DEHYDRATED_DEVICES, &user.to_owned())?;
+    if dehydrated.is_some_and(|dehydrated| devices.contains(&dehydrated.device_id)) {
+        batch.delete(&DEHYDRATED_DEVICES, &user.to_owned());
+    }
     for device in devices {
-        let row = (user.to_owned(), device.clone());
-        batch.delete(&DEVICE_KEYS, &row);
-        batch.delete_prefix(&ONE_TIME_KEYS, &row);
-        batch.delete_prefix(&ONE_TIME_KEY_PLACES, &row);
-        batch.delete_prefix(&FALLBACK_KEYS, &row);
-        batch.delete_prefix(&TO_DEVICE, &row);
-        batch.delete_prefix(&TO_DEVICE_TRANSACTIONS, &row);
-        batch.delete_prefix(&TO_DEVICE_TRANSACTION_AGES, &row);
-        batch.delete_prefix(&KEY_SIGNATURES, &(user.to_owned(), device.to_string()));
+        queue_device_rows_deleted(batch, user, device);
     }
     let changes = devices.iter().map(|device| DeviceChange { device, keys: None, deleted: true }).collect();
     queue_device_changes(store, batch, user, changes)
+}
+
+/// Everything of a device that keys and messages to devices keep.
+pub(super) fn queue_device_rows_deleted(batch: &mut Batch, user: &UserId, device: &DeviceId) {
+    let row = (user.to_owned(), device.to_owned());
+    batch.delete(&DEVICE_KEYS, &row);
+    batch.delete_prefix(&ONE_TIME_KEYS, &row);
+    batch.delete_prefix(&ONE_TIME_KEY_PLACES, &row);
+    batch.delete_prefix(&FALLBACK_KEYS, &row);
+    batch.delete_prefix(&TO_DEVICE, &row);
+    batch.delete_prefix(&TO_DEVICE_TRANSACTIONS, &row);
+    batch.delete_prefix(&TO_DEVICE_TRANSACTION_AGES, &row);
+    batch.delete_prefix(&KEY_SIGNATURES, &(user.to_owned(), device.to_string()));
 }
 
 /// The rows and EDUs for changed devices of a local user.

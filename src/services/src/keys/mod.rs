@@ -33,6 +33,7 @@ use serde_json::Value;
 
 mod changes;
 mod cross_signing;
+mod dehydrated;
 mod device_keys;
 mod device_lists;
 mod federation;
@@ -43,6 +44,7 @@ mod signature;
 
 pub use changes::{DeviceListChanges, DeviceLists};
 pub use cross_signing::{Reauthentication, SignatureFailure, SignatureFailures, SigningKeys, SigningKeysError};
+pub use dehydrated::{DehydrateError, NewDehydratedDevice, messages_token, parse_messages_token};
 pub use device_keys::{DeviceKeysUpload, UploadError};
 pub use device_lists::{queue_device_added, queue_device_deleted, queue_device_renamed, queue_devices_deleted};
 pub use one_time_keys::{one_time_key_counts, unused_fallback_key_types};

@@ -90,12 +90,41 @@ pub(super) fn queue_one_time_keys(
         if *count > ONE_TIME_KEYS_MAX {
             return Err(UploadError::TooManyKeys);
         }
-        let position = batch.next_position();
-        batch.put(&ONE_TIME_KEY_PLACES, &place, &position);
-        let record = OneTimeKeyRecord { key_id: place.3, json: key.json().get().to_owned() };
-        batch.put(&ONE_TIME_KEYS, &(place.0, place.1, place.2, position), &record);
+        queue_one_time_key(batch, user, device, algorithm, key_id, key);
     }
     Ok(())
+}
+
+/// The one-time keys of a device that is made, or made anew, in the same batch.
+pub(super) fn queue_first_one_time_keys(
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+    keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
+) -> Result<(), UploadError> {
+    if u64::try_from(keys.len()).is_ok_and(|count| count > ONE_TIME_KEYS_MAX) {
+        return Err(UploadError::TooManyKeys);
+    }
+    for (name, key) in keys {
+        let (algorithm, key_id) = check_key(name, key)?;
+        queue_one_time_key(batch, user, device, algorithm, key_id, key);
+    }
+    Ok(())
+}
+
+fn queue_one_time_key(
+    batch: &mut Batch,
+    user: &UserId,
+    device: &DeviceId,
+    algorithm: &str,
+    key_id: &str,
+    key: &Raw<OneTimeKey>,
+) {
+    let place = (user.to_owned(), device.to_owned(), algorithm.to_owned(), key_id.to_owned());
+    let position = batch.next_position();
+    batch.put(&ONE_TIME_KEY_PLACES, &place, &position);
+    let record = OneTimeKeyRecord { key_id: place.3, json: key.json().get().to_owned() };
+    batch.put(&ONE_TIME_KEYS, &(place.0, place.1, place.2, position), &record);
 }
 
 /// Puts newly uploaded fallback keys in the place of the old ones. The same key again stays as used as it was.

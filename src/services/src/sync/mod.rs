@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use crate::{
     account_data::{AccountData, AccountDataItem},
     filters::Filters,
+    invite_filter::InviteRules,
     keys::{DeviceLists, one_time_key_counts, unused_fallback_key_types},
     presence::{Presence, Snapshot},
     receipts::Receipts,
@@ -143,6 +144,7 @@ pub(crate) struct View<'a> {
     /// Everything is read up to here. It is durable.
     to: Position,
     ignored: HashSet<OwnedUserId>,
+    invites: InviteRules,
 }
 
 type KeyCounts = (BTreeMap<OneTimeKeyAlgorithm, UInt>, Vec<OneTimeKeyAlgorithm>);
@@ -272,6 +274,7 @@ impl SyncService {
             since,
             to,
             ignored: sources.account_data.get_ignored_users(&request.user_id)?,
+            invites: InviteRules::load(&sources.account_data, &request.user_id)?,
         };
         let account_data = view.read_account_data()?;
         let inbox = sources.to_device.scan(
@@ -314,7 +317,13 @@ impl View<'_> {
         if self.user_activity() == Activity::None {
             return Ok(Vec::new());
         }
-        self.sources.account_data.scan_account_data_since(&self.request.user_id, self.from(), self.to)
+        let data = &self.sources.account_data;
+        let mut items = data.scan_account_data_since(&self.request.user_id, self.from(), self.to)?;
+        if self.since.is_none() {
+            // A client that knows nothing yet has nothing to delete.
+            items.retain(|item| !item.is_deleted());
+        }
+        Ok(items)
     }
 
     fn show_account_data(&self, items: &[AccountDataItem]) -> Events {

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use chappe_rooms::{Event, Room, Rooms, state::EMPTY};
+use chappe_rooms::{Event, Room, Rooms, remote::InviteVerdict, state::EMPTY};
 use chappe_store::{
     Direction, Position, RoomNid, Stamped, StoreError,
     tables::rooms::{MEMBERSHIP_LOG, MemberRecord},
@@ -197,6 +197,7 @@ impl View<'_> {
         }
         match membership {
             "invite" if self.ignored.contains(&member.sender) => {}
+            "invite" if self.invites.verdict(&member.sender) != InviteVerdict::Allow => {}
             "invite" => {
                 let invite_state = Events { events: self.read_stripped(nid, member)? };
                 section.invite.insert(room_id, InvitedRoom { invite_state });

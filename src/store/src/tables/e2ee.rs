@@ -94,3 +94,15 @@ pub const REMOTE_DEVICES: Table<(OwnedUserId, OwnedDeviceId), Json<RemoteDevice>
 
 /// Server, its user: an update of the user's device list was missed, and the list is yet to be fetched anew.
 pub const STALE_DEVICE_LISTS: Table<(OwnedServerName, OwnedUserId), ()> = Table::new(72, "stale_device_lists");
+
+/// A device that was left with the server, to receive keys while its user has no other (MSC3814).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DehydratedDeviceRecord {
+    pub device_id: OwnedDeviceId,
+    /// What its client needs to bring it back, as JSON text; encrypted for that client.
+    pub data: String,
+}
+record!(DehydratedDeviceRecord, 1);
+
+/// Local user -> dehydrated device. The device itself has rows like any other. Goes with the device.
+pub const DEHYDRATED_DEVICES: Table<OwnedUserId, DehydratedDeviceRecord> = Table::new(181, "dehydrated_devices");

@@ -7,6 +7,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod auth_chain;
+pub mod delayed_events;
 pub mod destinations;
 pub mod domains;
 pub mod e2ee;

@@ -6,9 +6,11 @@ use ruma::api::client::account as ruma_account;
 
 use crate::{App, route::Endpoints};
 
+mod auth_fallback;
 mod deactivate;
 mod openid;
 mod password;
+mod password_policy;
 mod register;
 mod registration_token;
 mod shared_secret;
@@ -19,7 +21,14 @@ mod username;
 mod whoami;
 
 pub fn router() -> Router<App> {
-    Router::new()
+    let mut router = Router::new();
+    for path in auth_fallback::PATHS {
+        router = router.at(Method::GET, path, auth_fallback::show).at(Method::POST, path, auth_fallback::complete);
+    }
+    for path in password_policy::PATHS {
+        router = router.at(Method::GET, path, password_policy::handle);
+    }
+    router
         .endpoint::<ruma_account::change_password::v3::Request, _>(password::handle)
         .endpoint::<ruma_account::check_registration_token_validity::v1::Request, _>(registration_token::handle)
         .endpoint::<ruma_account::deactivate::v3::Request, _>(deactivate::handle)

@@ -44,25 +44,36 @@ pub async fn handle(
     if request.auth.is_some() {
         limits.check_address(Limit::Registration, address)?;
     }
-    // A name that cannot be had is refused before the client goes to the trouble of authenticating.
-    if let Some(username) = &request.username {
-        accounts.check_username(username)?;
+    // What cannot be had is refused before the client goes to the trouble of authenticating.
+    let guest = request.guest_access_token.as_ref().map(|token| accounts.authenticate(token)).transpose()?;
+    match (&guest, &request.username) {
+        (Some(guest), username) => accounts.check_upgrade(guest, username.as_deref())?,
+        (None, Some(username)) => drop(accounts.check_username(username)?),
+        (None, None) => {}
+    }
+    if let Some(password) = &request.password {
+        accounts.check_new_password(password)?;
     }
     uia.authorize_registration(request.auth.as_ref()).await?;
 
     let Some(password) = request.password else {
         return Err(ApiError::missing_param("A password is needed"));
     };
-    let account = NewAccount { username: request.username, password: Some(password), admin: false };
-    if request.inhibit_login {
-        let user_id = accounts.create_user(&account).await?;
-        return Ok(RumaResponse(Response::new(user_id)));
-    }
     let device = NewDevice {
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
         refresh: request.refresh_token,
     };
+    if let Some(guest) = guest {
+        let device = (!request.inhibit_login).then_some(&device);
+        let upgraded = accounts.upgrade_guest(&guest, &password, device).await?;
+        return Ok(RumaResponse(upgraded.map_or_else(|| Response::new(guest.user_id), logged_in)));
+    }
+    let account = NewAccount { username: request.username, password: Some(password), admin: false };
+    if request.inhibit_login {
+        let user_id = accounts.create_user(&account).await?;
+        return Ok(RumaResponse(Response::new(user_id)));
+    }
     Ok(RumaResponse(logged_in(accounts.register(&account, &device).await?)))
 }
 

@@ -8,19 +8,15 @@ use ruma::api::client::account::check_registration_token_validity::v1::{Request,
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse},
-    rate_limit::{Limit, RateLimits},
+    extract::{Ruma, RumaResponse},
 };
 
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
-    State(limits): State<Arc<RateLimits>>,
-    ClientAddress(address): ClientAddress,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if accounts.registration_config().mode == RegistrationMode::Closed {
         return Err(ApiError::forbidden("Registration is closed"));
     }
-    limits.check_address(Limit::RegistrationTokenValidity, address)?;
     Ok(RumaResponse(Response::new(accounts.is_registration_token(&request.token))))
 }

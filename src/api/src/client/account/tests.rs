@@ -214,3 +214,105 @@ async fn malformed_requests_are_told_apart() {
         server.call(Method::POST, "/_matrix/client/v3/user/alice/openid/request_token", Some(&token), json!({})).await;
     assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_INVALID_PARAM".into()));
 }
+
+#[tokio::test]
+async fn guest_becomes_a_user_under_their_own_name() {
+    let mut config = TestConfig::default();
+    config.accounts.registration.allow_guests = true;
+    let server = TestApp::with(config);
+    let (_, guest) = server.post("/_matrix/client/v3/register?kind=guest", None, json!({})).await;
+    let token = guest["access_token"].as_str().unwrap();
+    let name = guest["user_id"].as_str().unwrap().trim_start_matches('@').split(':').next().unwrap().to_owned();
+    let request = |username: &str, token: &str| {
+        json!({
+            "username": username, "password": "secret", "guest_access_token": token, "auth": { "type": "m.login.dummy" }
+        })
+    };
+    let (status, answer) = server.post(REGISTER, None, request("alice", token)).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_FORBIDDEN".into()));
+    assert_eq!(server.post(REGISTER, None, request(&name, "nonsense")).await.0, StatusCode::UNAUTHORIZED);
+    let (status, user) = server.post(REGISTER, None, request(&name, token)).await;
+    assert_eq!((status, &user["user_id"]), (StatusCode::OK, &guest["user_id"]), "{user}");
+    let (_, answer) = server.get("/_matrix/client/v3/account/whoami", user["access_token"].as_str()).await;
+    assert_eq!(answer.get("is_guest"), None);
+    assert_eq!(server.post(REGISTER, None, request(&name, token)).await.0, StatusCode::FORBIDDEN, "no guest any more");
+}
+
+#[tokio::test]
+async fn weak_passwords_are_refused_with_what_they_lack() {
+    use chappe_services::accounts::PasswordPolicy;
+    let mut config = TestConfig::default();
+    config.accounts.password_policy = PasswordPolicy { length_min: 6, require_digit: true, ..Default::default() };
+    let server = TestApp::with(config);
+    let (_, policy) = server.get("/_matrix/client/v3/password_policy", None).await;
+    assert_eq!(policy, json!({ "m.minimum_length": 6, "m.require_digit": true }));
+    for (password, errcode) in [("abc", "M_PASSWORD_TOO_SHORT"), ("abcdefg", "M_PASSWORD_NO_DIGIT")] {
+        let request = json!({ "username": "alice", "password": password });
+        let (status, answer) = server.post(REGISTER, None, request).await;
+        assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &errcode.into()), "before authentication");
+    }
+    let request = json!({ "username": "alice", "password": "abcdef1", "auth": { "type": "m.login.dummy" } });
+    let (_, alice) = server.post(REGISTER, None, request).await;
+    let auth = json!({
+        "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "abcdef1"
+    });
+    let change = json!({ "new_password": "short", "auth": auth });
+    let (status, answer) =
+        server.post("/_matrix/client/v3/account/password", alice["access_token"].as_str(), change).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::BAD_REQUEST, &"M_PASSWORD_TOO_SHORT".into()));
+}
+
+fn with_terms() -> TestApp {
+    use chappe_services::registration::{TermsDocument, TermsPolicy};
+    let document = TermsDocument { name: "Charte".to_owned(), url: "https://chappe.example/charte".to_owned() };
+    let mut config = TestConfig::default();
+    config.accounts.registration.terms = vec![TermsPolicy {
+        id: "charter".to_owned(),
+        version: "1.0".to_owned(),
+        languages: [("fr".to_owned(), document)].into(),
+    }];
+    TestApp::with(config)
+}
+
+#[tokio::test]
+async fn terms_are_shown_and_have_to_be_agreed_to() {
+    let server = with_terms();
+    let request = |auth: serde_json::Value| json!({ "username": "alice", "password": "secret", "auth": auth });
+    let (status, answer) = server.post(REGISTER, None, json!({ "username": "alice", "password": "secret" })).await;
+    assert_eq!((status, &answer["flows"]), (StatusCode::UNAUTHORIZED, &json!([{ "stages": ["m.login.terms"] }])));
+    let document = json!({ "name": "Charte", "url": "https://chappe.example/charte" });
+    let policies = json!({ "charter": { "version": "1.0", "fr": document } });
+    assert_eq!(answer["params"]["m.login.terms"]["policies"], policies);
+    let dummy = request(json!({ "type": "m.login.dummy", "session": answer["session"] }));
+    assert_eq!(server.post(REGISTER, None, dummy).await.0, StatusCode::UNAUTHORIZED);
+    let agreed = request(json!({ "type": "m.login.terms", "session": answer["session"] }));
+    assert_eq!(server.post(REGISTER, None, agreed).await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn stage_is_completed_on_its_fallback_page() {
+    let server = with_terms();
+    let request = json!({ "username": "alice", "password": "secret" });
+    let (_, answer) = server.post(REGISTER, None, request.clone()).await;
+    let session = answer["session"].as_str().unwrap();
+    let page = |stage: &str, session: &str| format!("/_matrix/client/v3/auth/{stage}/fallback/web?session={session}");
+    let get = http::Request::get(page("m.login.terms", session)).body(axum::body::Body::empty()).unwrap();
+    let response = server.send(get).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+    let post = http::Request::post(page("m.login.terms", session)).body(axum::body::Body::empty()).unwrap();
+    assert_eq!(server.send(post).await.status(), StatusCode::OK);
+    let mut request = request;
+    request["auth"] = json!({ "session": session });
+    assert_eq!(server.post(REGISTER, None, request).await.0, StatusCode::OK);
+
+    for (path, expected) in [
+        (page("m.login.terms", "unknown"), StatusCode::BAD_REQUEST),
+        (page("m.login.terms", "%3Cscript%3E"), StatusCode::BAD_REQUEST),
+        (page("m.login.password", session), StatusCode::NOT_FOUND),
+        ("/_matrix/client/v3/auth/m.login.terms/fallback/web".to_owned(), StatusCode::BAD_REQUEST),
+    ] {
+        let post = http::Request::post(&path).body(axum::body::Body::empty()).unwrap();
+        assert_eq!(server.send(post).await.status(), expected, "{path}");
+    }
+}

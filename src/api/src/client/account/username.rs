@@ -8,21 +8,17 @@ use ruma::api::client::account::get_username_availability::v3::{Request, Respons
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse},
-    rate_limit::{Limit, RateLimits},
+    extract::{Ruma, RumaResponse},
 };
 
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
-    State(limits): State<Arc<RateLimits>>,
-    ClientAddress(address): ClientAddress,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     // Where nobody can register, nobody needs to find out who has.
     if accounts.registration_config().mode == RegistrationMode::Closed {
         return Err(ApiError::forbidden("Registration is closed"));
     }
-    limits.check_address(Limit::Registration, address)?;
     accounts.check_username(&request.username)?;
     Ok(RumaResponse(Response::new(true)))
 }

@@ -1,10 +1,13 @@
 //! Account data, global and for rooms.
 
 use axum::Router;
+use http::Method;
 use ruma::{UserId, api::client::config as ruma_config};
 
 use crate::{App, error::ApiError, route::Endpoints};
 
+mod delete_global;
+mod delete_room;
 mod get_global;
 mod get_room;
 mod set_global;
@@ -18,6 +21,8 @@ pub fn router() -> Router<App> {
         .endpoint::<ruma_config::get_room_account_data::v3::Request, _>(get_room::handle)
         .endpoint::<ruma_config::set_global_account_data::v3::Request, _>(set_global::handle)
         .endpoint::<ruma_config::set_room_account_data::v3::Request, _>(set_room::handle)
+        .at(Method::DELETE, delete_global::PATH, delete_global::handle)
+        .at(Method::DELETE, delete_room::PATH, delete_room::handle)
 }
 
 fn check_own(own: &UserId, user_id: &UserId) -> Result<(), ApiError> {

@@ -12,8 +12,19 @@ const VERSIONS: [&str; 24] = [
 ];
 
 /// Features that clients look for by their unstable names, and that this server has.
-const UNSTABLE_FEATURES: [&str; 4] =
-    ["org.matrix.e2e_cross_signing", "org.matrix.msc3882", "uk.tcpip.msc4133", "uk.tcpip.msc4133.stable"];
+const UNSTABLE_FEATURES: [&str; 11] = [
+    "org.matrix.e2e_cross_signing",
+    "org.matrix.msc3391",
+    "org.matrix.msc3757",
+    "org.matrix.msc3814",
+    "org.matrix.msc3882",
+    "org.matrix.msc4140",
+    "org.matrix.msc4155",
+    "org.matrix.msc4380",
+    "org.matrix.msc4380.stable",
+    "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
+];
 
 pub async fn handle() -> Json<JsonValue> {
     let unstable_features: BTreeMap<&str, bool> =

@@ -1,7 +1,5 @@
 //! POST /_matrix/client/v3/rooms/{roomId}/invite (client-server API, "Joining rooms").
 
-use std::sync::Arc;
-
 use axum::{Json, extract::State};
 use chappe_rooms::Rooms;
 use ruma::OwnedRoomId;
@@ -12,7 +10,6 @@ use super::target::{TargetBody, require_known, third_party_denied};
 use crate::{
     error::ApiError,
     extract::{JsonBody, PathParams, User},
-    rate_limit::{Limit, RateLimits},
 };
 
 #[derive(Deserialize)]
@@ -25,7 +22,6 @@ pub struct Body {
 
 pub async fn handle(
     State(rooms): State<Rooms>,
-    State(limits): State<Arc<RateLimits>>,
     User(session): User,
     PathParams(room_id): PathParams<OwnedRoomId>,
     JsonBody(body): JsonBody<Body>,
@@ -34,7 +30,6 @@ pub async fn handle(
         return Err(third_party_denied());
     }
     let target = body.target.target()?;
-    limits.check_user(Limit::Invite, &session.user_id)?;
     require_known(&rooms, &room_id)?;
     rooms.invite(&session.user_id, &room_id, &target, body.target.reason).await?;
     Ok(Json(json!({})))

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use chappe_rooms::{Rooms, membership::JoinContent};
-use chappe_services::{accounts::Session, profile::Profiles};
+use chappe_services::{accounts::Session, guests::Guests, profile::Profiles};
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, OwnedServerName,
     api::{client::membership::join_room_by_id::v3::Response, error::ErrorCode},
-    events::StateEventType,
 };
-use serde::Deserialize;
 use serde_json::value::RawValue as RawJsonValue;
 
 use super::{
@@ -70,11 +68,6 @@ pub(super) async fn join(
 
 /// Guests join only rooms whose state this server knows and that let them in.
 fn may_guests_join(rooms: &Rooms, room_id: &OwnedRoomId) -> Result<bool, ApiError> {
-    #[derive(Deserialize)]
-    struct Content {
-        guest_access: String,
-    }
     let Some(room) = rooms.get_room(room_id)? else { return Ok(false) };
-    let content = rooms.get_state_content::<Content>(room.nid, &StateEventType::RoomGuestAccess, "")?;
-    Ok(content.is_some_and(|content| content.guest_access == "can_join"))
+    Ok(Guests::may_join(rooms, room.nid)?)
 }

@@ -165,3 +165,32 @@ async fn join_takes_along_what_its_body_says() {
     let member = three.server.get(&path, Some(&three.alice)).await.1;
     assert_eq!((&member["membership"], &member["foo"]), (&json!("join"), &json!("bar")));
 }
+
+#[tokio::test]
+async fn blocked_invites_are_refused_and_ignored_ones_are_not_shown() {
+    let server = TestApp::new();
+    let alice = server.register("alice").await;
+    let bob = server.register("bob").await;
+    let (_, created) = server.post("/_matrix/client/v3/createRoom", Some(&alice), json!({})).await;
+    let room = created["room_id"].as_str().unwrap();
+    let invite = format!("/_matrix/client/v3/rooms/{room}/invite");
+    let invited = json!({ "user_id": "@bob:chappe.example" });
+    let data = "/_matrix/client/v3/user/@bob:chappe.example/account_data";
+
+    let blocking = json!({ "default_action": "block" });
+    server.put(&format!("{data}/m.invite_permission_config"), Some(&bob), blocking).await;
+    let (status, answer) = server.post(&invite, Some(&alice), invited.clone()).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_INVITE_BLOCKED".into()));
+    let state = format!("/_matrix/client/v3/rooms/{room}/state/m.room.member/@bob:chappe.example");
+    let (status, answer) = server.put(&state, Some(&alice), json!({ "membership": "invite" })).await;
+    assert_eq!((status, &answer["errcode"]), (StatusCode::FORBIDDEN, &"M_INVITE_BLOCKED".into()));
+    let with_bob = json!({ "invite": ["@bob:chappe.example"] });
+    assert_eq!(server.post("/_matrix/client/v3/createRoom", Some(&alice), with_bob).await.0, StatusCode::OK);
+
+    server.put(&format!("{data}/m.invite_permission_config"), Some(&bob), json!({})).await;
+    let ignoring = json!({ "ignored_users": ["@alice:*"] });
+    server.put(&format!("{data}/org.matrix.msc4155.invite_permission_config"), Some(&bob), ignoring).await;
+    assert_eq!(server.post(&invite, Some(&alice), invited).await.0, StatusCode::OK);
+    let (_, synced) = server.get("/_matrix/client/v3/sync", Some(&bob)).await;
+    assert!(synced["rooms"].get("invite").is_none(), "{synced}");
+}

@@ -8,7 +8,7 @@ use crate::{App, route::Endpoints};
 mod context;
 mod messages;
 mod redact;
-mod send;
+pub(in crate::client) mod send;
 pub(crate) mod shown;
 
 pub fn router() -> Router<App> {

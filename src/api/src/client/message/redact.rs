@@ -1,7 +1,5 @@
 //! PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId} (client-server API, "Redactions").
 
-use std::sync::Arc;
-
 use axum::extract::State;
 use chappe_rooms::{Rooms, send::transaction};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedTransactionId, api::client::redact::redact_event::v3::Response};
@@ -11,7 +9,6 @@ use crate::{
     client::membership::target::require_known,
     error::ApiError,
     extract::{Authenticated, JsonBody, PathParams, RumaResponse},
-    rate_limit::{Limit, RateLimits},
 };
 
 #[derive(Deserialize)]
@@ -22,12 +19,10 @@ pub struct Body {
 
 pub async fn handle(
     State(rooms): State<Rooms>,
-    State(limits): State<Arc<RateLimits>>,
     Authenticated(session): Authenticated,
     PathParams((room_id, event_id, txn_id)): PathParams<(OwnedRoomId, OwnedEventId, OwnedTransactionId)>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    limits.check_user(Limit::Message, &session.user_id)?;
     require_known(&rooms, &room_id)?;
     let transaction = transaction(&session.device_id, &txn_id);
     let sent = rooms.redact(&session.user_id, &room_id, &event_id, body.reason, Some(transaction)).await?;

@@ -13,7 +13,7 @@ mod get_state_event;
 mod hierarchy;
 mod room_summary;
 mod send_state;
-mod state_content;
+pub(in crate::client) mod state_content;
 mod timestamp_to_event;
 mod upgrade_room;
 

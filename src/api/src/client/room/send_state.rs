@@ -2,47 +2,59 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use chappe_rooms::{
     EventDraft, Rooms,
     membership::{JoinContent, MemberProfile},
     send::canonical_content,
 };
-use chappe_services::{accounts::Session, directory::Directory, profile::Profiles};
+use chappe_services::{accounts::Session, delayed_events::DelayedEvents, directory::Directory, profile::Profiles};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, UserId,
-    api::client::state::send_state_event::v3::{Request, Response},
+    api::client::{
+        delayed_events::send_delayed_event,
+        state::send_state_event::{self, v3::Request},
+    },
     events::{StateEventType, room::member::MembershipState},
 };
 
 use super::state_content::check_content;
 use crate::{
-    client::membership::target::{member_profile, require_known},
+    client::{
+        delayed_event::Delay,
+        membership::target::{member_profile, require_known},
+    },
     error::ApiError,
     extract::{Authenticated, Ruma, RumaResponse},
-    rate_limit::{Limit, RateLimits},
 };
 
 pub async fn handle(
     State(rooms): State<Rooms>,
     State(directory): State<Arc<Directory>>,
     State(profiles): State<Arc<Profiles>>,
-    State(limits): State<Arc<RateLimits>>,
+    State(delayed): State<Arc<DelayedEvents>>,
     Authenticated(session): Authenticated,
+    Delay(delay): Delay,
     Ruma(request): Ruma<Request>,
-) -> Result<RumaResponse<Response>, ApiError> {
+) -> Result<Response, ApiError> {
     let content = canonical_content(request.body.json().get())?;
-    limits.check_user(Limit::Message, &session.user_id)?;
-    if request.event_type == StateEventType::RoomMember {
+    if delay.is_none() && request.event_type == StateEventType::RoomMember {
         let member = Member { rooms: &rooms, profiles: &profiles, session: &session, room_id: &request.room_id };
         let event_id = member.set(&request.state_key, content).await?;
-        return Ok(RumaResponse(Response::new(event_id)));
+        return Ok(RumaResponse(send_state_event::v3::Response::new(event_id)).into_response());
     }
     require_known(&rooms, &request.room_id)?;
     check_content(&rooms, &directory, &request.room_id, &request.event_type, &request.state_key, &content).await?;
     let draft = EventDraft::state(request.event_type.to_string(), request.state_key, content);
+    if let Some(delay) = delay {
+        let delay_id = delayed.schedule(&session, &request.room_id, draft, delay).await?;
+        return Ok(RumaResponse(send_delayed_event::unstable::Response::new(delay_id)).into_response());
+    }
     let sent = rooms.send(&session.user_id, &request.room_id, draft).await?;
-    Ok(RumaResponse(Response::new(sent.event_id)))
+    Ok(RumaResponse(send_state_event::v3::Response::new(sent.event_id)).into_response())
 }
 
 /// A change of membership that comes as a state event. It takes the way of the endpoint that is made for it where other servers

@@ -15,7 +15,7 @@ use serde_json::Value as JsonValue;
 use crate::error::ApiError;
 
 /// Refuses content that would do harm or lead nowhere.
-pub(super) async fn check_content(
+pub(in crate::client) async fn check_content(
     rooms: &Rooms,
     directory: &Directory,
     room_id: &RoomId,

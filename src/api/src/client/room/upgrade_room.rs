@@ -11,7 +11,6 @@ use crate::{
     client::membership::target::{member_profile, require_known},
     error::ApiError,
     extract::{Ruma, RumaResponse, User},
-    rate_limit::{Limit, RateLimits},
 };
 
 /// The most creators that one request may name.
@@ -20,7 +19,6 @@ const CREATORS_MAX: usize = 100;
 pub async fn handle(
     State(rooms): State<Rooms>,
     State(profiles): State<Arc<Profiles>>,
-    State(limits): State<Arc<RateLimits>>,
     User(session): User,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
@@ -28,7 +26,6 @@ pub async fn handle(
         return Err(ApiError::invalid_param("Too many additional creators"));
     }
     require_known(&rooms, &request.room_id)?;
-    limits.check_user(Limit::CreateRoom, &session.user_id)?;
     let upgrade = UpgradeRoom {
         version: request.new_version,
         additional_creators: request.additional_creators,

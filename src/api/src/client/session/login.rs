@@ -23,7 +23,6 @@ pub async fn handle(
     ClientAddress(address): ClientAddress,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    limits.check_address(Limit::LoginAddress, address)?;
     let device = NewDevice {
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
