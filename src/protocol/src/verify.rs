@@ -166,6 +166,25 @@ pub fn verify_event(
     }
 }
 
+/// Whether `entity` signed an event with this key (in base64), which need not be one that it publishes.
+///
+/// Spec: Server-Server API, Validating policy server signatures.
+pub fn is_event_signed_with(
+    event: &CanonicalJsonObject,
+    rules: &RoomVersionRules,
+    entity: &str,
+    key_id: &str,
+    public_key: &str,
+) -> bool {
+    let text = RedactingSerializer::new()
+        .rules(&rules.redaction)
+        .custom_redacted_root_fields(&["signatures", "unsigned"])
+        .serialize(event);
+    let (Ok(text), Ok(key)) = (text, Base64::<Standard>::parse(public_key)) else { return false };
+    let keys = PublicKeys::from([(entity.to_owned(), BTreeMap::from([(key_id.to_owned(), key)]))]);
+    verify_text(entity, event, &keys, text.as_bytes()).is_ok()
+}
+
 /// Checks that `entity` signed the object, whoever else did or failed to.
 ///
 /// Spec: Appendices, Checking for a signature.

@@ -195,12 +195,17 @@ impl Rooms {
         // In this order: where the state must be fetched, its auth chain brings what the event itself needs.
         let state_before = self.state_before(origin, room, &pdu).await?;
         self.fetch_missing_auth_events(origin, room, &pdu).await?;
+        let (pdu, not_recommended) = match placement {
+            Placement::Live => self.check_recommended(room, pdu).await?,
+            _ => (pdu, None),
+        };
         let _writing = self.locks.write(&room.id).await;
         let (rooms, room_id) = (self.clone(), room.id.clone());
-        let (event, ticket) =
-            tokio::task::spawn_blocking(move || rooms.commit_received(&room_id, pdu, state_before, placement, relay))
-                .await
-                .map_err(|error| RoomError::broken(error.to_string()))??;
+        let (event, ticket) = tokio::task::spawn_blocking(move || {
+            rooms.commit_received(&room_id, pdu, not_recommended, state_before, placement, relay)
+        })
+        .await
+        .map_err(|error| RoomError::broken(error.to_string()))??;
         drop(_writing);
         ticket.durable().await?;
         Ok(event)
@@ -210,11 +215,13 @@ impl Rooms {
         &self,
         room_id: &RoomId,
         pdu: Arc<Pdu>,
+        not_recommended: Option<String>,
         state_before: StateRoot,
         placement: Placement,
         relay: Relay,
     ) -> Result<(Arc<Event>, Ticket), RoomError> {
         let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+        staging.not_recommended = not_recommended;
         let event = staging.append_judged(pdu, state_before, placement, relay)?;
         if let Some(reason) = &event.record.reason {
             tracing::info!(event.id = %event.pdu.event_id, room.id = %room_id, status = ?event.record.status, reason, "event refused");
@@ -456,6 +463,9 @@ impl Staging {
             && let Err(rejection) = by_root(self.room.record.state)
         {
             return Ok((EventStatus::SoftFailed, Some(format!("by the current state: {rejection}"))));
+        }
+        if let Some(reason) = &self.not_recommended {
+            return Ok((EventStatus::SoftFailed, Some(format!("not recommended by the policy server: {reason}"))));
         }
         Ok((EventStatus::Accepted, None))
     }

@@ -12,7 +12,7 @@ use chappe_protocol::{
 use chappe_store::{
     Batch, Domain, Json, RoomNid, Stamped, Topic,
     tables::{
-        events::{EVENT_JSON, EVENT_NIDS, EVENTS, EventRecord, EventStatus},
+        events::{EVENT_JSON, EVENT_NIDS, EVENTS, EventRecord, EventStatus, SentBy},
         rooms::{FORGOTTEN, MEMBERS, MEMBERSHIP_LOG, OUT_OF_BAND_VERSIONS, STRIPPED_STATE, USER_ROOMS},
     },
 };
@@ -25,7 +25,7 @@ use serde_json::value::RawValue as RawJsonValue;
 use crate::{
     Event, EventDraft, RoomError, Rooms,
     membership::{MemberProfile, member_draft, with_reason},
-    remote::InviteVerdict,
+    remote::{InviteVerdict, Urgency},
     staging::{Relay, Staging, member_record},
 };
 
@@ -50,6 +50,10 @@ impl Rooms {
             staging.check_against_current_state(&pdu)?;
             (pdu, staging.stripped_state_for_server(staging.room.record.state)?)
         };
+        let pdu = match self.get_policy_server_for(&room, &pdu.kind, pdu.state_key())? {
+            Some(policy) => self.fetch_policy_signature(&policy, &pdu, &room.rules, Urgency::User).await?,
+            None => pdu,
+        };
         let raw = pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
         let signed =
             self.remote.send_invite(target.server_name(), room_id, &pdu.event_id, &room.version, raw, stripped).await?;
@@ -59,7 +63,7 @@ impl Rooms {
             let _writing = self.locks.write(room_id).await;
             let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
             staging.check_against_current_state(&pdu)?;
-            staging.append_after(pdu, Relay::Everyone)?;
+            staging.append_after(pdu, Relay::Everyone, None)?;
             staging.enqueue()?
         };
         ticket.durable().await?;
@@ -326,11 +330,20 @@ impl Rooms {
 }
 
 impl Staging {
+    /// Whether an event follows all that the room has come to.
+    pub(crate) fn is_at_the_end(&self, pdu: &Pdu) -> bool {
+        self.room.record.forward_extremities.iter().all(|(_, id, _)| pdu.prev_events.contains(id))
+    }
+
     /// Appends an accepted event that need not name the current extremities: it was built a moment ago.
-    pub(crate) fn append_after(&mut self, pdu: Arc<Pdu>, relay: Relay) -> Result<Arc<Event>, RoomError> {
-        let is_at_the_end = self.room.record.forward_extremities.iter().all(|(_, id, _)| pdu.prev_events.contains(id));
-        if is_at_the_end {
-            return self.append_checked(pdu, relay, None);
+    pub(crate) fn append_after(
+        &mut self,
+        pdu: Arc<Pdu>,
+        relay: Relay,
+        sent_by: Option<SentBy>,
+    ) -> Result<Arc<Event>, RoomError> {
+        if self.is_at_the_end(&pdu) {
+            return self.append_checked(pdu, relay, sent_by);
         }
         let event = self.append_received(pdu, relay)?;
         match event.record.reason.clone() {

@@ -21,6 +21,7 @@ pub mod join;
 pub mod locks;
 pub mod membership;
 pub mod paging;
+pub mod policy_server;
 pub mod read;
 pub mod relations;
 pub mod remote;

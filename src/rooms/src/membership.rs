@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde::Deserialize;
 
-use crate::{EventDraft, Room, RoomError, Rooms, staging::Staging};
+use crate::{EventDraft, Room, RoomError, Rooms};
 
 /// How a user shows in member events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -106,24 +106,29 @@ impl Rooms {
             return Ok(self.store.barrier().await?);
         }
         let mut content = join.content();
-        match self.authorise_restricted_join(&room, user) {
-            Ok(Some(authoriser)) => {
-                content.insert(
-                    "join_authorised_via_users_server".to_owned(),
-                    CanonicalJsonValue::String(authoriser.to_string()),
-                );
-            }
-            Ok(None) => {}
+        let authoriser = match self.authorise_restricted_join(&room, user) {
             // Another server in the room may be able to do what this one cannot.
             Err(RoomError::UnableToAuthoriseJoin(_) | RoomError::UnableToGrantJoin(_)) => {
-                return match self.join_by_federation(user, room_id, via, join).await {
+                let failure = match self.join_by_federation(user, room_id, via, join).await {
+                    Ok(()) => return Ok(()),
                     Err(RoomError::NotFound(_)) => {
-                        Err(RoomError::Forbidden("You are not allowed to join this room".to_owned()))
+                        RoomError::Forbidden("You are not allowed to join this room".to_owned())
                     }
-                    result => result,
+                    Err(error) => error,
                 };
+                // What was missing here may have arrived while the others were asked.
+                match self.authorise_restricted_join(&room, user) {
+                    Ok(Some(authoriser)) => Some(authoriser),
+                    _ => return Err(failure),
+                }
             }
-            Err(error) => return Err(error),
+            result => result?,
+        };
+        if let Some(authoriser) = authoriser {
+            content.insert(
+                "join_authorised_via_users_server".to_owned(),
+                CanonicalJsonValue::String(authoriser.to_string()),
+            );
         }
         self.send(user, room_id, member_draft(user, content)).await.map(|_| ())
     }
@@ -379,23 +384,17 @@ impl Rooms {
         room_id: &RoomId,
         profile: &MemberProfile,
     ) -> Result<Option<chappe_store::Ticket>, RoomError> {
-        let _writing = self.locks.write(room_id).await;
-        let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
-        let Some(member) = staging.get_state_event(&StateEventType::RoomMember, user.as_str())? else {
+        let room = self.require_room(room_id)?;
+        let Some(mut content) =
+            self.get_state_content::<CanonicalJsonObject>(room.nid, &StateEventType::RoomMember, user.as_str())?
+        else {
             return Ok(None);
         };
-        let mut content: CanonicalJsonObject =
-            member.pdu.get_content().map_err(|error| RoomError::broken(error.to_string()))?;
         content.retain(|key, _| {
             !matches!(key.as_str(), "displayname" | "avatar_url" | "reason" | "join_authorised_via_users_server")
         });
         content.extend(profile.content("join"));
-        let draft = member_draft(user, content);
-        if staging.equal_state_event(user, &draft)?.is_some() {
-            return Ok(None);
-        }
-        staging.append_own(user, draft)?;
-        Ok(Some(staging.enqueue()?))
+        Ok(self.enqueue_event(user, room_id, member_draft(user, content)).await?.1)
     }
 }
 

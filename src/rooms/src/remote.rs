@@ -56,6 +56,14 @@ pub struct MissingEvents {
     pub min_depth: u64,
 }
 
+/// For whom another server is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Urgency {
+    /// A user waits for the answer: worth trying a server that failed a moment ago.
+    User,
+    Background,
+}
+
 pub trait Remote: Send + Sync + 'static {
     fn fetch_event<'a>(&'a self, server: &'a ServerName, event_id: &'a EventId) -> RemoteResult<'a, Box<RawJsonValue>>;
     /// Which event is the closest to a time, and when it was sent, says the server.
@@ -160,6 +168,13 @@ pub trait Remote: Send + Sync + 'static {
     ) -> RemoteResult<'a, ()>;
     /// Whether an identity server's key still counts, says the URL that a third-party invite names for it.
     fn check_key_validity<'a>(&'a self, url: &'a str, public_key: &'a str) -> RemoteResult<'a, bool>;
+    /// A policy server's signature on an event: signatures by server and key, as JSON text.
+    fn fetch_policy_signature<'a>(
+        &'a self,
+        server: &'a ServerName,
+        event: Box<RawJsonValue>,
+        urgency: Urgency,
+    ) -> RemoteResult<'a, Box<RawJsonValue>>;
     /// The keys with which this event must have been signed, as far as they can be had and were valid when it was sent.
     fn fetch_keys_for_event<'a>(
         &'a self,

@@ -106,6 +106,12 @@ impl Rooms {
         if draft.kind == TimelineEventType::RoomCreate && draft.state_key.is_some() {
             return Err(RoomError::Invalid("A room is created once, and not by sending it a create event".to_owned()));
         }
+        if let Some(room) = self.get_room(room_id)?
+            && let Some(policy) = self.get_policy_server_for(&room, &draft.kind, draft.state_key.as_deref())?
+            && self.is_server_joined(room.nid, &self.server_name)?
+        {
+            return self.enqueue_recommended(&policy, sender, room_id, draft).await;
+        }
         let _writing = self.locks.write(room_id).await;
         if let Some(event_id) = self.get_transaction(sender, room_id, draft.transaction.as_ref())? {
             return Ok((Sent { event_id }, None));
@@ -123,7 +129,7 @@ impl Rooms {
         Ok((sent, Some(staging.enqueue()?)))
     }
 
-    fn get_transaction(
+    pub(crate) fn get_transaction(
         &self,
         sender: &UserId,
         room_id: &RoomId,
@@ -191,6 +197,14 @@ impl Staging {
             transaction_id: transaction.id.to_string(),
         });
         let transaction = draft.transaction.clone();
+        let pdu = self.prepare_own(sender, draft)?;
+        let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
+        self.remember_transaction(sender, transaction.as_ref(), &event.pdu.event_id);
+        Ok(event)
+    }
+
+    /// Builds and checks an event of a local user for the end of the room.
+    pub(crate) fn prepare_own(&self, sender: &UserId, draft: EventDraft) -> Result<Arc<Pdu>, RoomError> {
         let pdu = self.build_own(sender, draft)?;
         self.check_may_redact(&pdu)?;
         self.check_names_no_creator(&pdu)?;
@@ -203,12 +217,19 @@ impl Staging {
         {
             self.rooms.check_invite_wanted(&pdu.sender, &invited)?;
         }
-        let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
+        Ok(pdu)
+    }
+
+    pub(crate) fn remember_transaction(
+        &mut self,
+        sender: &UserId,
+        transaction: Option<&Transaction>,
+        event_id: &EventId,
+    ) {
         if let Some(transaction) = transaction {
-            let key = transaction_key(sender, &self.room.id, &transaction);
-            self.put_transaction(&key, &event.pdu.event_id);
+            let key = transaction_key(sender, &self.room.id, transaction);
+            self.put_transaction(&key, event_id);
         }
-        Ok(event)
     }
 
     /// Stores an event that names the current extremities and passed the checks against the current state.

@@ -89,6 +89,8 @@ pub(crate) struct Staging {
     last_position: Option<Position>,
     backfilled: Option<u64>,
     outgoing: Vec<(Position, EventNid, Relay)>,
+    /// Why the event about to be judged is not recommended by the room's policy server.
+    pub(crate) not_recommended: Option<String>,
 }
 
 impl Staging {
@@ -111,6 +113,7 @@ impl Staging {
             last_position: None,
             backfilled: None,
             outgoing: Vec::new(),
+            not_recommended: None,
             rooms: rooms.clone(),
             room,
         })

@@ -10,7 +10,7 @@ use chappe_rooms::{
     EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
     create::{CreateRoom, Preset},
     membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, RemoteResult, Template},
+    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
     send::canonical_content,
 };
 use chappe_store::Store;
@@ -145,6 +145,14 @@ impl Remote for Nobody {
         down()
     }
     fn check_key_validity<'a>(&'a self, _: &'a str, _: &'a str) -> RemoteResult<'a, bool> {
+        down()
+    }
+    fn fetch_policy_signature<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: Box<RawValue>,
+        _: Urgency,
+    ) -> RemoteResult<'a, Box<RawValue>> {
         down()
     }
     fn fetch_keys_for_event<'a>(

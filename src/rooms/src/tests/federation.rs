@@ -6,7 +6,8 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::network::{
-    Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user,
+    Network, POLICY_SEED, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic,
+    user,
 };
 use crate::{
     EventDraft, RoomError,
@@ -447,4 +448,50 @@ async fn join_event_says_what_the_client_wants_in_it_but_for_what_the_server_set
         let wanted = json!({ "membership": "join", "displayname": "Profile", "reason": "curious", "foo": "bar" });
         assert_eq!(said, wanted, "{user}");
     }
+}
+
+#[tokio::test]
+async fn events_that_the_policy_server_does_not_sign_are_neither_sent_nor_shown() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let policy = network.add("policy.example");
+    let (alice, bob, guard) = (user(&one, "alice"), user(&two, "bob"), user(&policy, "guard"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    let nobody = MemberProfile::default();
+    for (server, user) in [(&two, &bob), (&policy, &guard)] {
+        server.join(user, &room_id, &[one.server_name().to_owned()], &nobody, None).await.expect("join");
+    }
+    network.deliver().await;
+    one.send(&alice, &room_id, text("spam before")).await.expect("nobody judges yet");
+    let key = ServerSigner::from_seed(policy.server_name().to_owned(), "policy_server", &POLICY_SEED).expect("signer");
+    let chosen = json!({ "via": "policy.example", "public_keys": { "ed25519": key.verify_key_base64() } });
+    let asked = || network.asked.lock().iter().filter(|question| **question == "policy").count();
+    one.send(&alice, &room_id, EventDraft::state("m.room.policy".to_owned(), "", content(chosen)))
+        .await
+        .expect("choice");
+    assert_eq!(asked(), 0, "the choice is not for the chosen to judge");
+    network.deliver().await;
+
+    let refused = one.send(&alice, &room_id, text("spam")).await;
+    assert!(matches!(refused, Err(RoomError::Remote(crate::RemoteError::Refused { .. }))), "{refused:?}");
+    one.send(&alice, &room_id, text("signed")).await.expect("sent");
+    assert_eq!(asked(), 2);
+    network.deliver().await;
+    assert_eq!(asked(), 2, "who gets a signed event need not ask");
+    // A server that does not ask: the others ask in its place.
+    for body in ["spam past the policy server", "past the policy server"] {
+        let draft = text(body);
+        let _writing = two.locks.write(&room_id).await;
+        let mut staging = Staging::begin(&two, two.require_room(&room_id).expect("room")).expect("staging");
+        staging.append_own(&bob, draft).expect("appended");
+        staging.enqueue().expect("enqueued").durable().await.expect("durable");
+    }
+    network.deliver().await;
+    assert_eq!(bodies(&one, &room_id), ["spam before", "signed", "past the policy server"]);
+    // Without it nothing can be sent, until the room chooses otherwise.
+    network.set_down(&policy, true);
+    assert!(one.send(&alice, &room_id, text("alone")).await.is_err());
+    let none = EventDraft::state("m.room.policy".to_owned(), "", content(json!({})));
+    one.send(&alice, &room_id, none).await.expect("no policy server any more");
+    one.send(&alice, &room_id, text("alone")).await.expect("sent");
 }

@@ -7,6 +7,7 @@ use std::{
 
 use chappe_protocol::{
     clock::ManualClock,
+    json, room_version,
     sign::{PublicKeys, ServerSigner},
 };
 use chappe_store::{
@@ -26,7 +27,7 @@ use crate::{
     create::{CreateRoom, Preset},
     handshake::{Admission, Wanted},
     membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template},
+    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
     send::canonical_content,
     third_party::ThirdPartySigned,
 };
@@ -40,6 +41,9 @@ pub(crate) struct Network {
     /// Every question asked of a server, by name.
     pub(crate) asked: Mutex<Vec<&'static str>>,
 }
+
+/// What every server signs with as a policy server.
+pub(super) const POLICY_SEED: [u8; 32] = [99; 32];
 
 /// One server's connection to the network.
 struct Link {
@@ -336,6 +340,27 @@ impl Remote for Link {
 
     fn check_key_validity<'a>(&'a self, url: &'a str, _: &'a str) -> RemoteResult<'a, bool> {
         Box::pin(async move { Ok(url.ends_with("/valid")) })
+    }
+
+    /// Signs what does not look like spam.
+    fn fetch_policy_signature<'a>(
+        &'a self,
+        server: &'a ServerName,
+        event: Box<RawJsonValue>,
+        _: Urgency,
+    ) -> RemoteResult<'a, Box<RawJsonValue>> {
+        Box::pin(async move {
+            self.ask(server, "policy")?;
+            if event.get().contains("spam") {
+                return Err(refused(server, RoomError::Forbidden("This is spam".to_owned())));
+            }
+            let mut event = json::parse_strict(event.get()).expect("event");
+            event.remove("signatures");
+            let rules = room_version::rules(&RoomVersionId::V11).expect("rules");
+            let signer = ServerSigner::from_seed(server.to_owned(), "policy_server", &POLICY_SEED).expect("signer");
+            signer.sign_event(&mut event, &rules).expect("signature");
+            Ok(serde_json::value::to_raw_value(&event["signatures"]).expect("raw"))
+        })
     }
 
     fn fetch_keys_for_event<'a>(

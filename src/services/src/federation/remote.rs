@@ -2,7 +2,7 @@
 
 use chappe_protocol::sign::PublicKeys;
 use chappe_rooms::remote::{
-    FederationGate, JoinAnswer, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template,
+    FederationGate, JoinAnswer, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template, Urgency,
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId,
@@ -11,7 +11,7 @@ use ruma::{
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
 use super::{
-    client::{FederationClient, FederationError, JoinState},
+    client::{self, FederationClient, FederationError, JoinState},
     keys::ServerKeys,
 };
 use crate::policy::FederationPolicy;
@@ -204,6 +204,22 @@ impl Remote for FederationRemote {
         Box::pin(async move {
             let answer = self.client.check_key_validity(url, public_key).await;
             answer.map_err(|error| RemoteError::Unreachable(error.to_string()))
+        })
+    }
+
+    fn fetch_policy_signature<'a>(
+        &'a self,
+        server: &'a ServerName,
+        event: Box<RawJsonValue>,
+        urgency: Urgency,
+    ) -> RemoteResult<'a, Box<RawJsonValue>> {
+        let urgency = match urgency {
+            Urgency::User => client::Urgency::User,
+            Urgency::Background => client::Urgency::Background,
+        };
+        Box::pin(async move {
+            let answer = self.client.fetch_policy_signature(server, &event, urgency).await;
+            answer.map_err(|error| remote_error(server, error))
         })
     }
 

@@ -1,5 +1,7 @@
 //! Sending and fetching events over federation. Events come back as raw JSON, checked in no way.
 
+use std::time::Duration;
+
 use chappe_rooms::remote::{MissingEvents, RawEvents};
 use http::Method;
 use ruma::{
@@ -9,7 +11,9 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue as RawJsonValue};
 
-use super::{FEDERATION_V1, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, path, with_query};
+use super::{
+    FEDERATION_V1, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, Urgency, path, with_query,
+};
 
 /// State before an event, and its auth chain.
 #[derive(Debug, Deserialize)]
@@ -157,4 +161,19 @@ impl FederationClient {
         let path = with_query(path, [("ts", at.as_str()), ("dir", direction)]);
         self.request_typed(server, FederationRequest::get(path)).await
     }
+
+    /// `POST /_matrix/policy/v1/sign`: a policy server's signature on an event.
+    pub async fn fetch_policy_signature(
+        &self,
+        server: &ServerName,
+        event: &RawJsonValue,
+        urgency: Urgency,
+    ) -> Result<Box<RawJsonValue>, FederationError> {
+        let event = serde_json::from_str(event.get()).map_err(|error| FederationError::Malformed(error.to_string()))?;
+        let request = FederationRequest::new(Method::POST, "/_matrix/policy/v1/sign".to_owned()).with_body(event);
+        self.request(server, FederationRequest { timeout: POLICY_TIMEOUT, urgency, ..request }).await
+    }
 }
+
+/// How long a policy server is waited for: every event of its rooms waits as long.
+const POLICY_TIMEOUT: Duration = Duration::from_secs(10);
