@@ -25,6 +25,7 @@ pub mod profile;
 pub mod receipts;
 pub mod registration;
 pub mod room_summary;
+pub mod search;
 pub mod secret;
 pub mod spaces;
 pub mod sync;
@@ -33,6 +34,7 @@ pub mod to_device;
 pub mod turn;
 pub mod typing;
 pub mod uia;
+mod words;
 
 pub use chappe_store::{CommitError, StoreError};
 

@@ -1,0 +1,174 @@
+//! Full-text search in rooms (client-server API, "Server Side Search").
+//!
+//! [`index`] knows which events hold which words. It is fed here, behind the event log, at least once: its own commit says up to where
+//! it goes, and the follower's stored place moves only after it. [`find`] asks it, and decides who sees what. A search waits for the
+//! index to have everything that was sent before, so that people find what they just wrote.
+//!
+//! What was fetched from other servers' history (backfill) is not in the event log, and so is not found. Encrypted messages have no
+//! words that a server can read.
+
+mod find;
+mod index;
+mod query;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use chappe_rooms::{Event, RoomError, Rooms};
+use chappe_store::{
+    Batch, CommitError, Direction, Position, StoreError,
+    tables::events::{EVENT_LOG, FOLLOWERS},
+};
+use ruma::{UserId, events::TimelineEventType};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinError,
+    time::{sleep, timeout},
+};
+
+pub use find::{Group, Hit, HitContext, SearchResults};
+pub use index::{IndexError, SearchIndex};
+pub use query::{GroupKey, SearchRequest};
+
+use crate::event_follower::EventFollower;
+
+const FOLLOWER: &str = "search";
+/// How many events are put into the index at once.
+const BATCH_EVENTS: usize = 1_000;
+/// How long events are collected before they are written to disk together, unless a search waits for them.
+const COLLECT: Duration = Duration::from_secs(1);
+/// How long a search waits for the index.
+const CATCH_UP: Duration = Duration::from_secs(5);
+/// How long to wait before a failed index is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// A search that was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum SearchError {
+    #[error("search is disabled on this server")]
+    Disabled,
+    #[error("{0}")]
+    Invalid(&'static str),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    #[error("the search was interrupted: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// Why the index could not go on.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    #[error(transparent)]
+    Write(#[from] CommitError),
+    #[error(transparent)]
+    Task(#[from] JoinError),
+}
+
+pub struct Search {
+    rooms: Rooms,
+    index: Option<Arc<SearchIndex>>,
+    /// Everything up to here can be found.
+    indexed_to: watch::Sender<Position>,
+    /// Somebody waits.
+    wanted: Notify,
+}
+
+impl Search {
+    /// Without an index, every search is refused.
+    pub fn new(rooms: Rooms, index: Option<SearchIndex>) -> Self {
+        let (indexed_to, _) = watch::channel(Position::ZERO);
+        Self { rooms, index: index.map(Arc::new), indexed_to, wanted: Notify::new() }
+    }
+
+    /// Keeps the index in step with the rooms, for ever.
+    pub async fn run(self: Arc<Self>) {
+        let Some(index) = self.index.clone() else { return };
+        loop {
+            if let Err(error) = self.follow(&index).await {
+                tracing::error!(%error, "the search index stands still");
+                if let Err(error) = index.rollback() {
+                    tracing::error!(%error, "the search index could not be taken back to its last commit");
+                }
+                sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn follow(&self, index: &Arc<SearchIndex>) -> Result<(), FollowError> {
+        // The index knows best what it holds: it may be new, or older than the store.
+        let store = self.rooms.store();
+        let place = index.place()?;
+        if store.get(&FOLLOWERS, &FOLLOWER.to_owned())?.unwrap_or_default() != place {
+            let mut batch = Batch::new();
+            batch.put(&FOLLOWERS, &FOLLOWER.to_owned(), &place);
+            store.commit(batch).await?;
+        }
+        let mut follower = EventFollower::open_from_start(FOLLOWER, &self.rooms)?;
+        self.indexed_to.send_replace(place);
+        loop {
+            follower.next(1).await?;
+            tokio::select! {
+                () = sleep(COLLECT) => {}
+                () = self.wanted.notified() => {}
+            }
+            let events = follower.next(BATCH_EVENTS).await?;
+            let Some((place, _)) = events.last() else { continue };
+            let place = *place;
+            let (rooms, writing) = (self.rooms.clone(), index.clone());
+            tokio::task::spawn_blocking(move || {
+                for (position, event) in &events {
+                    put(&rooms, &writing, *position, event)?;
+                }
+                Ok::<_, FollowError>(writing.commit(place)?)
+            })
+            .await??;
+            self.indexed_to.send_replace(place);
+            let mut batch = Batch::new();
+            follower.advance(&mut batch, place);
+            store.commit(batch).await?;
+        }
+    }
+
+    /// Waits, but not for ever, until what has been sent so far can be found. The answer is the position of the newest event.
+    async fn catch_up(&self) -> Result<Position, StoreError> {
+        let newest = self.rooms.store().scan(&EVENT_LOG, &(), Direction::Reverse).next().transpose()?;
+        let Some((newest, _)) = newest else { return Ok(Position::ZERO) };
+        let mut indexed_to = self.indexed_to.subscribe();
+        if *indexed_to.borrow_and_update() < newest {
+            self.wanted.notify_one();
+            if timeout(CATCH_UP, indexed_to.wait_for(|place| *place >= newest)).await.is_err() {
+                tracing::info!("a search was answered before the index had everything");
+            }
+        }
+        Ok(newest)
+    }
+
+    /// Searches the rooms that a user is or was in.
+    pub async fn search(&self, user: &UserId, request: SearchRequest) -> Result<SearchResults, SearchError> {
+        let index = self.index.as_ref().ok_or(SearchError::Disabled)?;
+        let newest = self.catch_up().await?;
+        find::find(&self.rooms, index, user, request, newest).await
+    }
+}
+
+fn put(rooms: &Rooms, index: &SearchIndex, position: Position, event: &Event) -> Result<(), FollowError> {
+    index.put(position, event)?;
+    if event.pdu.kind == TimelineEventType::RoomRedaction
+        && let Some(room) = rooms.get_room_by_nid(event.record.room)?
+        && let Some(target) = event.pdu.redaction_target(&room.rules)
+        && let Some(target) = rooms.get_event(target)?
+        && target.record.redacted_because.is_some()
+    {
+        index.delete(target.nid);
+    }
+    Ok(())
+}
