@@ -17,7 +17,9 @@ use chappe_services::{
     federation::{incoming::RequestVerifier, keys::ServerKeys, sender::Sender, transactions::Transactions},
     filters::Filters,
     profile::Profiles,
+    search::Search,
     uia::Uia,
+    user_directory::UserDirectory,
 };
 
 use chappe_services::{
@@ -71,6 +73,7 @@ pub struct App {
     pub rate_limits: Arc<RateLimits>,
     pub receipts: Arc<Receipts>,
     pub rooms: Rooms,
+    pub search: Arc<Search>,
     pub sender: Arc<Sender>,
     pub server_keys: Arc<ServerKeys>,
     pub spaces: Arc<chappe_services::spaces::Spaces>,
@@ -81,6 +84,7 @@ pub struct App {
     pub typing: Arc<Typing>,
     pub turn: Arc<Turn>,
     pub uia: Arc<Uia>,
+    pub user_directory: Arc<UserDirectory>,
     pub verifier: Arc<RequestVerifier>,
 }
 

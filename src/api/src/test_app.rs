@@ -32,6 +32,7 @@ use chappe_services::{
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
     receipts::Receipts,
     registration::RegistrationMode,
+    search::{Search, SearchIndex},
     secret::Secret,
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
@@ -39,6 +40,7 @@ use chappe_services::{
     turn::{Turn, TurnConfig, TurnLogin},
     typing::Typing,
     uia::Uia,
+    user_directory::UserDirectory,
 };
 use chappe_store::Store;
 use futures_util::future::BoxFuture;
@@ -197,6 +199,7 @@ impl TestApp {
             filters: filters.clone(),
             waiters: Waiters::follow(&store),
         }));
+        let user_directory_profiles = profiles.clone();
         let app = App {
             account_data,
             uia: Arc::new(Uia::new(accounts.clone(), clock.clone())),
@@ -215,6 +218,8 @@ impl TestApp {
             profiles,
             rate_limits: Arc::new(RateLimits::new(config.rate_limits, clock.clone())),
             receipts,
+            search: Arc::new(Search::new(rooms.clone(), Some(SearchIndex::in_memory().unwrap()))),
+            user_directory: Arc::new(UserDirectory::new(rooms.clone(), user_directory_profiles)),
             rooms,
             sender: Arc::new(sender),
             verifier: Arc::new(RequestVerifier::new(name, server_keys.clone(), policy, destinations)),

@@ -7,6 +7,7 @@
 //! | `signing.key`, `old_signing_keys` | see [`crate::signing_key`] | |
 //! | `log/`, `db/` | the log of writes, and the database it is applied to | the store |
 //! | `media/` | uploaded files | the media service |
+//! | `search/` | the index of messages, made anew when it is missing | the search service |
 //! | `control.sock` | where `chappe user` reaches a running server | [`crate::control`] |
 
 use std::{
@@ -88,6 +89,10 @@ impl DataDir {
 
     pub fn media(&self) -> PathBuf {
         self.path.join("media")
+    }
+
+    pub fn search(&self) -> PathBuf {
+        self.path.join("search")
     }
 
     /// Whether a server has run here before.

@@ -29,12 +29,14 @@ use chappe_services::{
     presence::Presence,
     profile::Profiles,
     receipts::Receipts,
+    search::{IndexError, Search, SearchIndex},
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
     turn::Turn,
     typing::Typing,
     uia::Uia,
+    user_directory::UserDirectory,
 };
 use chappe_store::{Engine, EngineError, Store, StoreError, log::OpenError};
 use chappe_store_rocksdb::RocksEngine;
@@ -71,6 +73,8 @@ pub enum BuildError {
     Hash(#[from] HashError),
     #[error("the media directory: {0}")]
     Media(io::Error),
+    #[error("the search index: {0}")]
+    Search(#[from] IndexError),
     #[error("a task of the server ended before its time: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -171,6 +175,11 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     )
     .map_err(BuildError::Media)?;
 
+    // What can be found.
+    let search_index = config.search.enabled.then(|| SearchIndex::open(&data_dir.search())).transpose()?;
+    let search = Arc::new(Search::new(rooms.clone(), search_index));
+    let user_directory = Arc::new(UserDirectory::new(rooms.clone(), profiles.clone()));
+
     // What clients are told.
     let waiters = Waiters::follow(&store);
     let sync = Arc::new(SyncService::new(SyncSources {
@@ -211,6 +220,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
             stop.clone(),
             Guests::new(accounts.clone(), rooms.clone()).follow(EventFollower::open("guests", &rooms)?),
         ),
+        run_until(stop.clone(), search.clone().run()),
+        run_until(stop.clone(), (*user_directory).clone().run()),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;
@@ -237,6 +248,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         rate_limits,
         receipts,
         rooms,
+        search,
         sender,
         server_keys: Arc::new(server_keys),
         spaces,
@@ -247,6 +259,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         turn,
         typing,
         uia,
+        user_directory,
         verifier,
     });
     Ok(Server { router, store, user_admin, tasks, data_dir })

@@ -34,6 +34,7 @@ pub mod to_device;
 pub mod turn;
 pub mod typing;
 pub mod uia;
+pub mod user_directory;
 mod words;
 
 pub use chappe_store::{CommitError, StoreError};

@@ -21,6 +21,7 @@ pub mod profile;
 pub mod receipt;
 pub mod relations;
 pub mod room;
+pub mod search;
 pub mod session;
 pub mod sync;
 pub mod tag;
@@ -51,6 +52,7 @@ pub fn router() -> Router<App> {
         .merge(receipt::router())
         .merge(relations::router())
         .merge(room::router())
+        .merge(search::router())
         .merge(session::router())
         .merge(sync::router())
         .merge(tag::router())

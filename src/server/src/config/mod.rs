@@ -21,6 +21,7 @@ mod presence;
 mod rate_limits;
 mod registration;
 mod rooms;
+mod search;
 mod secret;
 mod storage;
 mod terms;
@@ -48,6 +49,7 @@ pub use self::{
     rate_limits::{Rate, RateLimitsSection},
     registration::{RegistrationMode, RegistrationSection},
     rooms::{DefaultEncryption, RoomsSection},
+    search::SearchSection,
     secret::Secret,
     storage::{Durability, StorageSection},
     terms::{TermsDocument, TermsPolicy, TermsSection},
@@ -93,6 +95,8 @@ pub struct Config {
     #[serde(default)]
     pub turn: TurnSection,
     #[serde(default)]
+    pub search: SearchSection,
+    #[serde(default)]
     pub storage: StorageSection,
     #[serde(default)]
     pub rate_limits: RateLimitsSection,
@@ -123,6 +127,7 @@ impl Config {
             presence: PresenceSection::default(),
             media: MediaSection::default(),
             turn: TurnSection::default(),
+            search: SearchSection::default(),
             storage: StorageSection::default(),
             rate_limits: RateLimitsSection::default(),
             log: LogSection::default(),

@@ -23,3 +23,4 @@ pub mod rooms;
 pub mod server_keys;
 pub mod state;
 pub mod to_device;
+pub mod user_directory;

@@ -1,0 +1,170 @@
+//! Keeps the rows of the directory in step with the rooms: each event says whom it concerns, and what is written of them is what the rooms
+//! say now. So it does not matter how often, or how late, an event is seen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use chappe_rooms::Event;
+use chappe_store::{
+    Batch, CommitError, Direction, RoomNid, StoreError,
+    tables::user_directory::{
+        DIRECTORY_MEMBERS, DIRECTORY_ROOMS, DIRECTORY_USERS, DIRECTORY_WORDS, DirectoryUserRecord,
+    },
+};
+use ruma::{OwnedUserId, UserId, events::StateEventType};
+
+use super::UserDirectory;
+use crate::{event_follower::EventFollower, words::words};
+
+/// How many events, or members of a room, are dealt with at once.
+const BATCH: usize = 500;
+/// The most words that one user is found by: of who has more names, some are not found.
+const USER_WORDS_MAX: usize = 200;
+/// How long to wait after a failure.
+const RETRY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    #[error(transparent)]
+    Write(#[from] CommitError),
+}
+
+/// Users, and the rooms in which something of them may have changed.
+type Concerned = BTreeMap<OwnedUserId, BTreeSet<RoomNid>>;
+
+impl UserDirectory {
+    /// Keeps the directory in step, for ever.
+    pub async fn run(self) {
+        loop {
+            if let Err(error) = self.follow().await {
+                tracing::error!(%error, "the user directory stands still");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn follow(&self) -> Result<(), FollowError> {
+        let mut follower = EventFollower::open_from_start("user_directory", &self.rooms)?;
+        loop {
+            let events = follower.next(BATCH).await?;
+            let Some((place, _)) = events.last() else { continue };
+            let mut concerned = Concerned::new();
+            let mut rooms = BTreeSet::new();
+            for (_, event) in &events {
+                rooms.insert(event.record.room);
+                if let Some(user) = member_of(event) {
+                    concerned.entry(user).or_default().insert(event.record.room);
+                }
+            }
+            for room in rooms {
+                self.apply_residency(room).await?;
+            }
+            let mut batch = Batch::new();
+            for (user, rooms) in &concerned {
+                self.queue_user(&mut batch, user, rooms)?;
+            }
+            follower.advance(&mut batch, *place);
+            self.store().commit(batch).await?;
+            self.place.send_replace(*place);
+        }
+    }
+
+    /// Takes all members of a room in when this server has come into it, since those who were there before came with its state and not as
+    /// events; and takes them out when this server has left.
+    async fn apply_residency(&self, room: RoomNid) -> Result<(), FollowError> {
+        let is_resident = self.rooms.is_server_joined(room, self.rooms.server_name())?;
+        if is_resident == self.store().contains(&DIRECTORY_ROOMS, &room)? {
+            return Ok(());
+        }
+        let members: Vec<OwnedUserId> =
+            self.rooms.scan_members(room).map(|row| row.map(|(user, _)| user)).collect::<Result<_, _>>()?;
+        for members in members.chunks(BATCH) {
+            let mut batch = Batch::new();
+            for user in members {
+                self.queue_user(&mut batch, user, &BTreeSet::from([room]))?;
+            }
+            self.store().commit(batch).await?;
+        }
+        let mut batch = Batch::new();
+        if !is_resident {
+            batch.delete(&DIRECTORY_ROOMS, &room);
+        } else if self.rooms.get_room_by_nid(room)?.is_some_and(|room| !room.record.partial_state) {
+            // Of a room that is not known whole yet, more members come without being events.
+            batch.put(&DIRECTORY_ROOMS, &room, &());
+        }
+        self.store().commit(batch).await?;
+        Ok(())
+    }
+
+    /// Puts into the batch what the rooms say of a user now.
+    fn queue_user(&self, batch: &mut Batch, user: &UserId, changed: &BTreeSet<RoomNid>) -> Result<(), StoreError> {
+        let store = self.store();
+        let mut rooms = BTreeSet::new();
+        for row in store.scan(&DIRECTORY_MEMBERS, &(user.to_owned(),), Direction::Forward) {
+            let ((_, room), ()) = row?;
+            rooms.insert(room);
+        }
+        for room in changed {
+            let key = (user.to_owned(), *room);
+            let is_in =
+                self.rooms.is_joined(*room, user)? && self.rooms.is_server_joined(*room, self.rooms.server_name())?;
+            if is_in && rooms.insert(*room) {
+                batch.put(&DIRECTORY_MEMBERS, &key, &());
+            } else if !is_in && rooms.remove(room) {
+                batch.delete(&DIRECTORY_MEMBERS, &key);
+            }
+        }
+        let (before, after) = (store.get(&DIRECTORY_USERS, &user.to_owned())?, self.words_of(user, &rooms)?);
+        let before: BTreeSet<String> = before.unwrap_or_default().words.into_iter().collect();
+        if before == after {
+            return Ok(());
+        }
+        for word in before.difference(&after) {
+            batch.delete(&DIRECTORY_WORDS, &(word.clone(), user.to_owned()));
+        }
+        for word in after.difference(&before) {
+            batch.put(&DIRECTORY_WORDS, &(word.clone(), user.to_owned()), &());
+        }
+        if after.is_empty() {
+            batch.delete(&DIRECTORY_USERS, &user.to_owned());
+        } else {
+            let record = DirectoryUserRecord { words: after.into_iter().collect() };
+            batch.put(&DIRECTORY_USERS, &user.to_owned(), &record);
+        }
+        Ok(())
+    }
+
+    fn words_of(&self, user: &UserId, rooms: &BTreeSet<RoomNid>) -> Result<BTreeSet<String>, StoreError> {
+        let mut found = BTreeSet::new();
+        if rooms.is_empty() {
+            return Ok(found);
+        }
+        found.extend(words(user.localpart()));
+        if user.server_name() == self.rooms.server_name() {
+            found.extend(self.profiles.get_membership_profile(user)?.0.as_deref().map(words).unwrap_or_default());
+        }
+        for room in rooms {
+            if found.len() >= USER_WORDS_MAX {
+                break;
+            }
+            let name = self.rooms.get_member(*room, user)?.and_then(|member| member.value.display_name);
+            found.extend(name.as_deref().map(words).unwrap_or_default());
+        }
+        while found.len() > USER_WORDS_MAX {
+            found.pop_last();
+        }
+        Ok(found)
+    }
+}
+
+/// The user whose membership an event is.
+fn member_of(event: &Event) -> Option<OwnedUserId> {
+    match event.pdu.state_tuple() {
+        Some((StateEventType::RoomMember, user)) => UserId::parse(user).ok(),
+        _ => None,
+    }
+}
