@@ -2,11 +2,12 @@
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 
-.PHONY: help run test demo crash lint fmt deps complement-image complement docker-image
+.PHONY: help run test test-clients demo crash lint fmt deps complement-image complement docker-image
 
 help:
 	@echo "make run               build the server and start it on its trial configuration"
 	@echo "make test              run every test"
+	@echo "make test-clients      run clients from PyPI and npm against the server"
 	@echo "make demo              two servers, two people, one encrypted room between them"
 	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill or power-cut (root)"
 	@echo "make lint              check format and lints"
@@ -25,6 +26,10 @@ run: deps
 test: deps
 	cargo build --workspace --all-targets --locked
 	cargo test --workspace --locked
+
+test-clients: deps
+	cargo build --workspace --all-targets --locked
+	tests/clients/run.sh
 
 demo: deps
 	cargo build --workspace --all-targets --locked

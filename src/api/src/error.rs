@@ -99,6 +99,17 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, ErrorCode::UnknownToken, message).with("soft_logout", soft_logout)
     }
 
+    /// 401 M_USER_LOCKED: the client keeps its data, for when the account is unlocked.
+    pub fn user_locked() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::UserLocked, "This account has been locked")
+            .with("soft_logout", true)
+    }
+
+    /// 403 M_USER_SUSPENDED.
+    pub fn user_suspended() -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::UserSuspended, "You cannot do this while your account is suspended")
+    }
+
     /// 429 M_LIMIT_EXCEEDED, with `Retry-After` and `retry_after_ms`.
     pub fn limit_exceeded(retry_after: Duration) -> Self {
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::LimitExceeded, "Too many requests")

@@ -32,8 +32,10 @@ use chappe_services::{
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
     receipts::Receipts,
     registration::RegistrationMode,
+    reports::Reports,
     search::{Search, SearchIndex},
     secret::Secret,
+    server_notices::{ServerNotices, ServerNoticesConfig},
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
@@ -199,6 +201,12 @@ impl TestApp {
             filters: filters.clone(),
             waiters: Waiters::follow(&store),
         }));
+        let server_notices = ServerNoticesConfig {
+            sender: UserId::parse_with_server_name("_server", &name).unwrap(),
+            display_name: None,
+            avatar_url: None,
+            room_name: Some("Server notices".to_owned()),
+        };
         let user_directory_profiles = profiles.clone();
         let app = App {
             account_data,
@@ -218,6 +226,8 @@ impl TestApp {
             profiles,
             rate_limits: Arc::new(RateLimits::new(config.rate_limits, clock.clone())),
             receipts,
+            reports: Arc::new(Reports::new(rooms.clone(), clock.clone())),
+            server_notices: Arc::new(ServerNotices::new(rooms.clone(), Some(server_notices))),
             search: Arc::new(Search::new(rooms.clone(), Some(SearchIndex::in_memory().unwrap()))),
             user_directory: Arc::new(UserDirectory::new(rooms.clone(), user_directory_profiles)),
             rooms,

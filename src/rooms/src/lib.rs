@@ -145,6 +145,11 @@ impl Rooms {
         &self.server_name
     }
 
+    /// What time it is, in milliseconds since the epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
     }

@@ -229,6 +229,18 @@ impl Rooms {
             .collect()
     }
 
+    /// The rooms that a local user and another are both joined to, in order of their ids.
+    pub fn get_mutual_rooms(&self, user: &UserId, other: &UserId) -> Result<Vec<OwnedRoomId>, StoreError> {
+        let mut mutual = Vec::new();
+        for room in self.get_joined_rooms(user)? {
+            if self.is_joined(room, other)? {
+                mutual.extend(self.get_room_id(room)?);
+            }
+        }
+        mutual.sort();
+        Ok(mutual)
+    }
+
     pub fn is_forgotten(&self, user: &UserId, room: RoomNid) -> Result<bool, StoreError> {
         self.store.contains(&FORGOTTEN, &(user.to_owned(), room))
     }

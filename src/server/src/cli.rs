@@ -26,6 +26,9 @@ pub enum Command {
     /// Manage accounts, whether the server is running or not.
     #[command(subcommand)]
     User(UserCommand),
+    /// Read what users have reported.
+    #[command(subcommand)]
+    Reports(ReportsCommand),
     /// Manage the key this server signs its events with.
     #[command(subcommand)]
     SigningKey(SigningKeyCommand),
@@ -64,6 +67,19 @@ pub enum UserCommand {
     List,
     /// Deactivate an account, for good: it is logged out everywhere and its name is never given out again.
     Deactivate { name: String },
+    /// Make an account an administrator's, or with --no an ordinary one again.
+    SetAdmin {
+        name: String,
+        /// Take the rights away.
+        #[arg(long)]
+        no: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ReportsCommand {
+    /// List what users have reported, the oldest first: milliseconds since 1970, who, about whom or what, why.
+    List,
 }
 
 #[derive(Args, Debug)]

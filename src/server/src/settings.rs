@@ -15,10 +15,11 @@ use chappe_services::{
     policy::FederationPolicy,
     registration::{RegistrationConfig, RegistrationMode, TermsDocument, TermsPolicy},
     secret::Secret,
+    server_notices::ServerNoticesConfig,
     turn::{TurnConfig, TurnLogin},
 };
 use chappe_store_rocksdb::RocksOptions;
-use ruma::{RoomVersionId, api::client::discovery::get_capabilities::v3::RoomVersionStability};
+use ruma::{RoomVersionId, UserId, api::client::discovery::get_capabilities::v3::RoomVersionStability};
 
 use crate::{
     config::{
@@ -145,6 +146,18 @@ pub fn rooms(section: &RoomsSection) -> RoomsConfig {
         },
         ..RoomsConfig::default()
     }
+}
+
+/// `None` when they are not enabled. The name has been checked with the configuration.
+pub fn server_notices(config: &Config) -> Option<ServerNoticesConfig> {
+    let section = &config.server_notices;
+    let sender = UserId::parse_with_server_name(section.localpart.as_str(), &config.server_name).ok()?;
+    section.enabled.then(|| ServerNoticesConfig {
+        sender,
+        display_name: Some(section.display_name.clone()),
+        avatar_url: section.avatar_url.clone(),
+        room_name: Some(section.room_name.clone()),
+    })
 }
 
 pub fn media(section: &MediaSection) -> MediaConfig {

@@ -7,6 +7,7 @@ use chappe_services::{
     StoreError,
     accounts::{AccountRecord, Accounts, ChangeAccountError, Erase},
     registration::{NewAccount, RegisterError},
+    reports::{Report, Reports},
 };
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub enum UserRequest {
     ResetPassword { name: String, password: String },
     List,
     Deactivate { name: String },
+    SetAdmin { name: String, is_admin: bool },
+    ListReports,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +39,12 @@ pub enum UserAdminError {
 pub struct UserAdmin {
     accounts: Arc<Accounts>,
     rooms: Rooms,
+    reports: Arc<Reports>,
 }
 
 impl UserAdmin {
-    pub fn new(accounts: Arc<Accounts>, rooms: Rooms) -> Self {
-        Self { accounts, rooms }
+    pub fn new(accounts: Arc<Accounts>, rooms: Rooms, reports: Arc<Reports>) -> Self {
+        Self { accounts, rooms, reports }
     }
 
     /// Returns lines for the operator to read.
@@ -50,6 +54,8 @@ impl UserAdmin {
             UserRequest::ResetPassword { name, password } => self.reset_password(&name, &password).await,
             UserRequest::List => self.list(),
             UserRequest::Deactivate { name } => self.deactivate(&name).await,
+            UserRequest::SetAdmin { name, is_admin } => self.set_admin(&name, is_admin).await,
+            UserRequest::ListReports => Ok(self.reports.list()?.iter().map(describe_report).collect()),
         }
     }
 
@@ -84,6 +90,15 @@ impl UserAdmin {
         Ok(lines)
     }
 
+    async fn set_admin(&self, name: &str, is_admin: bool) -> Result<Vec<String>, UserAdminError> {
+        let user_id = self.user_id(name)?;
+        let word = if is_admin { "now" } else { "no longer" };
+        match self.accounts.set_admin(&user_id, is_admin).await {
+            Ok(()) => Ok(vec![format!("{user_id} is {word} an administrator")]),
+            Err(error) => Err(UserAdminError::Change(user_id, error)),
+        }
+    }
+
     /// The local part of a name or of a user id of this server.
     fn localpart<'a>(&self, name: &'a str) -> Result<&'a str, UserAdminError> {
         let Some(id) = name.strip_prefix('@') else { return Ok(name) };
@@ -109,4 +124,11 @@ fn describe(user_id: &UserId, account: &AccountRecord) -> String {
         words.push("deactivated".to_owned());
     }
     words.join(" ")
+}
+
+/// One line: when, by whom, about what, and why. The reason is written so that it cannot break out of its line.
+fn describe_report(report: &Report) -> String {
+    let about = [&report.user_id, &report.room_id, &report.event_id].into_iter().flatten().map(String::as_str);
+    let about = about.collect::<Vec<_>>().join(" ");
+    format!("{} {} reports {about}: {:?}", report.at_ms, report.reporter, report.reason)
 }

@@ -29,7 +29,9 @@ use chappe_services::{
     presence::Presence,
     profile::Profiles,
     receipts::Receipts,
+    reports::Reports,
     search::{IndexError, Search, SearchIndex},
+    server_notices::ServerNotices,
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     to_device::ToDevice,
@@ -180,6 +182,10 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let search = Arc::new(Search::new(rooms.clone(), search_index));
     let user_directory = Arc::new(UserDirectory::new(rooms.clone(), profiles.clone()));
 
+    // What operators tell users, and are told by them.
+    let server_notices = Arc::new(ServerNotices::new(rooms.clone(), settings::server_notices(config)));
+    let reports = Arc::new(Reports::new(rooms.clone(), clock.clone()));
+
     // What clients are told.
     let waiters = Waiters::follow(&store);
     let sync = Arc::new(SyncService::new(SyncSources {
@@ -228,7 +234,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
             waiters.close();
         }),
     ];
-    let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone()));
+    let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone(), reports.clone()));
 
     let router = chappe_api::router(App {
         account_data,
@@ -247,10 +253,12 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         profiles,
         rate_limits,
         receipts,
+        reports,
         rooms,
         search,
         sender,
         server_keys: Arc::new(server_keys),
+        server_notices,
         spaces,
         sync,
         to_device,

@@ -6,6 +6,7 @@ use crate::App;
 
 pub mod account;
 pub mod account_data;
+pub mod admin;
 pub mod dehydrated_device;
 pub mod delayed_event;
 pub mod device;
@@ -20,6 +21,7 @@ pub mod presence;
 pub mod profile;
 pub mod receipt;
 pub mod relations;
+pub mod report;
 pub mod room;
 pub mod search;
 pub mod session;
@@ -37,6 +39,7 @@ pub fn router() -> Router<App> {
     Router::new()
         .merge(account::router())
         .merge(account_data::router())
+        .merge(admin::router())
         .merge(dehydrated_device::router())
         .merge(delayed_event::router())
         .merge(device::router())
@@ -51,6 +54,7 @@ pub fn router() -> Router<App> {
         .merge(profile::router())
         .merge(receipt::router())
         .merge(relations::router())
+        .merge(report::router())
         .merge(room::router())
         .merge(search::router())
         .merge(session::router())

@@ -55,6 +55,7 @@ impl From<AuthenticateError> for ApiError {
         match error {
             AuthenticateError::Unknown => Self::unknown_token(false),
             AuthenticateError::Expired => Self::unknown_token(true),
+            AuthenticateError::Locked => Self::user_locked(),
             AuthenticateError::Read(error) => error.into(),
         }
     }
@@ -83,6 +84,7 @@ impl From<InvalidDevice> for ApiError {
 impl From<CreateSessionError> for ApiError {
     fn from(error: CreateSessionError) -> Self {
         match error {
+            CreateSessionError::Locked => Self::user_locked(),
             CreateSessionError::Device(error) => error.into(),
             CreateSessionError::Read(error) => error.into(),
             CreateSessionError::Write(error) => error.into(),
@@ -108,6 +110,7 @@ impl From<RefreshError> for ApiError {
             RefreshError::Unknown => Self::unknown_token(false),
             // The device is still there: its user logs in again and keeps its keys.
             RefreshError::Reused => Self::unknown_token(true),
+            RefreshError::Locked => Self::user_locked(),
             RefreshError::Read(error) => error.into(),
             RefreshError::Write(error) => error.into(),
         }

@@ -1,7 +1,8 @@
 //! Who asks: the session behind the request's access token.
 //!
 //! An endpoint that takes [`User`] refuses guests; one that takes [`Authenticated`] lets them in; one that takes
-//! [`OptionalUser`] answers without a token too, but never with a bad one.
+//! [`OptionalUser`] answers without a token too, but never with a bad one. [`Active`] around the first two refuses who is suspended;
+//! [`EvenIfLocked`] lets in who is locked.
 
 use std::sync::Arc;
 
@@ -78,6 +79,81 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Authenticated(session) = Authenticated::from_request_parts(parts, state).await?;
         if session.is_guest { Err(ApiError::guest_forbidden()) } else { Ok(Self(session)) }
+    }
+}
+
+/// The session of any account, locked ones included: to log out.
+pub struct EvenIfLocked(pub Session);
+
+impl<S> FromRequestParts<S> for EvenIfLocked
+where
+    Arc<Accounts>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
+        Ok(Self(Arc::<Accounts>::from_ref(state).authenticate_even_if_locked(&token)?))
+    }
+}
+
+/// The session of an administrator of this server.
+pub struct Admin(pub Session);
+
+impl<S> FromRequestParts<S> for Admin
+where
+    Arc<Accounts>: FromRef<S>,
+    Arc<Devices>: FromRef<S>,
+    Arc<TrustedProxies>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let User(session) = User::from_request_parts(parts, state).await?;
+        if session.is_admin {
+            Ok(Self(session))
+        } else {
+            Err(ApiError::forbidden("Only administrators of this server may do this"))
+        }
+    }
+}
+
+/// What an extractor has found out about who asks.
+pub trait HasSession {
+    fn session(&self) -> &Session;
+}
+
+impl HasSession for Authenticated {
+    fn session(&self) -> &Session {
+        &self.0
+    }
+}
+
+impl HasSession for User {
+    fn session(&self) -> &Session {
+        &self.0
+    }
+}
+
+/// As `A`, but refuses suspended accounts with M_USER_SUSPENDED: for what acts on others.
+pub struct Active<A>(pub A);
+
+impl<A, S> FromRequestParts<S> for Active<A>
+where
+    A: FromRequestParts<S, Rejection = ApiError> + HasSession,
+    Arc<Accounts>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let inner = A::from_request_parts(parts, state).await?;
+        if Arc::<Accounts>::from_ref(state).is_suspended(&inner.session().user_id)? {
+            return Err(ApiError::user_suspended());
+        }
+        Ok(Self(inner))
     }
 }
 

@@ -22,6 +22,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::CheckConfig => load(config).and_then(|loaded| check_config::run(&loaded)),
         Command::SigningKey(command) => load(config).and_then(|loaded| signing_key::run(&loaded.config, &command)),
         Command::User(command) => load(config).and_then(|loaded| user::run(&loaded.config, command)),
+        Command::Reports(command) => load(config).and_then(|loaded| user::run_reports(&loaded.config, &command)),
         Command::Tls(command) => tls::run(&command),
         Command::Health { url } => health::run(config, url.as_deref()),
         Command::Version => print(concat!("chappe ", env!("CARGO_PKG_VERSION"), "\n")),

@@ -1,4 +1,4 @@
-//! `chappe user`: asks the running server, or does it itself when none runs on the data directory.
+//! `chappe user` and `chappe reports`: asks the running server, or does it itself when none runs on the data directory.
 
 use std::{
     io::{self, Read},
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CommandResult, print};
 use crate::{
-    cli::{PasswordSource, UserCommand},
+    cli::{PasswordSource, ReportsCommand, UserCommand},
     config::Config,
     control::{self, Answer},
     telemetry, tls,
@@ -34,6 +34,15 @@ pub fn run(config: &Config, command: UserCommand) -> CommandResult {
     print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
 }
 
+pub fn run_reports(config: &Config, command: &ReportsCommand) -> CommandResult {
+    let request = match command {
+        ReportsCommand::List => UserRequest::ListReports,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let lines = runtime.block_on(perform(config, request))?;
+    print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
 /// The request, and the password in it when it was made up here and the operator must learn it.
 fn request(command: UserCommand) -> io::Result<(UserRequest, Option<String>)> {
     Ok(match command {
@@ -47,6 +56,7 @@ fn request(command: UserCommand) -> io::Result<(UserRequest, Option<String>)> {
         }
         UserCommand::List => (UserRequest::List, None),
         UserCommand::Deactivate { name } => (UserRequest::Deactivate { name }, None),
+        UserCommand::SetAdmin { name, no } => (UserRequest::SetAdmin { name, is_admin: !no }, None),
     })
 }
 

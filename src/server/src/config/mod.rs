@@ -23,6 +23,7 @@ mod registration;
 mod rooms;
 mod search;
 mod secret;
+mod server_notices;
 mod storage;
 mod terms;
 mod tls;
@@ -51,6 +52,7 @@ pub use self::{
     rooms::{DefaultEncryption, RoomsSection},
     search::SearchSection,
     secret::Secret,
+    server_notices::ServerNoticesSection,
     storage::{Durability, StorageSection},
     terms::{TermsDocument, TermsPolicy, TermsSection},
     tls::TlsSection,
@@ -97,6 +99,8 @@ pub struct Config {
     #[serde(default)]
     pub search: SearchSection,
     #[serde(default)]
+    pub server_notices: ServerNoticesSection,
+    #[serde(default)]
     pub storage: StorageSection,
     #[serde(default)]
     pub rate_limits: RateLimitsSection,
@@ -128,6 +132,7 @@ impl Config {
             media: MediaSection::default(),
             turn: TurnSection::default(),
             search: SearchSection::default(),
+            server_notices: ServerNoticesSection::default(),
             storage: StorageSection::default(),
             rate_limits: RateLimitsSection::default(),
             log: LogSection::default(),
@@ -161,6 +166,7 @@ impl Config {
         self.rooms.check(&mut refusals);
         self.media.check(&mut refusals);
         self.turn.check(&mut refusals);
+        self.server_notices.check(&mut refusals);
         self.storage.check(&mut refusals);
         self.rate_limits.check(&mut refusals);
         self.log.check(&mut refusals);

@@ -18,6 +18,7 @@ mod openid;
 mod password;
 mod password_policy;
 mod refresh;
+mod restrict;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use login::{CheckPasswordError, LockoutConfig, LoginError};
 pub use password::{HashError, PasswordHashing};
 pub use password_policy::{PasswordPolicy, WeakPassword};
 pub use refresh::RefreshError;
+pub use restrict::{AdministerError, Restriction};
 pub use session::{CreateSessionError, LoggedIn, NewDevice, Tokens};
 
 pub(crate) use password::PasswordHasher;
@@ -82,6 +84,9 @@ pub enum AuthenticateError {
     /// The device still exists: its client refreshes the token or logs in again, and keeps its data.
     #[error("the access token has expired")]
     Expired,
+    /// The account is locked: the token opens nothing until it no longer is.
+    #[error("the account is locked")]
+    Locked,
     #[error(transparent)]
     Read(#[from] StoreError),
 }
@@ -141,6 +146,12 @@ impl Accounts {
 
     /// The session behind an access token. The first use of a refreshed token ends the one it replaces.
     pub fn authenticate(&self, access_token: &str) -> Result<Session, AuthenticateError> {
+        let session = self.authenticate_even_if_locked(access_token)?;
+        if self.get_restrictions(&session.user_id)?.locked { Err(AuthenticateError::Locked) } else { Ok(session) }
+    }
+
+    /// As [`Accounts::authenticate`], also for a locked account: to log out.
+    pub fn authenticate_even_if_locked(&self, access_token: &str) -> Result<Session, AuthenticateError> {
         let token = token::token_hash(access_token);
         let record = self.store.get(&ACCESS_TOKENS, &token)?.ok_or(AuthenticateError::Unknown)?;
         let account = self.get_account(&record.user_id)?.ok_or(AuthenticateError::Unknown)?;

@@ -28,6 +28,8 @@ pub enum RefreshError {
     /// It was used before, and so was what it gave: the device's tokens are revoked.
     #[error("the refresh token was used twice")]
     Reused,
+    #[error("the account is locked")]
+    Locked,
     #[error(transparent)]
     Read(#[from] StoreError),
     #[error(transparent)]
@@ -42,6 +44,9 @@ impl Accounts {
         let account = self.get_account(&user_id)?.ok_or(RefreshError::Unknown)?;
         if account.deactivated_at_ms.is_some() {
             return Err(RefreshError::Unknown);
+        }
+        if self.get_restrictions(&user_id)?.locked {
+            return Err(RefreshError::Locked);
         }
         let tokens = self.commit_for(&user_id, |batch| {
             let record = self.store.get(&REFRESH_TOKENS, &token)?.ok_or(RefreshError::Unknown)?;

@@ -51,6 +51,8 @@ impl std::fmt::Debug for Tokens {
 /// A login that did not come about though the user proved who they are.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateSessionError {
+    #[error("the account is locked")]
+    Locked,
     #[error(transparent)]
     Device(#[from] InvalidDevice),
     #[error(transparent)]
@@ -78,6 +80,9 @@ impl Accounts {
         user_id: &UserId,
         device: &NewDevice,
     ) -> Result<LoggedIn, CreateSessionError> {
+        if self.get_restrictions(user_id)?.locked {
+            return Err(CreateSessionError::Locked);
+        }
         let device_id = devices::queue_device(&self.store, batch, user_id, device, self.clock.now_ms())?;
         queue_tokens_deleted(&self.store, batch, user_id, &device_id)?;
         let (tokens, _) = self.queue_tokens(batch, user_id, &device_id, device.refresh, None);

@@ -15,6 +15,7 @@ pub mod events;
 pub mod interned;
 pub mod key_backup;
 pub mod media;
+pub mod moderation;
 pub mod outgoing;
 pub mod presence;
 pub mod receipts;

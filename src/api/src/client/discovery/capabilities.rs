@@ -17,7 +17,7 @@ pub async fn handle(
     let available: BTreeMap<&str, &str> =
         config.room_versions.iter().map(|(version, stability)| (version.as_str(), stability.as_str())).collect();
     let own_account = !session.is_guest;
-    Json(json!({
+    let mut answer = json!({
         "capabilities": {
             "m.change_password": { "enabled": own_account },
             "m.room_versions": { "default": config.room_version_default, "available": available },
@@ -27,7 +27,11 @@ pub async fn handle(
             "m.3pid_changes": { "enabled": false },
             "m.get_login_token": { "enabled": own_account },
         }
-    }))
+    });
+    if session.is_admin {
+        answer["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+    }
+    Json(answer)
 }
 
 impl Stability {

@@ -12,7 +12,7 @@ const VERSIONS: [&str; 24] = [
 ];
 
 /// Features that clients look for by their unstable names, and that this server has.
-const UNSTABLE_FEATURES: [&str; 11] = [
+const UNSTABLE_FEATURES: [&str; 14] = [
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc3391",
     "org.matrix.msc3757",
@@ -22,8 +22,11 @@ const UNSTABLE_FEATURES: [&str; 11] = [
     "org.matrix.msc4155",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    "uk.timedout.msc4323",
 ];
 
 pub async fn handle() -> Json<JsonValue> {

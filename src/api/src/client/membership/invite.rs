@@ -9,7 +9,7 @@ use serde_json::{Value as JsonValue, json};
 use super::target::{TargetBody, require_known, third_party_denied};
 use crate::{
     error::ApiError,
-    extract::{JsonBody, PathParams, User},
+    extract::{Active, JsonBody, PathParams, User},
 };
 
 #[derive(Deserialize)]
@@ -22,7 +22,7 @@ pub struct Body {
 
 pub async fn handle(
     State(rooms): State<Rooms>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     PathParams(room_id): PathParams<OwnedRoomId>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Json<JsonValue>, ApiError> {

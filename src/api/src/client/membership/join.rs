@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::ApiError,
-    extract::{Authenticated, JsonBody, PathParams, RumaResponse},
+    extract::{Active, Authenticated, JsonBody, PathParams, RumaResponse},
     rate_limit::{Limit, RateLimits},
 };
 
@@ -26,7 +26,7 @@ pub async fn handle(
     State(rooms): State<Rooms>,
     State(profiles): State<Arc<Profiles>>,
     State(limits): State<Arc<RateLimits>>,
-    Authenticated(session): Authenticated,
+    Active(Authenticated(session)): Active<Authenticated>,
     PathParams(room_id): PathParams<OwnedRoomId>,
     Via(via): Via,
     JsonBody(body): JsonBody<Box<RawJsonValue>>,

@@ -14,7 +14,7 @@ use serde_json::value::RawValue as RawJsonValue;
 use super::{join::join, target::JoinBody, via::Via};
 use crate::{
     error::ApiError,
-    extract::{Authenticated, JsonBody, PathParams, RumaResponse},
+    extract::{Active, Authenticated, JsonBody, PathParams, RumaResponse},
     rate_limit::RateLimits,
 };
 
@@ -23,7 +23,7 @@ pub async fn handle(
     State(directory): State<Arc<Directory>>,
     State(profiles): State<Arc<Profiles>>,
     State(limits): State<Arc<RateLimits>>,
-    Authenticated(session): Authenticated,
+    Active(Authenticated(session)): Active<Authenticated>,
     PathParams(room): PathParams<OwnedRoomOrAliasId>,
     Via(via): Via,
     JsonBody(body): JsonBody<Box<RawJsonValue>>,

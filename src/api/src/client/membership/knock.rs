@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::ApiError,
-    extract::{JsonBody, PathParams, RumaResponse, User},
+    extract::{Active, JsonBody, PathParams, RumaResponse, User},
     rate_limit::{Limit, RateLimits},
 };
 
@@ -23,7 +23,7 @@ pub async fn handle(
     State(directory): State<Arc<Directory>>,
     State(profiles): State<Arc<Profiles>>,
     State(limits): State<Arc<RateLimits>>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     PathParams(room): PathParams<OwnedRoomOrAliasId>,
     Via(via): Via,
     JsonBody(body): JsonBody<ReasonBody>,

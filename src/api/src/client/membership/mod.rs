@@ -16,6 +16,7 @@ mod kick;
 mod knock;
 mod leave;
 mod members;
+mod mutual_rooms;
 pub(crate) mod target;
 mod unban;
 pub(crate) mod via;
@@ -25,6 +26,8 @@ pub fn router() -> Router<App> {
         .endpoint::<ruma_membership::ban_user::v3::Request, _>(ban::handle)
         .endpoint::<ruma_membership::forget_room::v3::Request, _>(forget::handle)
         .endpoint::<ruma_membership::get_member_events::v3::Request, _>(members::handle)
+        .endpoint::<ruma_membership::get_mutual_rooms::unstable::Request, _>(mutual_rooms::handle)
+        .endpoint::<ruma_membership::get_mutual_rooms::v1::Request, _>(mutual_rooms::handle)
         .endpoint::<ruma_membership::invite_user::v3::Request, _>(invite::handle)
         .endpoint::<ruma_membership::join_room_by_id::v3::Request, _>(join::handle)
         .endpoint::<ruma_membership::join_room_by_id_or_alias::v3::Request, _>(join_by_id_or_alias::handle)

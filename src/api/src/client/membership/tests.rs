@@ -194,3 +194,27 @@ async fn blocked_invites_are_refused_and_ignored_ones_are_not_shown() {
     let (_, synced) = server.get("/_matrix/client/v3/sync", Some(&bob)).await;
     assert!(synced["rooms"].get("invite").is_none(), "{synced}");
 }
+
+#[tokio::test]
+async fn mutual_rooms_are_those_both_are_joined_to() {
+    let three = room(json!({ "preset": "public_chat" })).await;
+    let path = |user: &str| format!("/_matrix/client/v1/mutual_rooms?user_id={user}");
+    let with_bob = path("@bob:chappe.example");
+    let none = three.server.get(&with_bob, Some(&three.alice)).await;
+    assert_eq!(none, (StatusCode::OK, json!({ "joined": [], "count": 0 })));
+    three.act(&three.bob, "join", JsonValue::Null).await;
+    let expected = json!({ "joined": [three.room], "count": 1 });
+    assert_eq!(three.server.get(&with_bob, Some(&three.alice)).await, (StatusCode::OK, expected.clone()));
+    let unstable = "/_matrix/client/unstable/uk.half-shot.msc2666/user/mutual_rooms?user_id=@bob:chappe.example";
+    assert_eq!(three.server.get(unstable, Some(&three.alice)).await.1, expected);
+    let further = format!("{with_bob}&from={}", three.room);
+    assert_eq!(three.server.get(&further, Some(&three.alice)).await.1["joined"], json!([]));
+
+    assert_eq!(refusal(&three.server.get(&with_bob, None).await), (401, "M_MISSING_TOKEN"));
+    let refused = (400, "M_INVALID_PARAM");
+    for path in [path("@alice:chappe.example"), path("nonsense"), path(""), format!("{with_bob}&from=nonsense")] {
+        assert_eq!(refusal(&three.server.get(&path, Some(&three.alice)).await), refused, "{path}");
+    }
+    let unknown = three.server.get(&path("@nobody:elsewhere.example"), Some(&three.alice)).await;
+    assert_eq!(unknown, (StatusCode::OK, json!({ "joined": [], "count": 0 })));
+}

@@ -8,12 +8,12 @@ use serde_json::{Value as JsonValue, json};
 use super::target::{TargetBody, require_known};
 use crate::{
     error::ApiError,
-    extract::{JsonBody, PathParams, User},
+    extract::{Active, JsonBody, PathParams, User},
 };
 
 pub async fn handle(
     State(rooms): State<Rooms>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     PathParams(room_id): PathParams<OwnedRoomId>,
     JsonBody(body): JsonBody<TargetBody>,
 ) -> Result<Json<JsonValue>, ApiError> {

@@ -10,7 +10,7 @@ use chappe_rooms::{
     EventDraft, Rooms,
     send::{canonical_content, transaction},
 };
-use chappe_services::delayed_events::DelayedEvents;
+use chappe_services::{accounts::Accounts, delayed_events::DelayedEvents};
 use ruma::{
     CanonicalJsonValue, EventId, RoomId,
     api::client::{
@@ -20,6 +20,7 @@ use ruma::{
     events::TimelineEventType,
 };
 
+use super::redact::check_suspended_redacts_own;
 use crate::{
     client::{delayed_event::Delay, membership::target::require_known},
     error::ApiError,
@@ -29,6 +30,7 @@ use crate::{
 pub async fn handle(
     State(rooms): State<Rooms>,
     State(delayed): State<Arc<DelayedEvents>>,
+    State(accounts): State<Arc<Accounts>>,
     Authenticated(session): Authenticated,
     Delay(delay): Delay,
     Ruma(request): Ruma<Request>,
@@ -39,6 +41,11 @@ pub async fn handle(
     draft.transaction = Some(transaction(&session.device_id, &request.txn_id));
     if draft.kind == TimelineEventType::RoomRedaction {
         name_target(&rooms, &request.room_id, &mut draft)?;
+    }
+    match &draft.redacts {
+        Some(target) => check_suspended_redacts_own(&accounts, &rooms, &session, target)?,
+        None if accounts.is_suspended(&session.user_id)? => return Err(ApiError::user_suspended()),
+        None => {}
     }
     if let Some(delay) = delay {
         let delay_id = delayed.schedule(&session, &request.room_id, draft, delay).await?;

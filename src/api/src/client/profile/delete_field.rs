@@ -11,13 +11,13 @@ use serde_json::{Value as JsonValue, json};
 use super::set_field::{change, check_own};
 use crate::{
     error::ApiError,
-    extract::{PathParams, User},
+    extract::{Active, PathParams, User},
 };
 
 pub async fn handle(
     State(profiles): State<Arc<Profiles>>,
     State(rooms): State<Rooms>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     PathParams((user_id, field)): PathParams<(OwnedUserId, String)>,
 ) -> Result<Json<JsonValue>, ApiError> {
     check_own(&session, &user_id)?;

@@ -13,13 +13,13 @@ use serde_json::{Map, Value as JsonValue, json};
 
 use crate::{
     error::ApiError,
-    extract::{JsonBody, PathParams, User},
+    extract::{Active, JsonBody, PathParams, User},
 };
 
 pub async fn handle(
     State(profiles): State<Arc<Profiles>>,
     State(rooms): State<Rooms>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     PathParams((user_id, field)): PathParams<(OwnedUserId, String)>,
     JsonBody(mut body): JsonBody<Map<String, JsonValue>>,
 ) -> Result<Json<JsonValue>, ApiError> {

@@ -23,7 +23,7 @@ use serde_json::value::RawValue as RawJsonValue;
 use crate::{
     client::membership::target::{member_profile, third_party_denied},
     error::ApiError,
-    extract::{Ruma, RumaResponse, User},
+    extract::{Active, Ruma, RumaResponse, User},
 };
 
 /// The most users one request may invite.
@@ -32,7 +32,7 @@ const INVITES_MAX: usize = 1_000;
 pub async fn handle(
     State(rooms): State<Rooms>,
     State(profiles): State<Arc<Profiles>>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if !request.invite_3pid.is_empty() {

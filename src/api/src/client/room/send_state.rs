@@ -11,7 +11,13 @@ use chappe_rooms::{
     membership::{JoinContent, MemberProfile},
     send::canonical_content,
 };
-use chappe_services::{accounts::Session, delayed_events::DelayedEvents, directory::Directory, profile::Profiles};
+use chappe_services::{
+    accounts::{Accounts, Session},
+    delayed_events::DelayedEvents,
+    directory::Directory,
+    profile::Profiles,
+    server_notices::ServerNotices,
+};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, UserId,
     api::client::{
@@ -36,11 +42,18 @@ pub async fn handle(
     State(directory): State<Arc<Directory>>,
     State(profiles): State<Arc<Profiles>>,
     State(delayed): State<Arc<DelayedEvents>>,
+    State(accounts): State<Arc<Accounts>>,
+    State(notices): State<Arc<ServerNotices>>,
     Authenticated(session): Authenticated,
     Delay(delay): Delay,
     Ruma(request): Ruma<Request>,
 ) -> Result<Response, ApiError> {
     let content = canonical_content(request.body.json().get())?;
+    if is_own_leave(&session, &request, &content) {
+        notices.check_may_leave(&session.user_id, &request.room_id)?;
+    } else if accounts.is_suspended(&session.user_id)? {
+        return Err(ApiError::user_suspended());
+    }
     if delay.is_none() && request.event_type == StateEventType::RoomMember {
         let member = Member { rooms: &rooms, profiles: &profiles, session: &session, room_id: &request.room_id };
         let event_id = member.set(&request.state_key, content).await?;
@@ -55,6 +68,12 @@ pub async fn handle(
     }
     let sent = rooms.send(&session.user_id, &request.room_id, draft).await?;
     Ok(RumaResponse(send_state_event::v3::Response::new(sent.event_id)).into_response())
+}
+
+fn is_own_leave(session: &Session, request: &Request, content: &CanonicalJsonObject) -> bool {
+    request.event_type == StateEventType::RoomMember
+        && request.state_key == session.user_id.as_str()
+        && content.get("membership").and_then(CanonicalJsonValue::as_str) == Some("leave")
 }
 
 /// A change of membership that comes as a state event. It takes the way of the endpoint that is made for it where other servers

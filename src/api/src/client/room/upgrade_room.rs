@@ -10,7 +10,7 @@ use ruma::api::client::room::upgrade_room::v3::{Request, Response};
 use crate::{
     client::membership::target::{member_profile, require_known},
     error::ApiError,
-    extract::{Ruma, RumaResponse, User},
+    extract::{Active, Ruma, RumaResponse, User},
 };
 
 /// The most creators that one request may name.
@@ -19,7 +19,7 @@ const CREATORS_MAX: usize = 100;
 pub async fn handle(
     State(rooms): State<Rooms>,
     State(profiles): State<Arc<Profiles>>,
-    User(session): User,
+    Active(User(session)): Active<User>,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if request.additional_creators.len() > CREATORS_MAX {

@@ -8,12 +8,12 @@ use ruma::api::client::session::logout::v3::Response;
 
 use crate::{
     error::ApiError,
-    extract::{Authenticated, RumaResponse},
+    extract::{EvenIfLocked, RumaResponse},
 };
 
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
-    Authenticated(session): Authenticated,
+    EvenIfLocked(session): EvenIfLocked,
 ) -> Result<RumaResponse<Response>, ApiError> {
     accounts.delete_session(&session).await?;
     Ok(RumaResponse(Response::new()))
