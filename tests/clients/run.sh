@@ -6,7 +6,7 @@
 #
 # The server is HOMESERVER_BINARY, or the one built in the target folder. What the clients need is installed below the
 # target folder, as the pinned lists beside this file say. Needs Python 3 with venv for matrix-nio, and Node.js with npm
-# for matrix-js-sdk: one that is missing is a failure.
+# (any version) for matrix-js-sdk: one that is missing is a failure.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 : "${CARGO_TARGET_DIR:=${XDG_CACHE_HOME:-$HOME/.cache}/chappe/target}"
@@ -48,7 +48,8 @@ install_js() {
 }
 
 run_nio() { "$installed/nio/bin/python" "$here/nio/client.py" "$1"; }
-run_js() { node "$installed/js/client.mjs" "$1"; }
+# With the Node.js that the list pins, since the client asks for a newer one than systems have.
+run_js() { "$installed/js/node_modules/.bin/node" "$installed/js/client.mjs" "$1"; }
 
 data=$(mktemp -d)
 server=

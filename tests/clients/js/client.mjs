@@ -9,7 +9,10 @@ import { logger } from "matrix-js-sdk/lib/logger.js";
 logger.setLevel("silent");
 
 const MESSAGES_BEFORE = 25;
+const TIME_MS_MAX = 120_000;
 const baseUrl = process.argv[2];
+
+setTimeout(() => check(false, `done within ${TIME_MS_MAX} ms`), TIME_MS_MAX);
 
 function check(condition, what, ...seen) {
     if (!condition) {

@@ -28,6 +28,7 @@ from nio import (
 from nio.api import RelationshipType
 
 MESSAGES_BEFORE = 25
+TIME_SECONDS_MAX = 120
 
 
 def check(condition, what, *seen):
@@ -133,4 +134,4 @@ async def talk(alice, bob):
     check([body for body in bodies if body.startswith("message ")] == expected, "every message is there once, in order", bodies)
 
 
-asyncio.run(main(sys.argv[1]))
+asyncio.run(asyncio.wait_for(main(sys.argv[1]), TIME_SECONDS_MAX))

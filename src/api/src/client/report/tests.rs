@@ -40,7 +40,11 @@ async fn rooms_and_users_are_reported_whether_they_exist_or_not() {
         let body = json!({ "reason": "spam" });
         assert_eq!(server.post(path, Some(&alice), body.clone()).await, (StatusCode::OK, json!({})), "{path}");
         assert_eq!(refusal(&server.post(path, None, body).await), (401, "M_MISSING_TOKEN"), "{path}");
-        assert_eq!(refusal(&server.post(path, Some(&alice), json!({ "reason": 1 })).await), (400, "M_BAD_JSON"), "{path}");
+        assert_eq!(
+            refusal(&server.post(path, Some(&alice), json!({ "reason": 1 })).await),
+            (400, "M_BAD_JSON"),
+            "{path}"
+        );
         let long = json!({ "reason": "x".repeat(5_000) });
         assert_eq!(refusal(&server.post(path, Some(&alice), long).await), (400, "M_INVALID_PARAM"), "{path}");
     }
