@@ -327,9 +327,9 @@ async fn context_of(
     };
     let page = |from, direction, limit| PageRequest { from, to: None, direction, limit };
     let older = page(place_before, Paging::Backward, limit(wanted.before_limit));
-    let older = rooms.get_visible_page(&room, user, older, |_| true).await?.events;
+    let older = rooms.get_visible_page(&room, user, older, |_| Ok(true)).await?.events;
     let newer = page(place, Paging::Forward, limit(wanted.after_limit));
-    let newer = rooms.get_visible_page(&room, user, newer, |_| true).await?.events;
+    let newer = rooms.get_visible_page(&room, user, newer, |_| Ok(true)).await?.events;
     let start = older.last().map_or(before(place), |(place, _)| before(*place)).to_string();
     let end = newer.last().map_or(after(place), |(place, _)| after(*place)).to_string();
     let events_of = |page: Vec<(_, Arc<Event>)>| page.into_iter().map(|(_, event)| event).collect::<Vec<_>>();
