@@ -1,7 +1,7 @@
 //! Finding events for a user: what the index offers, as far as the user may see it, with what is around it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -93,6 +93,7 @@ struct Finding {
     searched: BTreeSet<RoomNid>,
     limit: usize,
     group_by: BTreeSet<GroupKey>,
+    ignored: Arc<HashSet<OwnedUserId>>,
     page: PageToken,
 }
 
@@ -108,6 +109,7 @@ pub(super) async fn find(
         None => PageToken::start(newest),
     };
     let filter = request.filter;
+    let ignored = Arc::new(request.ignored);
     let finding = Finding {
         user: user.to_owned(),
         terms: Terms::parse(&request.term),
@@ -118,6 +120,7 @@ pub(super) async fn find(
         limit: filter.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX),
         filter: EventFilter::from(filter),
         group_by: GroupKey::parse(&request.group_by)?,
+        ignored: ignored.clone(),
         page,
         rooms: rooms.clone(),
     };
@@ -125,7 +128,7 @@ pub(super) async fn find(
     let mut results = tokio::task::spawn_blocking(move || finding.find(&index)).await??;
     if let Some(wanted) = &request.context {
         for hit in &mut results.hits {
-            hit.context = context_of(rooms, user, &hit.event, wanted).await?;
+            hit.context = context_of(rooms, user, &hit.event, wanted, &ignored).await?;
         }
     }
     if request.include_state {
@@ -222,7 +225,7 @@ impl Finding {
                 std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::hash_map::Entry::Vacant(new) => new.insert(self.rooms.eyes_of(room, &self.user)?),
             };
-            if !eyes.sees(&event)? {
+            if is_ignored(&self.ignored, &event) || !eyes.sees(&event)? {
                 continue;
             }
             results.count += 1;
@@ -312,11 +315,16 @@ impl Finding {
     }
 }
 
+fn is_ignored(ignored: &HashSet<OwnedUserId>, event: &Event) -> bool {
+    !event.pdu.is_state() && ignored.contains(&event.pdu.sender)
+}
+
 async fn context_of(
     rooms: &Rooms,
     user: &UserId,
     event: &Arc<Event>,
     wanted: &EventContext,
+    ignored: &HashSet<OwnedUserId>,
 ) -> Result<Option<HitContext>, SearchError> {
     let Some(room) = rooms.get_room_by_nid(event.record.room)? else { return Ok(None) };
     let Some(place) = rooms.get_place(event)? else { return Ok(None) };
@@ -327,9 +335,9 @@ async fn context_of(
     };
     let page = |from, direction, limit| PageRequest { from, to: None, direction, limit };
     let older = page(place_before, Paging::Backward, limit(wanted.before_limit));
-    let older = rooms.get_visible_page(&room, user, older, |_| Ok(true)).await?.events;
+    let older = rooms.get_visible_page(&room, user, older, |event| Ok(!is_ignored(ignored, event))).await?.events;
     let newer = page(place, Paging::Forward, limit(wanted.after_limit));
-    let newer = rooms.get_visible_page(&room, user, newer, |_| Ok(true)).await?.events;
+    let newer = rooms.get_visible_page(&room, user, newer, |event| Ok(!is_ignored(ignored, event))).await?.events;
     let start = older.last().map_or(before(place), |(place, _)| before(*place)).to_string();
     let end = newer.last().map_or(after(place), |(place, _)| after(*place)).to_string();
     let events_of = |page: Vec<(_, Arc<Event>)>| page.into_iter().map(|(_, event)| event).collect::<Vec<_>>();

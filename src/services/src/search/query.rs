@@ -1,12 +1,15 @@
 //! What somebody searches for, and where a page of results goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use chappe_store::Position;
-use ruma::api::client::{
-    filter::RoomEventFilter,
-    search::search_events::v3::{EventContext, GroupingKey, OrderBy, SearchKeys},
+use ruma::{
+    OwnedUserId,
+    api::client::{
+        filter::RoomEventFilter,
+        search::search_events::v3::{EventContext, GroupingKey, OrderBy, SearchKeys},
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +33,8 @@ pub struct SearchRequest {
     pub context: Option<EventContext>,
     pub include_state: bool,
     pub group_by: Vec<GroupingKey>,
+    /// Whose messages are not wanted.
+    pub ignored: HashSet<OwnedUserId>,
     /// Goes on from an earlier answer.
     pub next_batch: Option<String>,
 }

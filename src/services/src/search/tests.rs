@@ -32,6 +32,7 @@ fn request(term: &str) -> SearchRequest {
         context: None,
         include_state: false,
         group_by: Vec::new(),
+        ignored: Default::default(),
         next_batch: None,
     }
 }
@@ -190,6 +191,8 @@ async fn filters_groups_and_context_are_as_asked() {
     let mut only_bob = request("hello");
     only_bob.filter.senders = Some(vec![bob.to_owned()]);
     assert_eq!(ids(&search.search(alice, only_bob).await.unwrap()), std::slice::from_ref(&b1));
+    let ignoring = SearchRequest { ignored: [bob.to_owned()].into(), ..request("hello") };
+    assert_eq!(ids(&search.search(alice, ignoring).await.unwrap()), [a2.clone(), a1.clone()]);
     let mut not_one = request("hello");
     not_one.filter.not_rooms = vec![one.clone()];
     assert_eq!(ids(&search.search(alice, not_one).await.unwrap()), std::slice::from_ref(&a2));

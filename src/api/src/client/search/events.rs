@@ -9,8 +9,11 @@ use axum::{
     Json,
     extract::{RawQuery, State},
 };
-use chappe_rooms::{Event, Rooms, client_event::Viewer};
-use chappe_services::search::{Group, GroupKey, Hit, HitContext, Search, SearchRequest};
+use chappe_rooms::{Event, Rooms, client_event::Viewer, relations::Audience};
+use chappe_services::{
+    account_data::AccountData,
+    search::{Group, GroupKey, Hit, HitContext, Search, SearchRequest},
+};
 use ruma::{
     OwnedRoomId, OwnedUserId,
     api::client::{
@@ -114,6 +117,7 @@ struct FoundGroup {
 pub async fn handle(
     State(search): State<Arc<Search>>,
     State(rooms): State<Rooms>,
+    State(account_data): State<Arc<AccountData>>,
     RawQuery(query): RawQuery,
     User(session): User,
     JsonBody(body): JsonBody<Body>,
@@ -121,6 +125,7 @@ pub async fn handle(
     let Some(criteria) = body.search_categories.room_events else {
         return Ok(Json(Answer { search_categories: FoundCategories { room_events: None } }));
     };
+    let ignored = account_data.get_ignored_users(&session.user_id)?;
     let request = SearchRequest {
         term: criteria.search_term,
         keys: criteria.keys,
@@ -129,10 +134,12 @@ pub async fn handle(
         context: criteria.event_context,
         include_state: criteria.include_state,
         group_by: criteria.groupings.group_by.into_iter().filter_map(|group| group.key).collect(),
+        ignored: ignored.clone(),
         next_batch: next_batch(query.as_deref()),
     };
     let found = search.search(&session.user_id, request).await?;
-    let shown = Shown { rooms: &rooms, viewer: Viewer { user: &session.user_id, device: Some(&session.device_id) } };
+    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let shown = Shown { rooms: &rooms, audience: Audience { viewer, ignored: &ignored } };
     let room_events = Found {
         count: found.count,
         highlights: found.highlights.into_iter().collect(),
@@ -157,7 +164,7 @@ fn next_batch(query: Option<&str>) -> Option<String> {
 
 struct Shown<'a> {
     rooms: &'a Rooms,
-    viewer: Viewer<'a>,
+    audience: Audience<'a>,
 }
 
 impl Shown<'_> {
@@ -166,7 +173,7 @@ impl Shown<'_> {
     }
 
     fn event(&self, event: &Event) -> Result<Box<RawJsonValue>, ApiError> {
-        Ok(self.rooms.to_client(event, Some(self.viewer), true)?)
+        Ok(self.rooms.to_client_bundled(event, self.audience, true)?)
     }
 
     fn hit(&self, hit: Hit) -> Result<FoundEvent, ApiError> {
