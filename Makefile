@@ -2,12 +2,13 @@
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 
-.PHONY: help run test test-clients demo crash lint fmt deps complement-image complement docker-image
+.PHONY: help run test test-clients test-interop demo crash lint fmt deps complement-image complement docker-image
 
 help:
 	@echo "make run               build the server and start it on its trial configuration"
 	@echo "make test              run every test"
 	@echo "make test-clients      run clients from PyPI and npm against the server"
+	@echo "make test-interop      this server beside a real Synapse, which it installs; needs Python 3 and its package index"
 	@echo "make demo              two servers, two people, one encrypted room between them"
 	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill or power-cut (root)"
 	@echo "make lint              check format and lints"
@@ -34,6 +35,10 @@ test-clients: deps
 demo: deps
 	cargo build --workspace --all-targets --locked
 	"$(CARGO_TARGET_DIR)/debug/demo"
+
+test-interop: deps
+	cargo build --workspace --all-targets --locked
+	"$(CARGO_TARGET_DIR)/debug/interop" --environment "$(CARGO_TARGET_DIR)/synapse" $(if $(VERSIONS),--versions $(VERSIONS))
 
 crash: deps
 	cargo build --workspace --all-targets --locked

@@ -24,7 +24,7 @@ pub struct Server {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16, Failure> {
+pub fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
@@ -44,11 +44,23 @@ impl Server {
     /// Writes the configuration of a server called `host` that trusts `authority`, and starts it. `settings` are further lines of
     /// the configuration.
     pub async fn start(root: &Path, host: &str, authority: &Authority, settings: &str) -> Result<Self, Failure> {
-        let directory = root.join(host);
-        fs::create_dir_all(&directory)?;
-        let (client_port, federation_port) = (free_port()?, free_port()?);
-        let (certificate, private_key) = authority.issue(host)?;
+        let federation_port = free_port()?;
         let name = format!("{host}:{federation_port}");
+        Self::start_as(&root.join(host), &name, federation_port, authority, settings).await
+    }
+
+    /// Starts a server called `name`, a host and a port, that listens for other servers on `federation_port`, which may be another
+    /// port than the one in its name.
+    pub async fn start_as(
+        directory: &Path,
+        name: &str,
+        federation_port: u16,
+        authority: &Authority,
+        settings: &str,
+    ) -> Result<Self, Failure> {
+        fs::create_dir_all(directory)?;
+        let client_port = free_port()?;
+        let (certificate, private_key) = authority.issue(name.split(':').next().unwrap_or(name))?;
         let configuration = format!(
             r#"
 server_name = "{name}"
@@ -78,7 +90,12 @@ enabled = false
             root_certificate = authority.certificate(),
         );
         fs::write(directory.join("conduit.toml"), configuration)?;
-        let mut server = Self { name, client_url: format!("http://127.0.0.1:{client_port}"), directory, process: None };
+        let mut server = Self {
+            name: name.to_owned(),
+            client_url: format!("http://127.0.0.1:{client_port}"),
+            directory: directory.to_owned(),
+            process: None,
+        };
         server.restart().await?;
         Ok(server)
     }
