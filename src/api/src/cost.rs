@@ -13,7 +13,7 @@ use http::Method;
 
 use crate::{
     App,
-    extract::{ClientAddress, OptionalUser, Recognised},
+    extract::{AppService, ClientAddress, OptionalUser, Recognised},
     rate_limit::Limit,
 };
 
@@ -28,7 +28,10 @@ pub(crate) async fn count(State(app): State<App>, request: Request, next: Next) 
     let (mut parts, body) = request.into_parts();
     let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(&mut parts, &app).await;
     let checked = if limit.counts_addresses() {
-        app.rate_limits.check_address(limit, address)
+        match AppService::from_request_parts(&mut parts, &app).await {
+            Ok(AppService(service)) if !service.rate_limited => Ok(()),
+            _ => app.rate_limits.check_address(limit, address),
+        }
     } else {
         match OptionalUser::from_request_parts(&mut parts, &app).await {
             Ok(OptionalUser(Some(session))) => {

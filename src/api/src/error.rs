@@ -83,6 +83,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, ErrorCode::GuestAccessForbidden, "Guests may not do this")
     }
 
+    /// 400 M_EXCLUSIVE: it belongs to an application service, or is not one's own.
+    pub fn exclusive(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::Exclusive, message)
+    }
+
     /// 404 M_NOT_FOUND.
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)

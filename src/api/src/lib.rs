@@ -12,6 +12,7 @@ use chappe_rooms::Rooms;
 use chappe_services::{
     account_data::AccountData,
     accounts::Accounts,
+    app_services::client::AppServices,
     delayed_events::DelayedEvents,
     devices::Devices,
     federation::{incoming::RequestVerifier, keys::ServerKeys, sender::Sender, transactions::Transactions},
@@ -29,6 +30,7 @@ use chappe_services::{
     keys::{DeviceLists, Keys},
     media::Media,
     presence::Presence,
+    previews::Previews,
     receipts::Receipts,
     to_device::ToDevice,
     turn::Turn,
@@ -60,6 +62,7 @@ pub use error::ApiError;
 pub struct App {
     pub account_data: Arc<AccountData>,
     pub accounts: Arc<Accounts>,
+    pub app_services: AppServices,
     pub clock: Arc<dyn Clock>,
     pub delayed_events: Arc<DelayedEvents>,
     pub device_lists: DeviceLists,
@@ -71,6 +74,7 @@ pub struct App {
     pub keys: Keys,
     pub media: Media,
     pub presence: Arc<Presence>,
+    pub previews: Previews,
     pub profiles: Arc<Profiles>,
     pub rate_limits: Arc<RateLimits>,
     pub receipts: Arc<Receipts>,

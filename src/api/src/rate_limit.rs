@@ -156,7 +156,7 @@ impl RateLimits {
 
     /// Counts an action of the user of this session, unless it is one that is never limited.
     pub fn check_session(&self, limit: Limit, session: &Session) -> Result<(), ApiError> {
-        if session.is_admin && self.config.exempt_admins {
+        if !session.is_limited() || (session.is_admin && self.config.exempt_admins) {
             return Ok(());
         }
         self.check_user(limit, &session.user_id)

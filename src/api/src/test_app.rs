@@ -8,6 +8,7 @@ use chappe_rooms::{Rooms, RoomsConfig};
 use chappe_services::{
     account_data::AccountData,
     accounts::{Accounts, AccountsConfig, PasswordHashing},
+    app_services::client::AppServices,
     connector::{Connector, ConnectorConfig},
     delayed_events::{DelayedEvents, DelayedEventsConfig},
     devices::Devices,
@@ -29,6 +30,7 @@ use chappe_services::{
     media::{Media, MediaConfig},
     policy::FederationPolicy,
     presence::Presence,
+    previews::{Previews, PreviewsConfig},
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
     receipts::Receipts,
     registration::RegistrationMode,
@@ -126,6 +128,8 @@ impl TestApp {
         let signer = Arc::new(ServerSigner::from_seed(name.clone(), "test", &[7; 32]).unwrap());
         let policy = Arc::new(FederationPolicy::new(name.clone(), true, &[], &[]));
         let destinations = Destinations::load(store.clone(), clock.clone()).unwrap();
+        let registered_urls = accounts.app_services().iter().filter_map(|service| service.url.as_ref());
+        let to_app_services = Connector::for_origins(ConnectorConfig::default(), registered_urls).unwrap();
         let connector = Connector::new(ConnectorConfig::default()).unwrap();
         let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
         let client = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
@@ -180,6 +184,13 @@ impl TestApp {
             MediaConfig::default(),
         )
         .unwrap();
+        let previews = Previews::new(
+            PreviewsConfig::default(),
+            Connector::new(ConnectorConfig::default()).unwrap(),
+            media.clone(),
+            store.clone(),
+            clock.clone(),
+        );
         let discovery = DiscoveryConfig {
             client_base_url: Some("https://matrix.chappe.example".to_owned()),
             federation_host: None,
@@ -210,6 +221,7 @@ impl TestApp {
         let user_directory_profiles = profiles.clone();
         let app = App {
             account_data,
+            app_services: AppServices::new(to_app_services, accounts.clone(), rooms.clone()),
             uia: Arc::new(Uia::new(accounts.clone(), clock.clone())),
             accounts,
             clock: clock.clone(),
@@ -223,6 +235,7 @@ impl TestApp {
             keys,
             media,
             presence,
+            previews,
             profiles,
             rate_limits: Arc::new(RateLimits::new(config.rate_limits, clock.clone())),
             receipts,

@@ -12,6 +12,7 @@ use chappe_protocol::{
 use chappe_store::{
     Batch, Domain, Json, RoomNid, Stamped, Topic,
     tables::{
+        app_services::OUT_OF_BAND_LOG,
         events::{EVENT_JSON, EVENT_NIDS, EVENTS, EventRecord, EventStatus, SentBy},
         rooms::{FORGOTTEN, MEMBERS, MEMBERSHIP_LOG, OUT_OF_BAND_VERSIONS, STRIPPED_STATE, USER_ROOMS},
     },
@@ -238,6 +239,7 @@ impl Rooms {
         batch.put(&MEMBERS, &(room, user.to_owned()), &member);
         batch.put(&USER_ROOMS, &key, &member);
         batch.put(&MEMBERSHIP_LOG, &(user.to_owned(), position), &room);
+        batch.put(&OUT_OF_BAND_LOG, &position, &nid);
         batch.delete(&FORGOTTEN, &key);
         batch.put(&OUT_OF_BAND_VERSIONS, &room, &version.to_string());
         match stripped {

@@ -35,6 +35,8 @@ pub struct EventDraft {
     pub redacts: Option<OwnedEventId>,
     /// The client's transaction, for events that can be sent twice by mistake.
     pub transaction: Option<Transaction>,
+    /// When it was sent, in milliseconds since the Unix epoch; `None`: now. For application services alone.
+    pub sent_at_ms: Option<u64>,
 }
 
 /// A client's own name for one request.
@@ -57,7 +59,7 @@ const PREV_EVENTS_MAX: usize = 20;
 
 impl EventDraft {
     pub fn message(kind: TimelineEventType, content: CanonicalJsonObject) -> Self {
-        Self { kind, state_key: None, content, redacts: None, transaction: None }
+        Self { kind, state_key: None, content, redacts: None, transaction: None, sent_at_ms: None }
     }
 
     pub fn state(
@@ -65,7 +67,14 @@ impl EventDraft {
         state_key: impl Into<String>,
         content: CanonicalJsonObject,
     ) -> Self {
-        Self { kind: kind.into(), state_key: Some(state_key.into()), content, redacts: None, transaction: None }
+        Self {
+            kind: kind.into(),
+            state_key: Some(state_key.into()),
+            content,
+            redacts: None,
+            transaction: None,
+            sent_at_ms: None,
+        }
     }
 
     /// As [`EventDraft::state`], with the content of a JSON literal that is known to be an object.
@@ -165,6 +174,7 @@ impl Rooms {
             content,
             redacts: Some(target.to_owned()),
             transaction,
+            sent_at_ms: None,
         };
         self.send(sender, room_id, draft).await
     }
@@ -254,8 +264,8 @@ impl Staging {
     /// Builds and signs an event of a local user after the current extremities.
     pub(crate) fn build_own(&self, sender: &UserId, draft: EventDraft) -> Result<Pdu, RoomError> {
         let mut object = self.template(sender, &draft)?;
-        let now = self.rooms.clock.now_ms();
-        object.insert("origin_server_ts".to_owned(), integer(now));
+        let sent_at_ms = draft.sent_at_ms.unwrap_or_else(|| self.rooms.clock.now_ms());
+        object.insert("origin_server_ts".to_owned(), integer(sent_at_ms));
         self.rooms.sign_new_event(object, &self.room.rules)
     }
 

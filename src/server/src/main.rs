@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod data_dir;
 mod listen;
+mod registrations;
 mod settings;
 mod shutdown;
 mod signing_key;

@@ -1,18 +1,22 @@
 //! Turns sections of the configuration into the plain values that each part of the server takes.
 
+use std::time::Duration;
+
 use chappe_api::{
     client::discovery::{DiscoveryConfig, Stability, SupportContact},
     rate_limit::{Rate, RateLimitsConfig},
 };
-use chappe_protocol::room_version;
+use chappe_protocol::{glob::Glob, room_version};
 use chappe_rooms::RoomsConfig;
 use chappe_services::{
     accounts::{AccountsConfig, LockoutConfig, PasswordPolicy},
+    app_services::Registrations,
     connector::ConnectorConfig,
     delayed_events::DelayedEventsConfig,
     federation::keys::{RetiredKey, ServerKeysConfig},
     media::MediaConfig,
     policy::FederationPolicy,
+    previews::PreviewsConfig,
     registration::{RegistrationConfig, RegistrationMode, TermsDocument, TermsPolicy},
     secret::Secret,
     server_notices::ServerNoticesConfig,
@@ -23,8 +27,8 @@ use ruma::{RoomVersionId, UserId, api::client::discovery::get_capabilities::v3::
 
 use crate::{
     config::{
-        self, Config, DefaultEncryption, DelayedEventsSection, Durability, MediaSection, RateLimitsSection,
-        RoomsSection, StorageSection, TurnSection,
+        self, Config, DefaultEncryption, DelayedEventsSection, Durability, MediaSection, PreviewsSection,
+        RateLimitsSection, RoomsSection, StorageSection, TurnSection,
     },
     signing_key::OldKey,
 };
@@ -67,7 +71,7 @@ pub fn server_keys(config: &Config, old_keys: Vec<OldKey>) -> ServerKeysConfig {
     }
 }
 
-pub fn accounts(config: &Config) -> AccountsConfig {
+pub fn accounts(config: &Config, app_services: Registrations) -> AccountsConfig {
     let (registration, login) = (&config.registration, &config.login);
     let secret = |secret: &config::Secret| Secret::new(secret.expose());
     AccountsConfig {
@@ -97,6 +101,7 @@ pub fn accounts(config: &Config) -> AccountsConfig {
             longest_ms: login.lockout_longest_seconds.saturating_mul(1000),
             ..LockoutConfig::default()
         },
+        app_services,
         ..AccountsConfig::new(config.server_name.clone())
     }
 }
@@ -164,8 +169,27 @@ pub fn media(section: &MediaSection) -> MediaConfig {
     MediaConfig {
         upload_bytes_max: section.max_upload_bytes,
         remote_bytes_max: section.max_upload_bytes,
+        local_kept: days(section.local_retention_days),
+        remote_kept: days(section.remote_retention_days),
+        user_bytes_max: Some(section.max_user_bytes).filter(|bytes| *bytes > 0),
         legacy_unauthenticated: section.legacy_unauthenticated,
         ..MediaConfig::default()
+    }
+}
+
+fn days(days: u64) -> Option<Duration> {
+    (days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 3600)))
+}
+
+pub fn previews(section: &PreviewsSection) -> PreviewsConfig {
+    let globs = |patterns: &[String]| patterns.iter().map(|pattern| Glob::new(pattern)).collect();
+    PreviewsConfig {
+        enabled: section.enabled,
+        allow: globs(&section.allow),
+        deny: globs(&section.deny),
+        page_bytes_max: section.max_page_bytes,
+        image_bytes_max: section.max_image_bytes,
+        lifetime: Duration::from_secs(section.lifetime_seconds),
     }
 }
 

@@ -11,7 +11,11 @@ use chappe_rooms::Rooms;
 use chappe_services::{
     account_data::AccountData,
     accounts::{Accounts, HashError},
-    connector::{Connector, ConnectorBuildError},
+    app_services::{
+        client::AppServices,
+        sender::{AppServiceSender, SenderError, SenderSources},
+    },
+    connector::{Connector, ConnectorBuildError, ConnectorConfig},
     delayed_events::DelayedEvents,
     devices::Devices,
     directory::Directory,
@@ -27,6 +31,7 @@ use chappe_services::{
     keys::{DeviceLists, Keys},
     media::Media,
     presence::Presence,
+    previews::Previews,
     profile::Profiles,
     receipts::Receipts,
     reports::Reports,
@@ -49,6 +54,7 @@ use crate::{
     config::Config,
     control,
     data_dir::{DataDir, DataDirError},
+    registrations::{self, ReadRegistrationsError},
     settings,
     signing_key::{self, SigningKeyError},
     tls::{self, TlsError},
@@ -69,6 +75,10 @@ pub enum BuildError {
     Log(#[from] OpenError),
     #[error("the database cannot be read: {0}")]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Registrations(#[from] ReadRegistrationsError),
+    #[error("application services: {0}")]
+    AppServices(#[from] SenderError),
     #[error("outgoing requests: {0}")]
     Connector(#[from] ConnectorBuildError),
     #[error("passwords: {0}")]
@@ -95,6 +105,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let server_name = config.server_name.clone();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
+    let app_services = registrations::read(&server_name, &config.appservices.registrations)?;
+
     // What lies on disk.
     let data_dir = DataDir::open(&config.data_dir, &server_name)?;
     let signer = Arc::new(signing_key::load_or_generate(&data_dir, server_name.clone())?);
@@ -104,7 +116,15 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let store = Store::open(engine, &data_dir.log(), settings::durability(&config.storage))?;
 
     // The way out.
-    let connector = Connector::new(settings::connector(config, tls::read_extra_roots(&config.tls)?))?;
+    let connector_config = settings::connector(config, tls::read_extra_roots(&config.tls)?);
+    let registered_urls = app_services.iter().filter_map(|service| service.url.as_ref());
+    let to_app_services = Connector::for_origins(connector_config.clone(), registered_urls)?;
+    // Pages are fetched for users: being open to other servers' networks does not open these.
+    let to_pages = Connector::new(ConnectorConfig {
+        allow_networks: config.media.previews.allow_networks.clone(),
+        ..connector_config.clone()
+    })?;
+    let connector = Connector::new(connector_config)?;
     let policy = Arc::new(settings::federation_policy(config));
     let destinations = Destinations::load(store.clone(), clock.clone())?;
     let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
@@ -126,7 +146,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     )?);
 
     // Accounts.
-    let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), settings::accounts(config))?);
+    let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), settings::accounts(config, app_services))?);
     let uia = Arc::new(Uia::new(accounts.clone(), clock.clone()));
     let devices = Arc::new(Devices::new(store.clone(), clock.clone()));
     let profiles = Arc::new(Profiles::new(store.clone(), server_name.clone(), Arc::new(federation.clone())));
@@ -147,6 +167,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let delayed_events =
         Arc::new(DelayedEvents::new(rooms.clone(), clock.clone(), settings::delayed_events(&config.delayed_events)));
 
+    let app_services = AppServices::new(to_app_services, accounts.clone(), rooms.clone());
     let directory = Arc::new(Directory::new(rooms.clone(), federation.clone()));
     let spaces = Arc::new(Spaces::new(rooms.clone(), Arc::new(federation.clone()), clock.clone()));
 
@@ -177,6 +198,13 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     )
     .map_err(BuildError::Media)?;
 
+    let previews = Previews::new(
+        settings::previews(&config.media.previews),
+        to_pages,
+        media.clone(),
+        store.clone(),
+        clock.clone(),
+    );
     // What can be found.
     let search_index = config.search.enabled.then(|| SearchIndex::open(&data_dir.search())).transpose()?;
     let search = Arc::new(Search::new(rooms.clone(), search_index));
@@ -216,7 +244,17 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let turn = Arc::new(Turn::new(settings::turn(&config.turn), clock.clone()));
     let trusted_proxies = Arc::new(TrustedProxies(config.listen.trusted_proxies.clone()));
 
-    let tasks = vec![
+    let sources = SenderSources {
+        app_services: app_services.clone(),
+        rooms: rooms.clone(),
+        typing: typing.clone(),
+        receipts: receipts.clone(),
+        presence: presence.clone(),
+    };
+    let app_service_senders = AppServiceSender::prepare(&sources).await?;
+
+    let sender_stop = stop.clone();
+    let mut tasks = vec![
         run_until(stop.clone(), typing.clone().run()),
         run_until(stop.clone(), presence.clone().run()),
         run_until(stop.clone(), keys.clone().run()),
@@ -228,17 +266,21 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         ),
         run_until(stop.clone(), search.clone().run()),
         run_until(stop.clone(), (*user_directory).clone().run()),
+        run_until(stop.clone(), media.clone().run()),
+        run_until(stop.clone(), previews.clone().run()),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;
             waiters.close();
         }),
     ];
+    tasks.extend(app_service_senders.into_iter().map(|sender| run_until(sender_stop.clone(), sender.run())));
     let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone(), reports.clone()));
 
     let router = chappe_api::router(App {
         account_data,
         accounts,
+        app_services,
         clock,
         delayed_events,
         device_lists,
@@ -250,6 +292,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         keys,
         media,
         presence,
+        previews,
         profiles,
         rate_limits,
         receipts,

@@ -12,7 +12,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
@@ -176,6 +176,8 @@ pub struct Connector {
     by_host: reqwest::Client,
     by_matrix_server: reqwest::Client,
     filter: Arc<AddressFilter>,
+    /// The only schemes, hosts and ports that requests may go to, if they are limited to some.
+    origins: Option<Arc<Vec<url::Origin>>>,
     request_timeout: Duration,
 }
 
@@ -200,8 +202,21 @@ impl Connector {
             by_host: build(HostMeaning::Host)?,
             by_matrix_server: build(HostMeaning::MatrixServer)?,
             filter,
+            origins: None,
             request_timeout: config.request_timeout,
         })
+    }
+
+    /// Builds a connector that reaches the scheme, host and port of these URLs whatever their addresses are, and nothing else: for what
+    /// the operator names, which may well be in their own network.
+    pub fn for_origins<'a>(
+        config: ConnectorConfig,
+        urls: impl IntoIterator<Item = &'a Url>,
+    ) -> Result<Self, ConnectorBuildError> {
+        let everywhere = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
+        let config = ConnectorConfig { allow_networks: everywhere.to_vec(), ..config };
+        let origins = urls.into_iter().map(Url::origin).collect();
+        Ok(Self { origins: Some(Arc::new(origins)), ..Self::new(config)? })
     }
 
     /// Sends a request and returns when the response's head is there. No redirect is followed. The timeout covers the body.
@@ -258,6 +273,11 @@ impl Connector {
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(ConnectError::Url("credentials in the URL".to_owned()));
+        }
+        if let Some(origins) = &self.origins
+            && !origins.contains(&url.origin())
+        {
+            return Err(ConnectError::Url("not one of the configured hosts".to_owned()));
         }
         let address = match url.host() {
             None => return Err(ConnectError::Url("no host".to_owned())),

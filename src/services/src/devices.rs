@@ -104,6 +104,14 @@ impl Devices {
         })
     }
 
+    /// Makes a device nobody is logged in on: for application services. One that exists already is left as it is.
+    pub async fn create(&self, user_id: &UserId, device: &NewDevice) -> Result<OwnedDeviceId, CreateSessionError> {
+        commit_guarded(&self.store, Domain::Account(user_id.to_owned()), |batch| {
+            queue_device(&self.store, batch, user_id, device, self.clock.now_ms())
+        })
+        .await
+    }
+
     /// Gives a device another name, or none. Users who share rooms are shown the new name with the device's keys.
     pub async fn set_display_name(
         &self,

@@ -2,10 +2,10 @@
 //!
 //! Aliases and the list are kept by the rooms crate; who may change them is decided there.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use chappe_rooms::{RoomError, Rooms, remote::RemoteError};
-use chappe_store::{RoomNid, StoreError};
+use chappe_store::{Direction, RoomNid, StoreError, tables::app_services::NETWORK_ROOMS};
 use futures_util::future::BoxFuture;
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
@@ -166,10 +166,8 @@ impl Directory {
     fn page(&self, query: &PublicRoomsQuery, audience: Audience) -> Result<PublicRooms, PublicRoomsError> {
         let cursor = query.since.as_deref().map(Cursor::parse).transpose()?;
         let mut listed = Vec::new();
-        if !matches!(query.network, RoomNetwork::ThirdParty(_)) {
-            for room in self.rooms.get_listed_rooms()? {
-                listed.extend(self.entry(room, query, audience)?);
-            }
+        for room in self.scan_network(&query.network)? {
+            listed.extend(self.entry(room, query, audience)?);
         }
         // The largest first; rooms of a size in the order of their ids, so that pages fit together.
         listed.sort_by_cached_key(Entry::key);
@@ -197,6 +195,25 @@ impl Directory {
             }
         }
         Ok(PublicRooms { chunk, next_batch, prev_batch, total_room_count_estimate: u64::try_from(total).ok() })
+    }
+
+    /// The rooms of the list: of Matrix itself, of a network that an application service bridges, or of all of them.
+    fn scan_network(&self, network: &RoomNetwork) -> Result<BTreeSet<RoomNid>, PublicRoomsError> {
+        let mut listed = BTreeSet::new();
+        if !matches!(network, RoomNetwork::ThirdParty(_)) {
+            listed.extend(self.rooms.get_listed_rooms()?);
+        }
+        let store = self.rooms.store();
+        let bridged: Vec<_> = match network {
+            RoomNetwork::ThirdParty(id) => store.scan(&NETWORK_ROOMS, &(id.clone(),), Direction::Forward).collect(),
+            RoomNetwork::All => store.scan(&NETWORK_ROOMS, &(), Direction::Forward).collect(),
+            _ => Vec::new(),
+        };
+        for row in bridged {
+            let ((_, room), ()) = row?;
+            listed.insert(room);
+        }
+        Ok(listed)
     }
 
     /// The room as an entry of the list, if nothing speaks against it.

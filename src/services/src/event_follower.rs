@@ -14,7 +14,7 @@ use chappe_store::{
 use tokio::sync::Notify;
 
 pub struct EventFollower {
-    name: &'static str,
+    name: String,
     rooms: Rooms,
     /// Everything up to here has been handed out and dealt with.
     place: Position,
@@ -23,9 +23,10 @@ pub struct EventFollower {
 
 impl EventFollower {
     /// A follower that goes on where it stopped. One that has never run begins with what comes from now on.
-    pub fn open(name: &'static str, rooms: &Rooms) -> Result<Self, StoreError> {
+    pub fn open(name: impl Into<String>, rooms: &Rooms) -> Result<Self, StoreError> {
+        let name = name.into();
         let store = rooms.store();
-        let place = match store.get(&FOLLOWERS, &name.to_owned())? {
+        let place = match store.get(&FOLLOWERS, &name)? {
             Some(place) => place,
             None => store.durable_position(),
         };
@@ -33,12 +34,13 @@ impl EventFollower {
     }
 
     /// A follower that, if it has never run, begins with the first event of all: for indexes over everything.
-    pub fn open_from_start(name: &'static str, rooms: &Rooms) -> Result<Self, StoreError> {
-        let place = rooms.store().get(&FOLLOWERS, &name.to_owned())?.unwrap_or_default();
+    pub fn open_from_start(name: impl Into<String>, rooms: &Rooms) -> Result<Self, StoreError> {
+        let name = name.into();
+        let place = rooms.store().get(&FOLLOWERS, &name)?.unwrap_or_default();
         Ok(Self::at(name, rooms, place))
     }
 
-    fn at(name: &'static str, rooms: &Rooms, place: Position) -> Self {
+    fn at(name: String, rooms: &Rooms, place: Position) -> Self {
         let advanced = Arc::new(Notify::new());
         let notified = advanced.clone();
         rooms.store().observe(move |_, _| notified.notify_one());
@@ -58,7 +60,8 @@ impl EventFollower {
         }
     }
 
-    fn read(&self, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
+    /// The next events as [`EventFollower::next`] gives them, without waiting: none if there is none yet.
+    pub fn read(&self, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
         let store = self.rooms.store();
         let end = store.durable_position().next();
         let mut events = Vec::new();
@@ -71,10 +74,20 @@ impl EventFollower {
         Ok(events)
     }
 
+    /// Everything up to here has been dealt with.
+    pub fn place(&self) -> Position {
+        self.place
+    }
+
+    /// Passes over events that are none of the owner's business, without writing that down: after a restart they come again.
+    pub fn skip(&mut self, place: Position) {
+        self.place = place;
+    }
+
     /// Notes in the batch that everything up to `place` is dealt with, and goes on from there. The owner commits the batch; if that
     /// fails and the process goes down, the events after the last committed place come again.
     pub fn advance(&mut self, batch: &mut Batch, place: Position) {
-        batch.put(&FOLLOWERS, &self.name.to_owned(), &place);
+        batch.put(&FOLLOWERS, &self.name, &place);
         self.place = place;
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod app_services;
 pub mod connector;
 pub mod delayed_events;
 pub mod devices;
@@ -21,6 +22,7 @@ pub mod keys;
 pub mod media;
 pub mod policy;
 pub mod presence;
+pub mod previews;
 pub mod profile;
 pub mod receipts;
 pub mod registration;

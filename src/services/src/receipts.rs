@@ -247,12 +247,23 @@ impl Receipts {
         after: Position,
         up_to: Position,
     ) -> Result<Vec<Receipt>, StoreError> {
+        self.scan_receipts_shown(room, |owner| owner == viewer, after, up_to)
+    }
+
+    /// The same for a reader who is shown the private receipts of the users that `is_own` says yes to.
+    pub fn scan_receipts_shown(
+        &self,
+        room: RoomNid,
+        is_own: impl Fn(&UserId) -> bool,
+        after: Position,
+        up_to: Position,
+    ) -> Result<Vec<Receipt>, StoreError> {
         let mut receipts = Vec::new();
         for row in
             self.store.scan_range(&RECEIPT_STREAM, &(room, after.next()), &(room, up_to.next()), Direction::Forward)
         {
             let ((_, position), key) = row?;
-            if key.receipt_type == ReceiptKind::Private.as_str() && key.user_id != viewer {
+            if key.receipt_type == ReceiptKind::Private.as_str() && !is_own(&key.user_id) {
                 continue;
             }
             let Some(current) = self

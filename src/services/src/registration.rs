@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use chappe_store::{
-    CommitError, Json, StoreError,
+    Batch, CommitError, Json, StoreError,
     tables::accounts::{ACCOUNTS, AccountKind, AccountRecord, PROFILE_FIELDS},
 };
 use hmac::{Hmac, KeyInit, Mac};
@@ -82,6 +82,8 @@ pub enum UsernameError {
     Invalid,
     #[error("the user name is taken")]
     InUse,
+    #[error("the user name belongs to an application service, or is not the service's own")]
+    Exclusive,
     #[error(transparent)]
     Read(#[from] StoreError),
 }
@@ -153,18 +155,27 @@ impl Accounts {
     /// The user id that registering this name would give. Capitals are lowered.
     pub fn check_username(&self, username: &str) -> Result<OwnedUserId, UsernameError> {
         let localpart = username.to_ascii_lowercase();
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte);
         // Only digits are for guests; a leading underscore is by custom for bridges and the server itself.
         let reserved = localpart.starts_with('_') || localpart.bytes().all(|byte| byte.is_ascii_digit());
-        if reserved || !localpart.bytes().all(allowed) {
-            return Err(UsernameError::Invalid);
+        let user_id = self.parse_localpart(&localpart)?;
+        if self.app_services().is_exclusive_user(&user_id, None) {
+            return Err(UsernameError::Exclusive);
         }
-        let user_id = UserId::parse_with_server_name(localpart.as_str(), self.server_name())
-            .map_err(|_| UsernameError::Invalid)?;
-        if user_id.as_bytes().len() > USER_ID_BYTES_MAX {
+        if reserved {
             return Err(UsernameError::Invalid);
         }
         if self.get_account(&user_id)?.is_some() { Err(UsernameError::InUse) } else { Ok(user_id) }
+    }
+
+    /// The user id with this local part, which must be one that new users may have (appendices, "User Identifiers").
+    pub(crate) fn parse_localpart(&self, localpart: &str) -> Result<OwnedUserId, UsernameError> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte);
+        if localpart.is_empty() || !localpart.bytes().all(allowed) {
+            return Err(UsernameError::Invalid);
+        }
+        let user_id =
+            UserId::parse_with_server_name(localpart, self.server_name()).map_err(|_| UsernameError::Invalid)?;
+        if user_id.as_bytes().len() > USER_ID_BYTES_MAX { Err(UsernameError::Invalid) } else { Ok(user_id) }
     }
 
     /// Makes an account, without a session: for the operator, and for clients that inhibit the login.
@@ -200,10 +211,7 @@ impl Accounts {
             if self.get_account(&user_id)?.is_some() {
                 return Err(UsernameError::InUse.into());
             }
-            batch.put(&ACCOUNTS, &user_id, &record);
-            // A name to be called by, until the user chooses one.
-            let display_name = (user_id.clone(), "displayname".to_owned());
-            batch.put(&PROFILE_FIELDS, &display_name, &Json(user_id.localpart().into()));
+            self.queue_account(batch, &user_id, &record);
             let logged_in = device.map(|device| self.queue_session(batch, &user_id, device)).transpose()?;
             Ok((user_id.clone(), logged_in))
         })
@@ -266,7 +274,15 @@ impl Accounts {
         .await
     }
 
-    fn new_record(&self, kind: AccountKind, admin: bool, password_hash: Option<String>) -> AccountRecord {
+    /// Puts a new account into a batch.
+    pub(crate) fn queue_account(&self, batch: &mut Batch, user_id: &OwnedUserId, record: &AccountRecord) {
+        batch.put(&ACCOUNTS, user_id, record);
+        // A name to be called by, until the user chooses one.
+        let display_name = (user_id.clone(), "displayname".to_owned());
+        batch.put(&PROFILE_FIELDS, &display_name, &Json(user_id.localpart().into()));
+    }
+
+    pub(crate) fn new_record(&self, kind: AccountKind, admin: bool, password_hash: Option<String>) -> AccountRecord {
         let created_at_ms = self.clock.now_ms();
         AccountRecord { kind, admin, created_at_ms, password_hash, deactivated_at_ms: None, erased: false }
     }

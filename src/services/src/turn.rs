@@ -93,6 +93,7 @@ mod tests {
             is_guest,
             is_admin: false,
             token: [0; 32],
+            app_service: None,
         }
     }
 

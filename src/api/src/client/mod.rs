@@ -7,6 +7,7 @@ use crate::App;
 pub mod account;
 pub mod account_data;
 pub mod admin;
+pub mod app_service;
 pub mod dehydrated_device;
 pub mod delayed_event;
 pub mod device;
@@ -40,6 +41,7 @@ pub fn router() -> Router<App> {
         .merge(account::router())
         .merge(account_data::router())
         .merge(admin::router())
+        .merge(app_service::router())
         .merge(dehydrated_device::router())
         .merge(delayed_event::router())
         .merge(device::router())

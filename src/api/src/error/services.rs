@@ -6,8 +6,8 @@ use chappe_services::{
     CommitError, StoreError,
     account_data::PutAccountDataError,
     accounts::{
-        AuthenticateError, ChangeAccountError, CheckPasswordError, CreateSessionError, HashError, LoginError,
-        RefreshError, WeakPassword,
+        AppServiceLoginError, AssertIdentityError, AuthenticateError, ChangeAccountError, CheckPasswordError,
+        CreateSessionError, HashError, LoginError, RefreshError, WeakPassword,
     },
     devices::{ChangeDeviceError, InvalidDevice},
     filters::CreateFilterError,
@@ -57,6 +57,31 @@ impl From<AuthenticateError> for ApiError {
             AuthenticateError::Expired => Self::unknown_token(true),
             AuthenticateError::Locked => Self::user_locked(),
             AuthenticateError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<AssertIdentityError> for ApiError {
+    fn from(error: AssertIdentityError) -> Self {
+        match error {
+            AssertIdentityError::InvalidUserId => Self::invalid_param(error.to_string()),
+            AssertIdentityError::NotCovered | AssertIdentityError::NotRegistered => Self::forbidden(error.to_string()),
+            AssertIdentityError::Locked => AuthenticateError::Locked.into(),
+            AssertIdentityError::UnknownDevice => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::UnknownDevice, error.to_string())
+            }
+            AssertIdentityError::Read(error) => error.into(),
+        }
+    }
+}
+
+impl From<AppServiceLoginError> for ApiError {
+    fn from(error: AppServiceLoginError) -> Self {
+        match error {
+            AppServiceLoginError::NotCovered => Self::exclusive(error.to_string()),
+            AppServiceLoginError::NotRegistered => Self::forbidden(error.to_string()),
+            AppServiceLoginError::Session(error) => error.into(),
+            AppServiceLoginError::Read(error) => error.into(),
         }
     }
 }
@@ -136,6 +161,7 @@ impl From<UsernameError> for ApiError {
     fn from(error: UsernameError) -> Self {
         match error {
             UsernameError::Invalid => Self::new(StatusCode::BAD_REQUEST, ErrorCode::InvalidUsername, error.to_string()),
+            UsernameError::Exclusive => Self::exclusive(error.to_string()),
             UsernameError::InUse => Self::new(StatusCode::BAD_REQUEST, ErrorCode::UserInUse, "The user name is taken"),
             UsernameError::Read(error) => error.into(),
         }

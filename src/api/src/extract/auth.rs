@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
 use chappe_services::{
-    accounts::{Accounts, Session},
+    accounts::{Accounts, AssertIdentityError, Session},
+    app_services::Registration,
     devices::Devices,
 };
 use http::request::Parts;
@@ -44,7 +45,11 @@ where
             return Ok(Self(Some(session.clone())));
         }
         let Some(token) = access_token(parts)? else { return Ok(Self(None)) };
-        let session = Arc::<Accounts>::from_ref(state).authenticate(&token)?;
+        let accounts = Arc::<Accounts>::from_ref(state);
+        let session = match accounts.app_services().get_by_token(&token) {
+            Some(service) => Asserted::read(parts).session(&accounts, service)?,
+            None => accounts.authenticate(&token)?,
+        };
         let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(parts, state).await;
         Arc::<Devices>::from_ref(state).note_seen(&session, address)?;
         tracing::Span::current().record("user.id", session.user_id.as_str());
@@ -94,7 +99,11 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
-        Ok(Self(Arc::<Accounts>::from_ref(state).authenticate_even_if_locked(&token)?))
+        let accounts = Arc::<Accounts>::from_ref(state);
+        Ok(Self(match accounts.app_services().get_by_token(&token) {
+            Some(service) => Asserted::read(parts).session(&accounts, service)?,
+            None => accounts.authenticate_even_if_locked(&token)?,
+        }))
     }
 }
 
@@ -154,6 +163,57 @@ where
             return Err(ApiError::user_suspended());
         }
         Ok(Self(inner))
+    }
+}
+
+/// The application service whose `as_token` was sent, whomever it acts for.
+pub struct AppService(pub Arc<Registration>);
+
+impl<S> FromRequestParts<S> for AppService
+where
+    Arc<Accounts>: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
+        let accounts = Arc::<Accounts>::from_ref(state);
+        if let Some(service) = accounts.app_services().get_by_token(&token) {
+            return Ok(Self(service.clone()));
+        }
+        // A user's token is one that is known, and not enough.
+        accounts.authenticate(&token)?;
+        Err(ApiError::forbidden("Only application services may do this"))
+    }
+}
+
+/// Whom an application service acts for: the parameters `user_id` and `device_id` of the query (application service API, "Identity
+/// assertion").
+#[derive(Default)]
+struct Asserted {
+    user_id: Option<String>,
+    device_id: Option<String>,
+}
+
+impl Asserted {
+    fn read(parts: &Parts) -> Self {
+        let mut asserted = Self::default();
+        for (name, value) in url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()) {
+            match &*name {
+                "user_id" => asserted.user_id = Some(value.into_owned()),
+                // The names from before the specification had it are still used.
+                "device_id" | "org.matrix.msc4326.device_id" | "org.matrix.msc3202.device_id" => {
+                    asserted.device_id = Some(value.into_owned());
+                }
+                _ => {}
+            }
+        }
+        asserted
+    }
+
+    fn session(&self, accounts: &Accounts, service: &Arc<Registration>) -> Result<Session, AssertIdentityError> {
+        accounts.authenticate_as(service, self.user_id.as_deref(), self.device_id.as_deref())
     }
 }
 

@@ -8,7 +8,7 @@ mod response;
 mod signed;
 
 pub use address::{ClientAddress, PeerAddress, TrustedProxies};
-pub use auth::{Active, Admin, Authenticated, EvenIfLocked, OptionalUser, Recognised, User};
+pub use auth::{Active, Admin, AppService, Authenticated, EvenIfLocked, OptionalUser, Recognised, User};
 pub use json::{JsonBody, JsonText, PathParams};
 pub use request::Ruma;
 pub use response::RumaResponse;

@@ -10,6 +10,7 @@ impl From<UploadError> for ApiError {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::TooLarge { .. } => Self::too_large(error.to_string()),
+            UploadError::QuotaUsedUp { .. } => Self::forbidden(error.to_string()),
             UploadError::Incomplete(_) => {
                 Self::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, "The upload broke off")
             }

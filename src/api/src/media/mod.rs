@@ -12,6 +12,7 @@ mod config;
 mod create;
 mod download;
 mod error;
+mod preview;
 pub(crate) mod query;
 pub(crate) mod serve;
 #[cfg(test)]
@@ -33,6 +34,8 @@ pub fn router() -> Router<App> {
         .endpoint::<authenticated_media::get_content_as_filename::v1::Request, _>(download::download_as)
         .endpoint::<media::get_content::v3::Request, _>(download::download_openly)
         .endpoint::<media::get_content_as_filename::v3::Request, _>(download::download_openly_as)
+        .endpoint::<authenticated_media::get_media_preview::v1::Request, _>(preview::preview)
+        .endpoint::<media::get_media_preview::v3::Request, _>(preview::preview)
         .endpoint::<authenticated_media::get_content_thumbnail::v1::Request, _>(thumbnail::thumbnail)
         .endpoint::<media::get_content_thumbnail::v3::Request, _>(thumbnail::thumbnail_openly)
         // Uploads are limited while they are read, to the operator's limit.

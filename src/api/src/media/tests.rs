@@ -220,3 +220,19 @@ async fn answer_to_another_server_holds_the_file_in_its_second_part() {
     }
     assert_eq!(bytes, b"bytes\r\n--");
 }
+
+#[tokio::test]
+async fn previews_are_off_unless_the_operator_turns_them_on() {
+    use crate::test_app::TestApp;
+    let server = TestApp::new();
+    let alice = server.register("alice").await;
+    for path in ["/_matrix/client/v1/media/preview_url", "/_matrix/media/v3/preview_url"] {
+        let asked = format!("{path}?url=https://a.example/");
+        let (status, answer) = server.get(&asked, Some(&alice)).await;
+        assert_eq!((status.as_u16(), &answer["errcode"]), (404, &"M_UNRECOGNIZED".into()));
+        let (status, answer) = server.get(&asked, None).await;
+        assert_eq!((status.as_u16(), &answer["errcode"]), (401, &"M_MISSING_TOKEN".into()));
+        let (status, answer) = server.get(path, Some(&alice)).await;
+        assert_eq!((status.as_u16(), &answer["errcode"]), (400, &"M_MISSING_PARAM".into()));
+    }
+}

@@ -2,8 +2,10 @@
 
 use super::{CommandResult, print};
 use crate::config::{Loaded, Origin};
+use crate::registrations;
 
 pub fn run(loaded: &Loaded) -> CommandResult {
+    registrations::read(&loaded.config.server_name, &loaded.config.appservices.registrations)?;
     let heading = match &loaded.origin {
         Origin::File(path) => {
             format!("# {}: valid. With the defaults and the environment it comes to:", path.display())

@@ -4,6 +4,7 @@
 //! the file and the environment (see [`load`]) and checks what only makes sense together; it opens nothing
 //! else, binds nothing, and no other module reads the environment or the configuration file.
 
+mod app_services;
 mod delayed_events;
 mod environment;
 mod error;
@@ -37,6 +38,7 @@ use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    app_services::AppServicesSection,
     delayed_events::DelayedEventsSection,
     error::{ConfigError, Problem},
     federation::FederationSection,
@@ -44,7 +46,7 @@ pub use self::{
     load::{Loaded, Origin, load},
     log::{LogFormat, LogSection},
     login::LoginSection,
-    media::MediaSection,
+    media::{MediaSection, PreviewsSection},
     password::PasswordSection,
     presence::PresenceSection,
     rate_limits::{Rate, RateLimitsSection},
@@ -101,6 +103,8 @@ pub struct Config {
     #[serde(default)]
     pub server_notices: ServerNoticesSection,
     #[serde(default)]
+    pub appservices: AppServicesSection,
+    #[serde(default)]
     pub storage: StorageSection,
     #[serde(default)]
     pub rate_limits: RateLimitsSection,
@@ -133,6 +137,7 @@ impl Config {
             turn: TurnSection::default(),
             search: SearchSection::default(),
             server_notices: ServerNoticesSection::default(),
+            appservices: AppServicesSection::default(),
             storage: StorageSection::default(),
             rate_limits: RateLimitsSection::default(),
             log: LogSection::default(),
@@ -167,6 +172,7 @@ impl Config {
         self.media.check(&mut refusals);
         self.turn.check(&mut refusals);
         self.server_notices.check(&mut refusals);
+        self.appservices.check(&mut refusals);
         self.storage.check(&mut refusals);
         self.rate_limits.check(&mut refusals);
         self.log.check(&mut refusals);

@@ -11,8 +11,9 @@ use chappe_store::{
     tables::accounts::{ACCESS_TOKENS, ACCOUNTS, PROFILE_FIELDS, TokenHash},
 };
 use parking_lot::Mutex;
-use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
 
+mod app_service;
 mod login;
 mod openid;
 mod password;
@@ -24,6 +25,7 @@ mod session;
 mod tests;
 mod token;
 
+pub use app_service::{AppServiceLoginError, AssertIdentityError, CreateSenderError};
 pub use chappe_store::tables::accounts::{AccountKind, AccountRecord};
 pub use login::{CheckPasswordError, LockoutConfig, LoginError};
 pub use password::{HashError, PasswordHashing};
@@ -36,7 +38,11 @@ pub(crate) use password::PasswordHasher;
 pub(crate) use session::queue_tokens_deleted;
 pub(crate) use token::random_text;
 
-use crate::{guarded::commit_guarded, registration::RegistrationConfig};
+use crate::{
+    app_services::{Registration, Registrations},
+    guarded::commit_guarded,
+    registration::RegistrationConfig,
+};
 
 /// What the operator decides about accounts.
 #[derive(Clone, Debug)]
@@ -48,6 +54,8 @@ pub struct AccountsConfig {
     pub password_hashing: PasswordHashing,
     pub password_policy: PasswordPolicy,
     pub lockout: LockoutConfig,
+    /// The application services that act for users of this server.
+    pub app_services: Registrations,
 }
 
 impl AccountsConfig {
@@ -60,6 +68,7 @@ impl AccountsConfig {
             password_hashing: PasswordHashing::default(),
             password_policy: PasswordPolicy::default(),
             lockout: LockoutConfig::default(),
+            app_services: Registrations::default(),
         }
     }
 }
@@ -68,12 +77,27 @@ impl AccountsConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     pub user_id: OwnedUserId,
+    /// Empty for an application service that acts without a device: see [`Session::device`].
     pub device_id: OwnedDeviceId,
     pub is_guest: bool,
     /// May use the administration API.
     pub is_admin: bool,
     /// The hash of the access token.
     pub token: TokenHash,
+    /// The application service that acts for the user.
+    pub app_service: Option<Arc<Registration>>,
+}
+
+impl Session {
+    /// The device, if there is one: application services may do without.
+    pub fn device(&self) -> Option<&DeviceId> {
+        if self.device_id.as_str().is_empty() { None } else { Some(&self.device_id) }
+    }
+
+    /// Whether what the session does is limited in rate.
+    pub fn is_limited(&self) -> bool {
+        self.app_service.as_ref().is_none_or(|service| service.limits(&self.user_id))
+    }
 }
 
 /// An access token that opens nothing.
@@ -170,6 +194,7 @@ impl Accounts {
             is_guest: account.kind == AccountKind::Guest,
             is_admin: account.admin,
             token,
+            app_service: None,
         })
     }
 

@@ -31,6 +31,7 @@ fn session(user_id: &UserId) -> Session {
         is_guest: false,
         is_admin: false,
         token: [0; 32],
+        app_service: None,
     }
 }
 

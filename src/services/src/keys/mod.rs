@@ -49,6 +49,7 @@ pub use device_keys::{DeviceKeysUpload, UploadError};
 pub use device_lists::{queue_device_added, queue_device_deleted, queue_device_renamed, queue_devices_deleted};
 pub use one_time_keys::{one_time_key_counts, unused_fallback_key_types};
 pub use remote_lists::{EduError, ResyncError};
+pub(crate) use sharing::shared_rooms_of_remote;
 
 /// How long a request to another server may take when the client does not say.
 pub const REMOTE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

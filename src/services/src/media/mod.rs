@@ -6,6 +6,7 @@
 
 pub mod multipart;
 pub mod remote;
+pub mod retention;
 pub mod store;
 pub mod thumbnails;
 
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use chappe_protocol::clock::Clock;
 use chappe_store::{
     Batch, CommitError, Direction, Domain, Store, StoreError,
-    tables::media::{CONTENT_MEDIA, MEDIA, MediaContent, MediaRecord, PENDING_UPLOADS},
+    tables::media::{CONTENT_MEDIA, MEDIA, MediaContent, MediaRecord, PENDING_UPLOADS, USER_MEDIA},
 };
 use futures_util::Stream;
 use rand::RngExt;
@@ -24,6 +25,8 @@ use tokio::{
     io::AsyncReadExt,
     sync::{Notify, Semaphore},
 };
+
+use crate::guarded::commit_guarded;
 
 use self::{
     remote::{FetchMediaError, Flights, MediaTransport},
@@ -51,6 +54,12 @@ pub struct MediaConfig {
     pub thumbnails_concurrent_max: usize,
     /// How long a client waits for a thumbnail to be made.
     pub thumbnail_time_max: Duration,
+    /// How long a user's upload is kept after somebody last asked for it. `None`: for ever.
+    pub local_kept: Option<Duration>,
+    /// How long a copy of another server's file is kept after somebody last asked for it. `None`: for ever.
+    pub remote_kept: Option<Duration>,
+    /// How much one user may have uploaded in all. `None`: any amount.
+    pub user_bytes_max: Option<u64>,
     /// Whether new media can be had from the old endpoints that ask for no access token.
     pub legacy_unauthenticated: bool,
 }
@@ -67,6 +76,9 @@ impl Default for MediaConfig {
             thumbnails: ThumbnailLimits::default(),
             thumbnails_concurrent_max: 2,
             thumbnail_time_max: Duration::from_secs(20),
+            local_kept: None,
+            remote_kept: None,
+            user_bytes_max: None,
             legacy_unauthenticated: false,
         }
     }
@@ -103,6 +115,8 @@ pub struct StoredFile {
 pub enum UploadError {
     #[error("the file is larger than the {bytes_max} bytes this server takes")]
     TooLarge { bytes_max: u64 },
+    #[error("everything that you uploaded may take {bytes_max} bytes, and that is used up")]
+    QuotaUsedUp { bytes_max: u64 },
     #[error("{0}")]
     Incomplete(String),
     /// No such reserved id, or it has expired.
@@ -231,9 +245,26 @@ impl Media {
         body: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<OwnedMxcUri, UploadError> {
         let inner = &self.0;
-        let written = inner.files.write_content(body, inner.config.upload_bytes_max).await?;
+        inner.check_quota(uploader, 0)?;
+        let (written, _pin) = inner.files.write_content(body, inner.config.upload_bytes_max).await?;
         let media_id = new_media_id();
         let record = inner.record(Some(uploader.to_owned()), Some(content(written, info)));
+        commit_guarded(&inner.store, uploads_of(uploader), |batch| {
+            inner.check_quota(uploader, written.size_bytes)?;
+            put_media(batch, &inner.server_name, &media_id, &record);
+            Ok::<_, UploadError>(())
+        })
+        .await?;
+        Ok(mxc_uri(&inner.server_name, &media_id))
+    }
+
+    /// Keeps a file that no user uploaded: the server's own.
+    pub async fn keep(&self, info: FileInfo, bytes: Bytes) -> Result<OwnedMxcUri, UploadError> {
+        let inner = &self.0;
+        let body = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(bytes)]);
+        let (written, _pin) = inner.files.write_content(body, inner.config.upload_bytes_max).await?;
+        let media_id = new_media_id();
+        let record = inner.record(None, Some(content(written, info)));
         let mut batch = Batch::new();
         put_media(&mut batch, &inner.server_name, &media_id, &record);
         inner.store.commit(batch).await?;
@@ -289,7 +320,9 @@ impl Media {
         let domain = Domain::Named { kind: "media", id: media_id.to_owned() };
         let seen = inner.store.domain_version(&domain)?;
         inner.check_reserved(user_id, media_id)?;
-        let written = inner.files.write_content(body, inner.config.upload_bytes_max).await?;
+        inner.check_quota(user_id, 0)?;
+        let (written, _pin) = inner.files.write_content(body, inner.config.upload_bytes_max).await?;
+        inner.check_quota(user_id, written.size_bytes)?;
         let record = inner.check_reserved(user_id, media_id)?;
         let record = MediaRecord { unused_expires_ms: None, content: Some(content(written, info)), ..record };
         let mut batch = Batch::new();
@@ -364,6 +397,7 @@ impl Media {
                 return Err(GetMediaError::NotFound);
             };
             if record.content.is_some() {
+                inner.note_seen(&inner.server_name, media_id)?;
                 return inner.file(record, access);
             }
             if record.unused_expires_ms.is_some_and(|expires_ms| expires_ms <= inner.clock.now_ms()) {
@@ -386,6 +420,7 @@ impl Media {
             return Ok(None);
         };
         let file = self.0.file(record, access)?;
+        self.0.note_seen(server_name, media_id)?;
         // A copy whose file is gone (an operator made room) is fetched again.
         Ok(tokio::fs::try_exists(&file.path).await?.then_some(file))
     }
@@ -401,7 +436,7 @@ impl Media {
         let inner = &self.0;
         let internal = |error: &dyn std::fmt::Display| FetchMediaError::Internal(error.to_string());
         let fetched = inner.transport.fetch_media(server_name, media_id).await?;
-        let written = inner.files.write_content(fetched.body, inner.config.remote_bytes_max).await.map_err(
+        let (written, _pin) = inner.files.write_content(fetched.body, inner.config.remote_bytes_max).await.map_err(
             |error| match error {
                 WriteError::TooLarge { .. } => FetchMediaError::TooLarge,
                 WriteError::Incomplete(cause) => FetchMediaError::Unreachable { server: server_name.to_owned(), cause },
@@ -536,10 +571,18 @@ async fn look_at(path: &std::path::Path) -> io::Result<(&'static str, u64)> {
     Ok((thumbnails::content_type(&head), size_bytes))
 }
 
+/// The domain of what a user has uploaded, so that uploads at the same time do not overlook each other's size.
+fn uploads_of(user_id: &UserId) -> Domain {
+    Domain::Named { kind: "uploads", id: user_id.to_string() }
+}
+
 fn put_media(batch: &mut Batch, server_name: &ServerName, media_id: &str, record: &MediaRecord) {
     batch.put(&MEDIA, &(server_name.to_owned(), media_id.to_owned()), record);
     if let Some(content) = &record.content {
         batch.put(&CONTENT_MEDIA, &(content.sha256, server_name.to_owned(), media_id.to_owned()), &());
+        if let Some(uploader) = &record.uploader {
+            batch.put(&USER_MEDIA, &(uploader.clone(), media_id.to_owned()), &content.size_bytes);
+        }
     }
 }
 

@@ -15,6 +15,8 @@ use futures_util::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
 use tokio::{fs, io::AsyncWriteExt};
 
+use super::retention::{Pin, Pins};
+
 /// How long the next piece of a file may take to arrive.
 const STALL_MAX: Duration = Duration::from_secs(60);
 
@@ -22,6 +24,7 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 pub struct MediaFiles {
     root: PathBuf,
     next_temporary: AtomicU64,
+    pins: Pins,
 }
 
 /// Content that is on disk and will stay there.
@@ -55,15 +58,20 @@ impl MediaFiles {
         std::fs::create_dir_all(root.join("content"))?;
         std::fs::create_dir_all(root.join("thumbnails"))?;
         sync_dir_now(root)?;
-        Ok(Self { root: root.to_owned(), next_temporary: AtomicU64::new(0) })
+        Ok(Self { root: root.to_owned(), next_temporary: AtomicU64::new(0), pins: Pins::default() })
     }
 
-    /// Writes a stream to disk, hashing it on the way. When this returns, the file survives a power cut.
+    pub(super) fn pins(&self) -> &Pins {
+        &self.pins
+    }
+
+    /// Writes a stream to disk, hashing it on the way. When this returns, the file survives a power cut; it stays as long as the pin
+    /// is held, or a row names it.
     pub async fn write_content<E: std::fmt::Display>(
         &self,
         body: impl Stream<Item = Result<Bytes, E>>,
         bytes_max: u64,
-    ) -> Result<WrittenContent, WriteError> {
+    ) -> Result<(WrittenContent, Pin), WriteError> {
         let temporary = self.temporary();
         let mut file = fs::File::create(&temporary.path).await?;
         let mut hasher = Sha256::new();
@@ -85,8 +93,9 @@ impl MediaFiles {
         file.sync_all().await?;
         drop(file);
         let sha256: [u8; 32] = hasher.finalize().into();
+        let pin = self.pins.pin(sha256);
         self.keep(temporary, &self.content_path(&sha256)).await?;
-        Ok(WrittenContent { sha256, size_bytes })
+        Ok((WrittenContent { sha256, size_bytes }, pin))
     }
 
     /// Writes a thumbnail. It is as durable as content is: a torn file would be served for ever.
@@ -100,6 +109,13 @@ impl MediaFiles {
         let path = self.thumbnail_path(sha256, name);
         self.keep(temporary, &path).await?;
         Ok(path)
+    }
+
+    /// Removes a content file and all its thumbnails. Blocking.
+    pub(super) fn remove_now(&self, sha256: &[u8; 32]) -> io::Result<()> {
+        let absent = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) };
+        std::fs::remove_file(self.content_path(sha256)).or_else(absent)?;
+        std::fs::remove_dir_all(spread(self.root.join("thumbnails"), &hex::encode(sha256))).or_else(absent)
     }
 
     pub fn content_path(&self, sha256: &[u8; 32]) -> PathBuf {
@@ -180,8 +196,8 @@ mod tests {
     async fn equal_content_is_stored_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = MediaFiles::open(dir.path()).unwrap();
-        let first = files.write_content(chunks(&["hello ", "world"]), 100).await.unwrap();
-        let second = files.write_content(chunks(&["hello world"]), 100).await.unwrap();
+        let (first, _pin) = files.write_content(chunks(&["hello ", "world"]), 100).await.unwrap();
+        let (second, _pin) = files.write_content(chunks(&["hello world"]), 100).await.unwrap();
         assert_eq!(first, second);
         assert_eq!(first.size_bytes, 11);
         assert_eq!(std::fs::read(files.content_path(&first.sha256)).unwrap(), b"hello world");
@@ -192,7 +208,7 @@ mod tests {
     async fn content_over_the_limit_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let files = MediaFiles::open(dir.path()).unwrap();
-        let error = files.write_content(chunks(&["12345", "67890"]), 9).await.unwrap_err();
+        let error = files.write_content(chunks(&["12345", "67890"]), 9).await.err().unwrap();
         assert!(matches!(error, WriteError::TooLarge { bytes_max: 9 }));
         assert_eq!(temporary_files(dir.path()), 0);
     }
@@ -202,7 +218,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = MediaFiles::open(dir.path()).unwrap();
         let broken = stream::iter([Ok(Bytes::from_static(b"half")), Err("connection reset")]);
-        let error = files.write_content(broken, 100).await.unwrap_err();
+        let error = files.write_content(broken, 100).await.err().unwrap();
         assert!(matches!(error, WriteError::Incomplete(_)));
         assert_eq!(temporary_files(dir.path()), 0);
     }

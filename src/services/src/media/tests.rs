@@ -237,3 +237,62 @@ async fn thumbnail_is_made_once_and_refused_for_text() {
     let error = media.get_thumbnail(own, file, 32, 32, Method::Crop, None).await.unwrap_err();
     assert!(matches!(error, ThumbnailError::Unsupported(_)));
 }
+
+#[tokio::test]
+async fn quota_is_kept_and_deleting_gives_it_back() {
+    let setup = setup_with(MediaConfig { user_bytes_max: Some(10), ..MediaConfig::default() });
+    let upload = |text: &'static str| {
+        let media = setup.media.clone();
+        let body = stream::iter([Ok::<_, io::Error>(Bytes::from_static(text.as_bytes()))]);
+        async move { media.upload(alice(), FileInfo::default(), body).await }
+    };
+    let first = upload("123456").await.unwrap();
+    assert!(matches!(upload("12345").await, Err(UploadError::QuotaUsedUp { bytes_max: 10 })));
+    upload("1234").await.unwrap();
+    let name = setup.media.server_name().to_owned();
+    setup.media.delete(&name, first.media_id().unwrap()).await.unwrap();
+    upload("654321").await.unwrap();
+}
+
+#[tokio::test]
+async fn file_goes_with_the_last_medium_of_its_content() {
+    let setup = setup_with(MediaConfig::default());
+    let upload = || {
+        let body = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"shared"))]);
+        setup.media.upload(alice(), FileInfo::default(), body)
+    };
+    let (first, second) = (upload().await.unwrap(), upload().await.unwrap());
+    let name = setup.media.server_name().to_owned();
+    let get = |uri: &OwnedMxcUri| {
+        let (media, id) = (setup.media.clone(), uri.media_id().unwrap().to_owned());
+        async move { media.get_own_file(&id, Access::Authenticated, NO_WAIT).await }
+    };
+    let path = get(&first).await.unwrap().path;
+    setup.media.delete(&name, first.media_id().unwrap()).await.unwrap();
+    assert!(matches!(get(&first).await, Err(GetMediaError::NotFound)));
+    assert!(get(&second).await.unwrap().path.exists());
+    setup.media.delete(&name, second.media_id().unwrap()).await.unwrap();
+    assert!(!path.exists());
+    setup.media.delete(&name, "never-there").await.unwrap();
+}
+
+#[tokio::test]
+async fn media_are_deleted_that_nobody_asked_for_in_their_time() {
+    const DAY_MS: u64 = 24 * 3600 * 1000;
+    let kept = Some(Duration::from_secs(10 * 24 * 3600));
+    let setup = setup_with(MediaConfig { local_kept: kept, ..MediaConfig::default() });
+    let body = || stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"once"))]);
+    let forgotten = setup.media.upload(alice(), FileInfo::default(), body()).await.unwrap();
+    let wanted = setup.media.upload(alice(), FileInfo::default(), body()).await.unwrap();
+    let get = |uri: &OwnedMxcUri| {
+        let (media, id) = (setup.media.clone(), uri.media_id().unwrap().to_owned());
+        async move { media.get_own_file(&id, Access::Authenticated, NO_WAIT).await }
+    };
+    setup.clock.advance(8 * DAY_MS);
+    get(&wanted).await.unwrap();
+    assert_eq!(setup.media.delete_old().await.unwrap(), 0);
+    setup.clock.advance(4 * DAY_MS);
+    assert_eq!(setup.media.delete_old().await.unwrap(), 1);
+    assert!(get(&forgotten).await.is_err());
+    get(&wanted).await.unwrap();
+}

@@ -41,3 +41,25 @@ pub const CONTENT_MEDIA: Table<([u8; 32], OwnedServerName, String), ()> = Table:
 /// User, media id -> when it expires, in milliseconds since the Unix epoch: ids reserved and not uploaded to yet. Bounded for
 /// each user; rows go with the upload, or when the user next reserves an id after they expired.
 pub const PENDING_UPLOADS: Table<(OwnedUserId, String), u64> = Table::new(102, "pending_uploads");
+
+/// User, media id -> bytes: what each local user has uploaded. Read where the operator sets a quota.
+pub const USER_MEDIA: Table<(OwnedUserId, String), u64> = Table::new(192, "user_media");
+
+/// Server, media id -> when somebody last asked for it, to the day: milliseconds since the Unix epoch. Written only where the operator
+/// has media deleted that nobody asks for.
+pub const MEDIA_SEEN: Table<(OwnedServerName, String), u64> = Table::new(193, "media_seen");
+
+/// What is known of a page for those who see a link to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PreviewRecord {
+    /// When it is to be fetched again: milliseconds since the Unix epoch.
+    pub expires_ms: u64,
+    /// The preview as JSON text.
+    pub json: String,
+    /// The id of the image that was kept for it.
+    pub image: Option<String>,
+}
+record!(PreviewRecord, 1);
+
+/// SHA-256 of a URL -> its preview. Deleted, with the image, some time after it expired.
+pub const PREVIEWS: Table<[u8; 32], PreviewRecord> = Table::new(194, "previews");

@@ -29,7 +29,7 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if request.auth.is_some() {
-        limits.check_user(Limit::Authentication, &session.user_id)?;
+        limits.check_session(Limit::Authentication, &session)?;
     }
     uia.authorize_user(&session, "deactivate account", request.auth.as_ref(), address).await?;
     let erase = if request.erase { Erase::Yes } else { Erase::No };

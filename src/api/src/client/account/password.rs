@@ -24,8 +24,11 @@ pub async fn handle(
     User(session): User,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
+    if session.app_service.is_some() {
+        return Err(ApiError::forbidden("Application services do not manage their users' accounts"));
+    }
     if request.auth.is_some() {
-        limits.check_user(Limit::Authentication, &session.user_id)?;
+        limits.check_session(Limit::Authentication, &session)?;
     }
     uia.authorize_user(&session, "change password", request.auth.as_ref(), address).await?;
     let log_out_others = if request.logout_devices { LogOutOthers::Yes } else { LogOutOthers::No };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use chappe_services::{
     accounts::{Accounts, LoggedIn, NewDevice},
+    app_services::Registration,
     registration::NewAccount,
     uia::Uia,
 };
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse},
+    extract::{AppService, ClientAddress, Ruma, RumaResponse},
     rate_limit::{Limit, RateLimits},
 };
 
@@ -25,6 +26,7 @@ pub async fn handle(
     State(uia): State<Arc<Uia>>,
     State(limits): State<Arc<RateLimits>>,
     ClientAddress(address): ClientAddress,
+    service: Result<AppService, ApiError>,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     match request.kind {
@@ -37,9 +39,7 @@ pub async fn handle(
         _ => return Err(ApiError::invalid_param("The kind of account is \"user\" or \"guest\"")),
     }
     if request.login_type == Some(LoginType::ApplicationService) {
-        return Err(ApiError::forbidden(
-            "Only application services register this way, and none is known by this token",
-        ));
+        return register_for(&accounts, &service?.0, request).await;
     }
     if request.auth.is_some() {
         limits.check_address(Limit::Registration, address)?;
@@ -75,6 +75,23 @@ pub async fn handle(
         return Ok(RumaResponse(Response::new(user_id)));
     }
     Ok(RumaResponse(logged_in(accounts.register(&account, &device).await?)))
+}
+
+/// Application services register their users without further ado (application service API, "Server admin style permissions").
+async fn register_for(
+    accounts: &Accounts,
+    service: &Registration,
+    request: Request,
+) -> Result<RumaResponse<Response>, ApiError> {
+    let username = request.username.ok_or_else(|| ApiError::missing_param("The user name is missing"))?;
+    let device = NewDevice {
+        device_id: request.device_id,
+        display_name: request.initial_device_display_name,
+        refresh: request.refresh_token,
+    };
+    let device = (!request.inhibit_login).then_some(device);
+    let (user_id, session) = accounts.register_for(service, &username, device.as_ref()).await?;
+    Ok(RumaResponse(session.map_or_else(|| Response::new(user_id), logged_in)))
 }
 
 fn logged_in(session: LoggedIn) -> Response {

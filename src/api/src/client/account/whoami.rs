@@ -5,7 +5,8 @@ use ruma::api::client::account::whoami::v3::Response;
 use crate::extract::{Authenticated, RumaResponse};
 
 pub async fn handle(Authenticated(session): Authenticated) -> RumaResponse<Response> {
+    let device_id = session.device().map(ToOwned::to_owned);
     let mut response = Response::new(session.user_id, session.is_guest);
-    response.device_id = Some(session.device_id);
+    response.device_id = device_id;
     RumaResponse(response)
 }

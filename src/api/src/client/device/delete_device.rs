@@ -21,7 +21,7 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if request.auth.is_some() {
-        limits.check_user(Limit::Authentication, &session.user_id)?;
+        limits.check_session(Limit::Authentication, &session)?;
     }
     let operation = format!("delete device {}", request.device_id);
     uia.authorize_user(&session, &operation, request.auth.as_ref(), address).await?;

@@ -21,7 +21,7 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if request.auth.is_some() {
-        limits.check_user(Limit::Authentication, &session.user_id)?;
+        limits.check_session(Limit::Authentication, &session)?;
     }
     let mut named: Vec<_> = request.devices.iter().map(|device_id| device_id.as_str()).collect();
     named.sort_unstable();

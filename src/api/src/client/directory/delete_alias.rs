@@ -15,6 +15,12 @@ pub async fn handle(
     User(session): User,
     PathParams(alias): PathParams<OwnedRoomAliasId>,
 ) -> Result<Json<JsonValue>, ApiError> {
-    rooms.delete_alias(&session.user_id, &alias).await?;
+    // A service rules the aliases of its namespaces, whichever of its users made them.
+    let is_own = session.app_service.as_ref().is_some_and(|service| service.covers_alias(&alias));
+    let user = match rooms.get_alias(&alias)? {
+        Some(record) if is_own => record.creator,
+        _ => session.user_id,
+    };
+    rooms.delete_alias(&user, &alias).await?;
     Ok(Json(json!({})))
 }

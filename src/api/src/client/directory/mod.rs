@@ -10,7 +10,7 @@ mod delete_alias;
 mod get_alias;
 mod get_visibility;
 mod public_rooms;
-mod set_alias;
+pub(crate) mod set_alias;
 mod set_visibility;
 
 pub fn router() -> Router<App> {

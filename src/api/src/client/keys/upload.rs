@@ -14,6 +14,9 @@ pub async fn handle(
     Authenticated(session): Authenticated,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
+    if session.device().is_none() {
+        return Err(ApiError::missing_param("An application service uploads keys as one of its users' devices"));
+    }
     let Request { device_keys, one_time_keys, fallback_keys, .. } = request;
     let upload = DeviceKeysUpload { device_keys, one_time_keys, fallback_keys };
     let counts = keys.upload(&session.user_id, &session.device_id, upload).await?;

@@ -30,7 +30,7 @@ pub async fn handle(
         answer => return Ok(answer.map(|()| RumaResponse(Response::new()))?),
     }
     if auth.is_some() {
-        limits.check_user(Limit::Authentication, &session.user_id)?;
+        limits.check_session(Limit::Authentication, &session)?;
     }
     uia.authorize_user(&session, "replace cross-signing keys", auth.as_ref(), address).await?;
     keys.upload_signing_keys(&session.user_id, &uploaded, Reauthentication::Done).await?;

@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State};
 use chappe_rooms::Rooms;
+use chappe_services::app_services::client::AppServices;
 use ruma::OwnedRoomId;
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
@@ -22,6 +23,7 @@ pub struct Body {
 
 pub async fn handle(
     State(rooms): State<Rooms>,
+    State(app_services): State<AppServices>,
     Active(User(session)): Active<User>,
     PathParams(room_id): PathParams<OwnedRoomId>,
     JsonBody(body): JsonBody<Body>,
@@ -31,6 +33,8 @@ pub async fn handle(
     }
     let target = body.target.target()?;
     require_known(&rooms, &room_id)?;
+    // A bridge makes up its users when they are first needed.
+    app_services.ensure_user(&target).await?;
     rooms.invite(&session.user_id, &room_id, &target, body.target.reason).await?;
     Ok(Json(json!({})))
 }

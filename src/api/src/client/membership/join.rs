@@ -50,7 +50,7 @@ pub(super) async fn join(
         Some(room) => rooms.is_server_joined(room.nid, rooms.server_name())?,
         None => false,
     };
-    limits.check_user(if is_local { Limit::JoinLocal } else { Limit::JoinRemote }, &session.user_id)?;
+    limits.check_session(if is_local { Limit::JoinLocal } else { Limit::JoinRemote }, session)?;
     if session.is_guest && !may_guests_join(rooms, room_id)? {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,

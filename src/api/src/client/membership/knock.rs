@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use chappe_rooms::Rooms;
-use chappe_services::{directory::Directory, profile::Profiles};
+use chappe_services::{app_services::client::AppServices, directory::Directory, profile::Profiles};
 use ruma::{OwnedRoomOrAliasId, api::client::knock::knock_room::v3::Response};
 
 use super::{
@@ -23,13 +23,14 @@ pub async fn handle(
     State(directory): State<Arc<Directory>>,
     State(profiles): State<Arc<Profiles>>,
     State(limits): State<Arc<RateLimits>>,
+    State(app_services): State<AppServices>,
     Active(User(session)): Active<User>,
     PathParams(room): PathParams<OwnedRoomOrAliasId>,
     Via(via): Via,
     JsonBody(body): JsonBody<ReasonBody>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    limits.check_user(Limit::JoinLocal, &session.user_id)?;
-    let (room_id, via) = resolve(&directory, room, via).await?;
+    limits.check_session(Limit::JoinLocal, &session)?;
+    let (room_id, via) = resolve(&app_services, &directory, room, via).await?;
     let profile = member_profile(&profiles, &session.user_id)?;
     rooms.knock(&session.user_id, &room_id, &via, &profile, body.reason).await?;
     Ok(RumaResponse(Response::new(room_id)))

@@ -10,9 +10,12 @@ use chappe_rooms::{
     EventDraft, Rooms,
     send::{canonical_content, transaction},
 };
-use chappe_services::{accounts::Accounts, delayed_events::DelayedEvents};
+use chappe_services::{
+    accounts::{Accounts, Session},
+    delayed_events::DelayedEvents,
+};
 use ruma::{
-    CanonicalJsonValue, EventId, RoomId,
+    CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, RoomId,
     api::client::{
         delayed_events::send_delayed_event,
         message::send_message_event::{self, v3::Request},
@@ -38,6 +41,7 @@ pub async fn handle(
     let content = canonical_content(request.body.json().get())?;
     require_known(&rooms, &request.room_id)?;
     let mut draft = EventDraft::message(TimelineEventType::from(request.event_type.to_string()), content);
+    draft.sent_at_ms = sent_at_ms(&session, request.timestamp);
     draft.transaction = Some(transaction(&session.device_id, &request.txn_id));
     if draft.kind == TimelineEventType::RoomRedaction {
         name_target(&rooms, &request.room_id, &mut draft)?;
@@ -53,6 +57,12 @@ pub async fn handle(
     }
     let sent = rooms.send(&session.user_id, &request.room_id, draft).await?;
     Ok(RumaResponse(send_message_event::v3::Response::new(sent.event_id)).into_response())
+}
+
+/// When an application service says that an event was sent; other clients are not believed (application service API, "Timestamp
+/// massaging").
+pub(crate) fn sent_at_ms(session: &Session, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Option<u64> {
+    timestamp.filter(|_| session.app_service.is_some()).map(|timestamp| timestamp.0.into())
 }
 
 /// Clients name a redaction's target in the content, whatever the room's version; before version 11 it stands beside the content.

@@ -8,9 +8,9 @@ use chappe_rooms::{
     create::{CreateRoom, Preset},
     send::canonical_content,
 };
-use chappe_services::profile::Profiles;
+use chappe_services::{app_services::client::AppServices, profile::Profiles};
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, RoomAliasId,
     api::client::room::{
         Visibility,
         create_room::v3::{Request, Response, RoomPreset},
@@ -21,7 +21,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
-    client::membership::target::{member_profile, third_party_denied},
+    client::{
+        directory::set_alias::check_alias_owner,
+        membership::target::{member_profile, third_party_denied},
+    },
     error::ApiError,
     extract::{Active, Ruma, RumaResponse, User},
 };
@@ -32,6 +35,7 @@ const INVITES_MAX: usize = 1_000;
 pub async fn handle(
     State(rooms): State<Rooms>,
     State(profiles): State<Arc<Profiles>>,
+    State(app_services): State<AppServices>,
     Active(User(session)): Active<User>,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
@@ -40,6 +44,11 @@ pub async fn handle(
     }
     if request.invite.len() > INVITES_MAX {
         return Err(ApiError::invalid_param("Too many users to invite at once"));
+    }
+    if let Some(localpart) = &request.room_alias_name
+        && let Ok(alias) = RoomAliasId::parse(format!("#{localpart}:{}", rooms.server_name()))
+    {
+        check_alias_owner(&app_services, &session, &alias)?;
     }
     let mut invite = request.invite;
     invite.sort_unstable();

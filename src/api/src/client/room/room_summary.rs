@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use chappe_rooms::Rooms;
-use chappe_services::{directory::Directory, room_summary::RoomSummary, spaces::Spaces};
+use chappe_services::{
+    app_services::client::AppServices, directory::Directory, room_summary::RoomSummary, spaces::Spaces,
+};
 use ruma::{OwnedRoomAliasId, OwnedRoomOrAliasId};
 use serde::Serialize;
 
@@ -28,6 +30,7 @@ pub async fn handle(
     State(spaces): State<Arc<Spaces>>,
     State(directory): State<Arc<Directory>>,
     State(rooms): State<Rooms>,
+    State(app_services): State<AppServices>,
     OptionalUser(session): OptionalUser,
     PathParams(room): PathParams<OwnedRoomOrAliasId>,
     Via(via): Via,
@@ -36,7 +39,7 @@ pub async fn handle(
     if session.is_none() && OwnedRoomAliasId::try_from(room.clone()).is_ok_and(of_elsewhere) {
         return Err(ApiError::missing_token());
     }
-    let (room_id, via) = resolve(&directory, room, via).await?;
+    let (room_id, via) = resolve(&app_services, &directory, room, via).await?;
     if session.is_none() && !spaces.is_resident(&room_id)? {
         return Err(ApiError::missing_token());
     }

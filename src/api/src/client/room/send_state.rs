@@ -32,6 +32,7 @@ use crate::{
     client::{
         delayed_event::Delay,
         membership::target::{member_profile, require_known},
+        message::send::sent_at_ms,
     },
     error::ApiError,
     extract::{Authenticated, Ruma, RumaResponse},
@@ -54,14 +55,17 @@ pub async fn handle(
     } else if accounts.is_suspended(&session.user_id)? {
         return Err(ApiError::user_suspended());
     }
+    let sent_at_ms = sent_at_ms(&session, request.timestamp);
     if delay.is_none() && request.event_type == StateEventType::RoomMember {
-        let member = Member { rooms: &rooms, profiles: &profiles, session: &session, room_id: &request.room_id };
+        let member =
+            Member { rooms: &rooms, profiles: &profiles, session: &session, room_id: &request.room_id, sent_at_ms };
         let event_id = member.set(&request.state_key, content).await?;
         return Ok(RumaResponse(send_state_event::v3::Response::new(event_id)).into_response());
     }
     require_known(&rooms, &request.room_id)?;
     check_content(&rooms, &directory, &request.room_id, &request.event_type, &request.state_key, &content).await?;
-    let draft = EventDraft::state(request.event_type.to_string(), request.state_key, content);
+    let mut draft = EventDraft::state(request.event_type.to_string(), request.state_key, content);
+    draft.sent_at_ms = sent_at_ms;
     if let Some(delay) = delay {
         let delay_id = delayed.schedule(&session, &request.room_id, draft, delay).await?;
         return Ok(RumaResponse(send_delayed_event::unstable::Response::new(delay_id)).into_response());
@@ -83,6 +87,7 @@ struct Member<'a> {
     profiles: &'a Profiles,
     session: &'a Session,
     room_id: &'a RoomId,
+    sent_at_ms: Option<u64>,
 }
 
 impl Member<'_> {
@@ -146,7 +151,8 @@ impl Member<'_> {
     }
 
     async fn send(&self, target: &UserId, content: CanonicalJsonObject) -> Result<OwnedEventId, ApiError> {
-        let draft = EventDraft::state(StateEventType::RoomMember.to_string(), target.as_str(), content);
+        let mut draft = EventDraft::state(StateEventType::RoomMember.to_string(), target.as_str(), content);
+        draft.sent_at_ms = self.sent_at_ms;
         Ok(self.rooms.send(&self.session.user_id, self.room_id, draft).await?.event_id)
     }
 

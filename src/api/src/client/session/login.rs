@@ -3,16 +3,19 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::extract::State;
-use chappe_services::accounts::{Accounts, CheckPasswordError, LoggedIn, LoginError, NewDevice};
+use chappe_services::{
+    accounts::{Accounts, CheckPasswordError, LoggedIn, LoginError, NewDevice},
+    app_services::Registration,
+};
 use ruma::api::client::{
-    session::login::v3::{DiscoveryInfo, HomeserverInfo, LoginInfo, Password, Request, Response},
+    session::login::v3::{ApplicationService, DiscoveryInfo, HomeserverInfo, LoginInfo, Password, Request, Response},
     uiaa::UserIdentifier,
 };
 
 use crate::{
     client::discovery::DiscoveryConfig,
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse},
+    extract::{AppService, ClientAddress, Ruma, RumaResponse},
     rate_limit::{Limit, RateLimits},
 };
 
@@ -21,6 +24,7 @@ pub async fn handle(
     State(discovery): State<Arc<DiscoveryConfig>>,
     State(limits): State<Arc<RateLimits>>,
     ClientAddress(address): ClientAddress,
+    service: Result<AppService, ApiError>,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     let device = NewDevice {
@@ -30,6 +34,7 @@ pub async fn handle(
     };
     let session = match request.login_info {
         LoginInfo::Password(login) => with_password(&accounts, &limits, &login, &device, address).await?,
+        LoginInfo::ApplicationService(login) => for_service(&accounts, &service?.0, &login, &device).await?,
         LoginInfo::Token(login) => accounts.login_with_token(&login.token, &device).await?,
         _ => {
             return Err(ApiError::new(
@@ -62,6 +67,21 @@ async fn with_password(
         limits.check_user(Limit::LoginAccount, &user_id)?;
     }
     Ok(accounts.login_with_password(user, &login.password, device, address).await?)
+}
+
+async fn for_service(
+    accounts: &Accounts,
+    service: &Registration,
+    login: &ApplicationService,
+    device: &NewDevice,
+) -> Result<LoggedIn, ApiError> {
+    #[allow(deprecated)]
+    let user = match (&login.identifier, &login.user) {
+        (Some(UserIdentifier::Matrix(identifier)), _) => &identifier.user,
+        (None, Some(user)) => user,
+        _ => return Err(ApiError::invalid_param("Application services log users in by their user ids")),
+    };
+    Ok(accounts.login_for(service, user, device).await?)
 }
 
 #[allow(deprecated)]

@@ -21,7 +21,7 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
     if request.auth.is_some() {
-        limits.check_user(Limit::Authentication, &session.user_id)?;
+        limits.check_session(Limit::Authentication, &session)?;
     }
     uia.authorize_user(&session, "get login token", request.auth.as_ref(), address).await?;
     let (login_token, lifetime_ms) = accounts.create_login_token(&session.user_id).await?;

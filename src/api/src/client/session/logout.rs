@@ -15,6 +15,9 @@ pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
     EvenIfLocked(session): EvenIfLocked,
 ) -> Result<RumaResponse<Response>, ApiError> {
+    if session.device().is_none() {
+        return Err(ApiError::forbidden("An application service has no session that could end"));
+    }
     accounts.delete_session(&session).await?;
     Ok(RumaResponse(Response::new()))
 }

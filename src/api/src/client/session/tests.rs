@@ -11,12 +11,12 @@ fn password(user: &str, password: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn flows_are_password_and_token() {
+async fn flows_are_password_token_and_application_service() {
     let (status, answer) = TestApp::new().get(LOGIN, None).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(
         answer["flows"],
-        json!([{ "type": "m.login.password" }, { "type": "m.login.token", "get_login_token": true }])
+        json!([{ "type": "m.login.password" }, { "type": "m.login.token", "get_login_token": true }, { "type": "m.login.application_service" }])
     );
 }
 
