@@ -2,13 +2,14 @@
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 
-.PHONY: help run test test-clients test-interop demo crash lint fmt deps complement-image complement docker-image
+.PHONY: help run test test-clients test-interop sim demo crash lint fmt deps complement-image complement docker-image
 
 help:
 	@echo "make run               build the server and start it on its trial configuration"
 	@echo "make test              run every test"
 	@echo "make test-clients      run clients from PyPI and npm against the server"
 	@echo "make test-interop      this server beside a real Synapse, which it installs; needs Python 3 and its package index"
+	@echo "make sim               servers over a bad network, by SEEDS (how many) or SEED (one)"
 	@echo "make demo              two servers, two people, one encrypted room between them"
 	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill or power-cut (root)"
 	@echo "make lint              check format and lints"
@@ -31,6 +32,11 @@ test: deps
 test-clients: deps
 	cargo build --workspace --all-targets --locked
 	tests/clients/run.sh
+
+# With neither, as many seeds as fit into the time of a test run.
+sim: deps
+	$(if $(SEEDS),CHAPPE_SIM_SEEDS=$(SEEDS)) $(if $(SEED),CHAPPE_SIM_SEED=$(SEED)) \
+		cargo test --locked -p chappe-rooms --lib simulation -- --nocapture
 
 demo: deps
 	cargo build --workspace --all-targets --locked

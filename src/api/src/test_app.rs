@@ -137,18 +137,6 @@ impl TestApp {
         let server_keys =
             ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), ServerKeysConfig::default());
         let remote = Arc::new(FederationRemote::new(client.clone(), server_keys.clone()));
-        let transport = Arc::new(client.clone());
-        let sender = Sender::start(
-            name.clone(),
-            store.clone(),
-            clock.clone(),
-            transport,
-            destinations.clone(),
-            CancellationToken::new(),
-        )
-        .unwrap();
-        let edus = Arc::new(sender.clone());
-
         let account_data = Arc::new(AccountData::new(store.clone()));
         let rooms = Rooms::new(
             store.clone(),
@@ -160,6 +148,18 @@ impl TestApp {
             RoomsConfig::default(),
         )
         .with_invite_gate(Arc::new(InviteFilter(account_data.clone())));
+        let transport = Arc::new(client.clone());
+        let sender = Sender::start(
+            name.clone(),
+            store.clone(),
+            clock.clone(),
+            transport,
+            destinations.clone(),
+            Arc::new(rooms.clone()),
+            CancellationToken::new(),
+        )
+        .unwrap();
+        let edus = Arc::new(sender.clone());
         let keys = Keys::new(store.clone(), name.clone(), Arc::new(client.clone()));
         let to_device = Arc::new(ToDevice::new(store.clone(), name.clone(), clock.clone(), keys.clone()));
         let typing = Arc::new(Typing::new(store.clone(), name.clone(), clock.clone(), edus.clone()));

@@ -305,9 +305,13 @@ impl Rooms {
             .ok_or_else(|| RoomError::NotFound("Event not found".to_owned()))
     }
 
-    /// A room that both this server and the asking one are in.
+    /// A room that the asking server is in, as far as this one knows: it may have left itself, and still be asked about what it
+    /// sent last.
     pub(crate) fn require_shared_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Room, RoomError> {
-        let room = self.require_resident_room(origin, room_id)?;
+        let room = self.require_room(room_id)?;
+        if !self.is_server_admitted(room.nid, origin)? {
+            return Err(RoomError::Forbidden("The room's access list denies your server".to_owned()));
+        }
         if !self.is_server_joined(room.nid, origin)? {
             return Err(RoomError::Forbidden("Your server is not in the room".to_owned()));
         }

@@ -123,7 +123,7 @@ impl Rooms {
         Ok(Some(alias))
     }
 
-    fn check_invited(&self, invited: &[OwnedUserId]) -> Result<(), RoomError> {
+    pub(crate) fn check_invited(&self, invited: &[OwnedUserId]) -> Result<(), RoomError> {
         match invited.iter().find(|user| !self.is_local(user) && !self.gate.is_allowed(user.server_name())) {
             Some(user) => Err(RoomError::Forbidden(format!("Federation with {} is not allowed", user.server_name()))),
             None => Ok(()),
@@ -216,6 +216,9 @@ impl Rooms {
             add(StateEventType::RoomCanonicalAlias, json!({ "alias": alias }))?;
         }
         let is_public = request.preset == Preset::PublicChat;
+        if let Some(acl) = self.gate.room_acl() {
+            add(StateEventType::RoomServerAcl, acl)?;
+        }
         add(StateEventType::RoomJoinRules, json!({ "join_rule": if is_public { "public" } else { "invite" } }))?;
         add(StateEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" }))?;
         if !is_public {

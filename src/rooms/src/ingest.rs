@@ -60,19 +60,27 @@ impl Rooms {
         if self.is_placed(&pdu.event_id)? {
             return Ok(());
         }
-        let event_id = pdu.event_id.clone();
-        let result = match self.fill_gap(origin, &room, &pdu).await {
-            Ok(()) => self.ingest(origin, &room, pdu, Placement::Live, Relay::Nobody).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        match result {
-            // The event itself is in order, its surroundings could not be had: it comes again with the gap before a later one.
-            Err(RoomError::Remote(_) | RoomError::Invalid(_)) => {
-                tracing::info!(event.id = %event_id, room.id = %room_id, server = %origin, "event left out: not enough is known around it");
-                Ok(())
+        match self.ingest_pushed(origin, &room, pdu.clone()).await {
+            // The event itself is in order, its surroundings could not be had.
+            Err(error @ (RoomError::Remote(_) | RoomError::Invalid(_))) => {
+                tracing::info!(%error, event.id = %pdu.event_id, room.id = %room_id, server = %origin, "event left out: not enough is known around it");
+                self.leave_out(origin, &room, &pdu).await
             }
-            result => result,
+            Err(error) => Err(error),
+            Ok(()) => self.take_in_followers(&room, origin).await,
         }
+    }
+
+    /// Takes in an event that was pushed to this server, after what is missing before it.
+    ///
+    /// Its prev events must all come by `get_missing_events`: whoever pushes an event has them. The state is only asked for where the
+    /// events of a gap end. The caller holds the room's ingest lock.
+    pub(crate) async fn ingest_pushed(&self, origin: &ServerName, room: &Room, pdu: Arc<Pdu>) -> Result<(), RoomError> {
+        self.fill_gap(origin, room, &pdu).await?;
+        if let Some(missing) = self.unplaced_prevs(&pdu)?.first() {
+            return Err(RoomError::Invalid(format!("Prev event {missing} could not be had")));
+        }
+        self.ingest(origin, room, pdu, Placement::Live, Relay::Nobody).await.map(|_| ())
     }
 
     /// Format, sender's server, signatures and content hash of an event said to be of this room.
@@ -121,11 +129,11 @@ impl Rooms {
     }
 
     /// Whether an event is known with its place in the graph: not merely as an outlier.
-    fn is_placed(&self, event_id: &EventId) -> Result<bool, RoomError> {
+    pub(crate) fn is_placed(&self, event_id: &EventId) -> Result<bool, RoomError> {
         Ok(self.get_event(event_id)?.is_some_and(|event| event.record.state_after.is_some()))
     }
 
-    fn unplaced_prevs(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomError> {
+    pub(crate) fn unplaced_prevs(&self, pdu: &Pdu) -> Result<Vec<OwnedEventId>, RoomError> {
         let mut missing = Vec::new();
         for prev in &pdu.prev_events {
             if !self.is_placed(prev)? {
@@ -146,7 +154,8 @@ impl Rooms {
             earliest: extremities.iter().map(|(_, id, _)| id.clone()).collect(),
             latest: vec![pdu.event_id.clone()],
             limit: GAP_EVENTS_MAX,
-            min_depth: extremities.iter().map(|(_, _, depth)| *depth).min().unwrap_or(0),
+            // A branch that parted long ago may lie deeper than all that is known of this one.
+            min_depth: 0,
         };
         let events = match self.remote.fetch_missing_events(origin, &room.id, gap).await {
             Ok(events) => events,
@@ -170,8 +179,13 @@ impl Rooms {
         }
         let mut events: Vec<_> = found.into_values().filter(|event| event.event_id != pdu.event_id).collect();
         events.sort_by_key(|event| event.depth);
+        let of_gap: HashSet<OwnedEventId> = events.iter().map(|event| event.event_id.clone()).collect();
         for event in events {
             if self.is_placed(&event.event_id)? {
+                continue;
+            }
+            // What follows an event that could not be taken in cannot be either.
+            if self.unplaced_prevs(&event)?.iter().any(|prev| of_gap.contains(prev)) {
                 continue;
             }
             if let Err(error) = self.ingest(origin, room, event, Placement::Live, Relay::Nobody).await {

@@ -39,6 +39,7 @@ impl Rooms {
         target: &UserId,
         draft: EventDraft,
     ) -> Result<(), RoomError> {
+        self.check_invited(&[target.to_owned()])?;
         let room = self.require_room(room_id)?;
         // An invite that an identity server vouches for stands also if who sent it has left since.
         if !draft.content.contains_key("third_party_invite") {
@@ -124,6 +125,16 @@ impl Rooms {
         };
         if pdu.sender.server_name() != origin {
             return Err(RoomError::Forbidden("The sender is not of the server that sent the invite".to_owned()));
+        }
+        if !self.gate.is_allowed(origin) {
+            return Err(crate::RemoteError::Denied(origin.to_owned()).into());
+        }
+        let known = self.get_room_nid(room_id)?;
+        if let Some(known) = known
+            && self.is_server_joined(known, &self.server_name)?
+            && !self.is_server_admitted(known, origin)?
+        {
+            return Err(RoomError::Forbidden("The room's access list denies your server".to_owned()));
         }
         self.check_invite_wanted(&pdu.sender, &target)?;
         let create = stripped.iter().find_map(|event| create_event_of(event, room_id, &rules));

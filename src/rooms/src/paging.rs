@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use chappe_store::{Direction, Order, RoomNid, StoreError};
+use chappe_store::{Direction, Order, Position, RoomNid, StoreError};
 use ruma::{UserId, api::Direction as Paging};
 
 use crate::{
@@ -28,6 +28,8 @@ pub struct PageRequest {
     pub from: Place,
     /// The page stops here, if it comes that far.
     pub to: Option<Place>,
+    /// Live events that came later than this are passed over: whoever pages back from a point in the stream has been given them.
+    pub seen_up_to: Option<Position>,
     pub direction: Paging,
     pub limit: usize,
 }
@@ -64,7 +66,7 @@ impl Rooms {
         request: PageRequest,
         admits: impl Fn(&Event) -> Result<bool, StoreError> + Send + Sync,
     ) -> Result<Page, RoomError> {
-        let PageRequest { from, to, direction, limit } = request;
+        let PageRequest { from, to, seen_up_to, direction, limit } = request;
         let is_back = direction == Paging::Backward;
         let mut page = Page::default();
         let mut eyes = self.eyes_of(room.nid, user)?;
@@ -99,7 +101,8 @@ impl Rooms {
                 }
                 page.end = Some(next);
                 looked_at += 1;
-                if eyes.sees(&event)? && admits(&event)? {
+                let is_later = seen_up_to.is_some_and(|seen| matches!(at.1, Order::Live(position) if position > seen));
+                if !is_later && eyes.sees(&event)? && admits(&event)? {
                     page.events.push((at, event));
                 }
                 if page.events.len() >= limit || looked_at >= EVENTS_LOOKED_AT_MAX {

@@ -188,6 +188,11 @@ pub trait Remote: Send + Sync + 'static {
 pub trait FederationGate: Send + Sync + 'static {
     /// Whether anything may be exchanged with this server.
     fn is_allowed(&self, server: &ServerName) -> bool;
+
+    /// The content of `m.room.server_acl` for new rooms, where only listed servers may take part in anything.
+    fn room_acl(&self) -> Option<serde_json::Value> {
+        None
+    }
 }
 
 /// Everyone may federate.

@@ -16,6 +16,7 @@ use chappe_protocol::{
 use chappe_store::{
     Batch, Direction, Domain, EventNid, Json, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
+        catch_up::CATCH_UP,
         events::{
             BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
             EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
@@ -230,6 +231,10 @@ impl Staging {
         if placement != Placement::Hidden {
             self.place(&event, placement)?;
         }
+        // A soft-failed event leads into the history of those that come to build on it.
+        if placement != Placement::Hidden || status == EventStatus::SoftFailed {
+            self.note_missing_history(&event)?;
+        }
         if placement == Placement::Live && status == EventStatus::Accepted {
             self.advance(&event);
             let position = self.last_position.unwrap_or_default();
@@ -263,7 +268,7 @@ impl Staging {
         self.events.insert(event.pdu.event_id.clone(), event.clone());
     }
 
-    /// Puts an event in timeline and topology, and keeps the graph's back edge.
+    /// Puts an event in timeline and topology.
     fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
         let room = self.room.nid;
         let order = match placement {
@@ -288,6 +293,12 @@ impl Staging {
         self.batch.put(&SENT_TIMES, &(room, sent_at, event.pdu.depth, order), &event.nid);
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
         self.put_relations(event, order)?;
+        Ok(())
+    }
+
+    /// Keeps the graph's back edge: what history is missing before the event.
+    fn note_missing_history(&mut self, event: &Event) -> Result<(), RoomError> {
+        let room = self.room.nid;
         self.batch.delete(&BACKWARD_EXTREMITIES, &(room, event.pdu.event_id.clone()));
         for prev in &event.pdu.prev_events {
             let known = self.get_event(prev)?;
@@ -420,7 +431,11 @@ impl Staging {
             let concerned = self.server_of_member(nid)?;
             for server in servers_before.union(&servers_after).chain(&concerned).collect::<BTreeSet<_>>() {
                 let handed_over_by = matches!(&relay, Relay::EveryoneBut(but) if but == server);
-                if *server != self.rooms.server_name && !handed_over_by && self.rooms.gate.is_allowed(server) {
+                if *server != self.rooms.server_name
+                    && !handed_over_by
+                    && self.rooms.gate.is_allowed(server)
+                    && !(servers_after.contains(server) && self.is_caught_up_later(server)?)
+                {
                     self.batch.put(&OUTGOING, &(server.clone(), position), &OutgoingItem::Pdu(nid));
                     self.batch.wake(Topic::Destination(server.clone()));
                 }
@@ -436,6 +451,11 @@ impl Staging {
         self.trees.put_into(&mut self.batch);
         self.chains.put_into(&mut self.batch);
         Ok((self.batch, self.events.into_values().collect()))
+    }
+
+    /// Whether a server is away for so long that nothing is queued for it: it is sent the newest events of its rooms one day.
+    fn is_caught_up_later(&self, server: &OwnedServerName) -> Result<bool, StoreError> {
+        Ok(self.rooms.store.get(&CATCH_UP, server)?.is_some_and(|record| !record.is_ending))
     }
 
     /// The server of the user that a membership event takes an invite or knock back from: it is not in the room, but has told its

@@ -3,7 +3,7 @@
 //!
 //! Spec: Client-Server API, Getting events for a room; Room history visibility.
 
-use chappe_store::{Direction, Position, RoomNid, StoreError};
+use chappe_store::{Direction, Position, RoomNid, StoreError, tables::state::STATE_LOG};
 use ruma::{
     UserId,
     events::{
@@ -70,14 +70,25 @@ impl Rooms {
         Ok(event.and_then(|event| event.pdu.membership()).unwrap_or(MembershipState::Leave))
     }
 
-    /// The state in force where a token stands; `None` before the room's start.
+    /// The state in force where a token stands. Before the first event that this server has of the room, that is the state with which
+    /// it came to know the room: for one made here, the state at its creation.
+    ///
+    /// `None` if no state of the room is known.
     pub fn get_root_at_token(&self, room: RoomNid, token: Token) -> Result<Option<StateRoot>, StoreError> {
         match token {
             Token::Stream(position) => self.get_state_root_at(room, position),
             Token::Topological { depth, order } => {
                 let page = self.get_page(room, (depth, order), Direction::Reverse, 1)?;
-                Ok(page.first().and_then(|(_, event)| event.record.state_after))
+                match page.first() {
+                    Some((_, event)) => Ok(event.record.state_after),
+                    None => self.get_first_state_root(room),
+                }
             }
         }
+    }
+
+    fn get_first_state_root(&self, room: RoomNid) -> Result<Option<StateRoot>, StoreError> {
+        let first = self.store.scan(&STATE_LOG, &(room,), Direction::Forward).next().transpose()?;
+        Ok(first.map(|(_, root)| root))
     }
 }

@@ -111,9 +111,21 @@ impl Rooms {
                     let Some(event) = self.get_event_by_nid(nid)? else { continue };
                     deepest = deepest.max(Some((event.record.depth, Order::Live(position))));
                 }
-                Ok(deepest.unwrap_or((0, Order::FIRST)))
+                match deepest {
+                    Some(place) => Ok(place),
+                    // Right before the first live event: what comes before that is history from elsewhere.
+                    None => Ok(self.get_first_place(room)?.unwrap_or((0, Order::FIRST))),
+                }
             }
         }
+    }
+
+    /// Right before the first live event of a room.
+    fn get_first_place(&self, room: RoomNid) -> Result<Option<Place>, StoreError> {
+        let first = self.store.scan(&TIMELINE, &(room,), Direction::Forward).next().transpose()?;
+        let Some(((_, position), nid)) = first else { return Ok(None) };
+        let depth = self.get_event_by_nid(nid)?.map(|event| event.record.depth);
+        Ok(depth.map(|depth| (depth, Order::Live(Position(position.0.saturating_sub(1))))))
     }
 
     /// Up to `limit` events that come right before (`Direction::Reverse`) or after a place in the topological order, nearest first.

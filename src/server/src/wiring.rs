@@ -21,7 +21,7 @@ use chappe_services::{
     directory::Directory,
     event_follower::EventFollower,
     federation::{
-        client::FederationClient, destinations::Destinations, incoming::RequestVerifier, keys::ServerKeys,
+        client::FederationClient, destinations::Destinations, incoming::RequestVerifier, keys::ServerKeys, left_out,
         remote::FederationRemote, resolver::Resolver, sender::Sender, transactions::Transactions,
     },
     filters::Filters,
@@ -30,6 +30,7 @@ use chappe_services::{
     key_backup::KeyBackup,
     keys::{DeviceLists, Keys},
     media::Media,
+    policy::FederationPolicy,
     presence::Presence,
     previews::Previews,
     profile::Profiles,
@@ -105,6 +106,8 @@ pub enum BuildError {
 pub struct Server {
     router: Router,
     store: Store,
+    policy: Arc<FederationPolicy>,
+    sender: Arc<Sender>,
     user_admin: Arc<UserAdmin>,
     tasks: Vec<JoinHandle<()>>,
     data_dir: DataDir,
@@ -147,19 +150,12 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         clock.clone(),
         settings::server_keys(config, old_keys),
     );
-    let sender = Arc::new(Sender::start(
-        server_name.clone(),
-        store.clone(),
-        clock.clone(),
-        Arc::new(federation.clone()),
-        destinations.clone(),
-        stop.clone(),
-    )?);
 
     // Accounts.
     let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), settings::accounts(config, app_services))?);
     let uia = Arc::new(Uia::new(accounts.clone(), clock.clone()));
-    let devices = Arc::new(Devices::new(store.clone(), clock.clone()));
+    let devices =
+        Arc::new(Devices::new(store.clone(), clock.clone()).sharing_names(config.federation.share_device_names));
     let profiles = Arc::new(Profiles::new(store.clone(), server_name.clone(), Arc::new(federation.clone())));
     let account_data = Arc::new(AccountData::new(store.clone()));
     let filters = Arc::new(Filters::new(store.clone()));
@@ -180,11 +176,22 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         Arc::new(DelayedEvents::new(rooms.clone(), clock.clone(), settings::delayed_events(&config.delayed_events)));
 
     let app_services = AppServices::new(to_app_services, accounts.clone(), rooms.clone());
+    let sender = Arc::new(Sender::start(
+        server_name.clone(),
+        store.clone(),
+        clock.clone(),
+        Arc::new(federation.clone()),
+        destinations.clone(),
+        Arc::new(rooms.clone()),
+        stop.clone(),
+    )?);
+
     let directory = Arc::new(Directory::new(rooms.clone(), federation.clone()));
     let spaces = Arc::new(Spaces::new(rooms.clone(), Arc::new(federation.clone()), clock.clone()));
 
     // Encryption.
-    let keys = Keys::new(store.clone(), server_name.clone(), Arc::new(federation.clone()));
+    let keys = Keys::new(store.clone(), server_name.clone(), Arc::new(federation.clone()))
+        .sharing_device_names(config.federation.share_device_names);
     let device_lists = DeviceLists::new(store.clone());
     let to_device = Arc::new(ToDevice::new(store.clone(), server_name.clone(), clock.clone(), keys.clone()));
     let key_backup = KeyBackup::new(store.clone());
@@ -322,6 +329,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         run_until(stop.clone(), previews.clone().run()),
         run_until(stop.clone(), push_follower.run()),
         run_until(stop.clone(), rule_carrier.run()),
+        run_until(stop.clone(), keys.clone().run_sharing(rooms.clone())),
+        run_until(stop.clone(), left_out::run(rooms.clone())),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;
@@ -356,7 +365,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         reports,
         rooms,
         search,
-        sender,
+        sender: sender.clone(),
         server_keys: Arc::new(server_keys),
         server_notices,
         spaces,
@@ -370,7 +379,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         user_directory,
         verifier,
     });
-    Ok(Server { router, store, user_admin, tasks, data_dir })
+    Ok(Server { router, store, policy, sender, user_admin, tasks, data_dir })
 }
 
 fn run_until(stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
@@ -389,6 +398,13 @@ impl Server {
 
     pub fn user_admin(&self) -> &Arc<UserAdmin> {
         &self.user_admin
+    }
+
+    /// Takes over what of a new configuration can change while the server runs: who takes part in the federation.
+    pub fn reload(&self, config: &Config) -> Result<(), StoreError> {
+        let section = &config.federation;
+        self.policy.replace(section.enabled, &section.allow, &section.deny);
+        self.sender.look_again()
     }
 
     /// Opens the control socket, through which `chappe user` reaches this server.

@@ -72,11 +72,17 @@ pub enum ChangeDeviceError {
 pub struct Devices {
     store: Store,
     clock: Arc<dyn Clock>,
+    shares_names: bool,
 }
 
 impl Devices {
     pub fn new(store: Store, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock }
+        Self { store, clock, shares_names: false }
+    }
+
+    /// Whether other servers are told devices' names. They are not unless this is called.
+    pub fn sharing_names(self, shares_names: bool) -> Self {
+        Self { shares_names, ..self }
     }
 
     pub fn get_device(&self, user_id: &UserId, device_id: &DeviceId) -> Result<Option<Device>, StoreError> {
@@ -128,7 +134,8 @@ impl Devices {
                 return Ok(());
             }
             batch.put(&DEVICES, &key, &DeviceRecord { display_name: display_name.map(str::to_owned), ..record });
-            Ok(keys::queue_device_renamed(&self.store, batch, user_id, device_id)?)
+            let told_name = display_name.filter(|_| self.shares_names);
+            Ok(keys::queue_device_renamed(&self.store, batch, user_id, device_id, told_name)?)
         })
         .await
     }

@@ -5,15 +5,24 @@
 //! is the connector's check.
 
 use chappe_protocol::glob::Glob;
+use parking_lot::RwLock;
 use ruma::{OwnedServerName, ServerName};
+use serde_json::{Value, json};
 
-/// The operator's federation policy, compiled.
-#[derive(Clone, Debug)]
+/// The operator's federation policy, compiled. It can change while the server runs.
+#[derive(Debug)]
 pub struct FederationPolicy {
     own_name: OwnedServerName,
+    lists: RwLock<Lists>,
+}
+
+#[derive(Debug)]
+struct Lists {
     enabled: bool,
     allow: Vec<Glob>,
     deny: Vec<Glob>,
+    /// What a room's access list says for these lists; `None` where everyone may take part.
+    acl: Option<Value>,
 }
 
 /// Why a server may not be talked to. The texts are fit for the log and for a `M_FORBIDDEN` answer.
@@ -31,8 +40,14 @@ impl FederationPolicy {
     /// `allow` and `deny` are globs (`*`, `?`) over host names without regard to case or port. An empty `allow` means everyone;
     /// `deny` wins over `allow`.
     pub fn new(own_name: OwnedServerName, enabled: bool, allow: &[String], deny: &[String]) -> Self {
-        let compile = |patterns: &[String]| patterns.iter().map(|pattern| Glob::new_ignoring_case(pattern)).collect();
-        Self { own_name, enabled, allow: compile(allow), deny: compile(deny) }
+        let lists = RwLock::new(Lists::new(&own_name, enabled, allow, deny));
+        Self { own_name, lists }
+    }
+
+    /// Replaces the lists. What is asked from now on is answered by the new ones.
+    pub fn replace(&self, enabled: bool, allow: &[String], deny: &[String]) {
+        let lists = Lists::new(&self.own_name, enabled, allow, deny);
+        *self.lists.write() = lists;
     }
 
     /// Whether this server may exchange anything with `server`. Its own name always passes: nothing leaves the process for it.
@@ -42,18 +57,54 @@ impl FederationPolicy {
         if server == self.own_name {
             return Ok(());
         }
-        if !self.enabled {
+        let lists = self.lists.read();
+        if !lists.enabled {
             return Err(PolicyRejection::Disabled);
         }
         let listed =
             |globs: &[Glob]| globs.iter().any(|glob| glob.matches(server.host()) || glob.matches(server.as_str()));
-        if listed(&self.deny) {
+        if listed(&lists.deny) {
             return Err(PolicyRejection::Denied);
         }
-        if !self.allow.is_empty() && !listed(&self.allow) {
+        if !lists.allow.is_empty() && !listed(&lists.allow) {
             return Err(PolicyRejection::NotAllowed);
         }
         Ok(())
+    }
+
+    /// The content of `m.room.server_acl` that keeps a room among the allowed servers; `None` if there is no list of them.
+    ///
+    /// Spec: Client-Server API, Server Access Control Lists (ACLs) for rooms.
+    pub fn room_acl(&self) -> Option<Value> {
+        self.lists.read().acl.clone()
+    }
+}
+
+impl Lists {
+    fn new(own_name: &ServerName, enabled: bool, allow: &[String], deny: &[String]) -> Self {
+        let compile = |patterns: &[String]| patterns.iter().map(|pattern| Glob::new_ignoring_case(pattern)).collect();
+        let acl = (!allow.is_empty()).then(|| {
+            // Access lists are about hosts, whatever the port.
+            let hosts = |patterns: &[String]| patterns.iter().map(|pattern| without_port(pattern)).collect::<Vec<_>>();
+            let mut allowed = hosts(allow);
+            if !is_matched(&allowed, own_name.host()) {
+                allowed.push(own_name.host().to_owned());
+            }
+            json!({ "allow": allowed, "deny": hosts(deny), "allow_ip_literals": true })
+        });
+        Self { enabled, allow: compile(allow), deny: compile(deny), acl }
+    }
+}
+
+fn is_matched(patterns: &[String], host: &str) -> bool {
+    patterns.iter().any(|pattern| Glob::new_ignoring_case(pattern).matches(host))
+}
+
+/// A pattern without the port that may be behind it.
+fn without_port(pattern: &str) -> String {
+    match pattern.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
+        _ => pattern.to_owned(),
     }
 }
 
@@ -93,5 +144,26 @@ mod tests {
         let policy = policy(false, &[], &[]);
         assert_eq!(policy.check(server_name!("own.example")), Ok(()));
         assert_eq!(policy.check(server_name!("other.example")), Err(PolicyRejection::Disabled));
+    }
+
+    #[test]
+    fn lists_can_be_replaced_while_they_are_in_use() {
+        let policy = policy(true, &["*.gouv.example"], &[]);
+        assert_eq!(policy.check(server_name!("new.example")), Err(PolicyRejection::NotAllowed));
+        policy.replace(
+            true,
+            &["*.gouv.example".to_owned(), "new.example".to_owned()],
+            &["bad.gouv.example".to_owned()],
+        );
+        assert_eq!(policy.check(server_name!("new.example")), Ok(()));
+        assert_eq!(policy.check(server_name!("bad.gouv.example")), Err(PolicyRejection::Denied));
+    }
+
+    #[test]
+    fn rooms_of_a_closed_federation_admit_the_allowed_servers_and_this_one() {
+        assert_eq!(policy(true, &[], &["bad.example"]).room_acl(), None);
+        let acl = policy(true, &["*.gouv.example", "hs.example:8448"], &["bad.gouv.example"]).room_acl().unwrap();
+        assert_eq!(acl["allow"], json!(["*.gouv.example", "hs.example", "own.example"]));
+        assert_eq!(acl["deny"], json!(["bad.gouv.example"]));
     }
 }

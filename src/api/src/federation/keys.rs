@@ -10,7 +10,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use chappe_services::federation::keys::ServerKeys;
+use chappe_services::federation::keys::{NotaryCriteria, ServerKeys};
 use ruma::api::federation::discovery::{get_remote_server_keys, get_remote_server_keys_batch};
 use serde_json::{Value, json};
 
@@ -26,7 +26,9 @@ pub async fn query(
     State(keys): State<Arc<ServerKeys>>,
     Ruma(request): Ruma<get_remote_server_keys::v2::Request>,
 ) -> Json<Value> {
-    let answer = keys.query_notary(BTreeMap::from([(request.server_name, BTreeMap::new())])).await;
+    let criteria =
+        NotaryCriteria { valid_until_ms: request.minimum_valid_until_ts.get().into(), ..NotaryCriteria::default() };
+    let answer = keys.query_notary(BTreeMap::from([(request.server_name, criteria)])).await;
     Json(json!({ "server_keys": answer }))
 }
 
@@ -38,7 +40,8 @@ pub async fn query_batch(
         let until = |criteria: get_remote_server_keys_batch::v2::QueryCriteria| {
             criteria.minimum_valid_until_ts.map_or(0, |ts| ts.get().into())
         };
-        (server, criteria.into_iter().map(|(key_id, criteria)| (key_id, until(criteria))).collect())
+        let keys = criteria.into_iter().map(|(key_id, criteria)| (key_id, until(criteria))).collect();
+        (server, NotaryCriteria { keys, ..NotaryCriteria::default() })
     });
     let answer = keys.query_notary(wanted.collect()).await;
     Json(json!({ "server_keys": answer }))

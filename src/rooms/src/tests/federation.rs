@@ -495,3 +495,54 @@ async fn events_that_the_policy_server_does_not_sign_are_neither_sent_nor_shown(
     one.send(&alice, &room_id, none).await.expect("no policy server any more");
     one.send(&alice, &room_id, text("alone")).await.expect("sent");
 }
+
+#[tokio::test]
+async fn event_whose_past_cannot_be_had_is_kept_and_tried_again() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+
+    // The first of two messages is lost, and when the second comes its server cannot be asked for it.
+    network.lose_queued(&one).await;
+    one.send(&alice, &room_id, text("lost")).await.expect("send");
+    network.lose_queued(&one).await;
+    let second = one.send(&alice, &room_id, text("second")).await.expect("send");
+    let raw = one.get_event_for_server(two.server_name(), &second.event_id).expect("event");
+    network.set_down(&one, true);
+    network.asked.lock().clear();
+    two.receive_pdu(one.server_name(), &room_id, &raw).await.expect("kept for later");
+    assert_eq!(*network.asked.lock(), ["get_missing_events"], "no state is asked for");
+    assert!(bodies(&two, &room_id).is_empty());
+
+    network.set_down(&one, false);
+    assert_eq!(two.retry_left_out().await.expect("retry"), 0, "not due yet");
+    network.clock.advance(61_000);
+    assert_eq!(two.retry_left_out().await.expect("retry"), 1);
+    assert_eq!(bodies(&two, &room_id), ["lost", "second"]);
+    network.clock.advance(86_400_000);
+    assert_eq!(two.retry_left_out().await.expect("retry"), 0, "nothing is left");
+}
+
+#[tokio::test]
+async fn events_left_out_follow_as_soon_as_the_event_before_them_arrives() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    let mut raws = Vec::new();
+    for body in ["first", "second", "third"] {
+        let sent = one.send(&alice, &room_id, text(body)).await.expect("send");
+        raws.push(one.get_event_for_server(two.server_name(), &sent.event_id).expect("event"));
+    }
+    network.lose_queued(&one).await;
+    network.set_down(&one, true);
+    for raw in raws.iter().rev() {
+        two.receive_pdu(one.server_name(), &room_id, raw).await.expect("received");
+    }
+    assert_eq!(bodies(&two, &room_id), ["first", "second", "third"]);
+}

@@ -27,7 +27,7 @@ use crate::{
     create::{CreateRoom, Preset},
     handshake::{Admission, Wanted},
     membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
+    remote::{FederationGate, JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
     send::canonical_content,
     third_party::ThirdPartySigned,
 };
@@ -38,6 +38,8 @@ pub(crate) struct Network {
     servers: Mutex<BTreeMap<OwnedServerName, Rooms>>,
     keys: Mutex<PublicKeys>,
     down: Mutex<BTreeSet<OwnedServerName>>,
+    /// Pairs of servers, each in order, that do not reach each other.
+    cuts: Mutex<BTreeSet<(OwnedServerName, OwnedServerName)>>,
     /// Every question asked of a server, by name.
     pub(crate) asked: Mutex<Vec<&'static str>>,
 }
@@ -58,11 +60,16 @@ impl Network {
             servers: Mutex::default(),
             keys: Mutex::default(),
             down: Mutex::default(),
+            cuts: Mutex::default(),
             asked: Mutex::default(),
         })
     }
 
     pub(crate) fn add(self: &Arc<Self>, name: &str) -> Rooms {
+        self.add_with_gate(name, Arc::new(OpenGate))
+    }
+
+    pub(crate) fn add_with_gate(self: &Arc<Self>, name: &str, gate: Arc<dyn FederationGate>) -> Rooms {
         let name = ServerName::parse(name).expect("server name");
         let seed = [u8::try_from(self.servers.lock().len() + 1).expect("few servers"); 32];
         let signer = Arc::new(ServerSigner::from_seed(name.clone(), "a", &seed).expect("signer"));
@@ -73,7 +80,7 @@ impl Network {
             signer,
             self.clock.clone(),
             Arc::new(link),
-            Arc::new(OpenGate),
+            gate,
             Arc::new(NoProfiles),
             RoomsConfig::default(),
         );
@@ -90,6 +97,15 @@ impl Network {
         }
     }
 
+    /// Forgets what is queued at a server for others.
+    pub(crate) async fn lose_queued(&self, server: &Rooms) {
+        let mut batch = Batch::new();
+        for row in server.store().scan(&OUTGOING, &(), Direction::Forward) {
+            batch.delete(&OUTGOING, &row.expect("queue").0);
+        }
+        server.store().commit(batch).await.expect("commit");
+    }
+
     /// Hands every queued event to its destination, until nothing is queued for a server that is up.
     pub(crate) async fn deliver(&self) {
         loop {
@@ -99,7 +115,7 @@ impl Network {
                 let queued: Vec<_> =
                     from.store().scan(&OUTGOING, &(), Direction::Forward).collect::<Result<_, _>>().expect("queue");
                 for (key, item) in queued {
-                    let Some(to) = self.reach(&key.0) else { continue };
+                    let Some(to) = self.reach_from(from.server_name(), &key.0) else { continue };
                     if let OutgoingItem::Pdu(nid) = item {
                         let event = from.get_event_by_nid(nid).expect("read").expect("queued event");
                         let raw = event.pdu.to_federation_raw().expect("raw");
@@ -118,12 +134,40 @@ impl Network {
         }
     }
 
+    /// Cuts the connection between two servers, or mends it.
+    pub(crate) fn set_cut(&self, one: &Rooms, other: &Rooms, is_cut: bool) {
+        let pair = pair(one.server_name(), other.server_name());
+        let mut cuts = self.cuts.lock();
+        if is_cut {
+            cuts.insert(pair);
+        } else {
+            cuts.remove(&pair);
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.cuts.lock().clear();
+    }
+
+    /// The other server, if there is a way to it.
+    pub(crate) fn reach_from(&self, from: &ServerName, to: &ServerName) -> Option<Rooms> {
+        if self.cuts.lock().contains(&pair(from, to)) || self.reach(from).is_none() {
+            return None;
+        }
+        self.reach(to)
+    }
+
     fn reach(&self, name: &ServerName) -> Option<Rooms> {
         if self.down.lock().contains(name) {
             return None;
         }
         self.servers.lock().get(name).cloned()
     }
+}
+
+fn pair(one: &ServerName, other: &ServerName) -> (OwnedServerName, OwnedServerName) {
+    let (one, other) = if one <= other { (one, other) } else { (other, one) };
+    (one.to_owned(), other.to_owned())
 }
 
 impl Link {
@@ -134,7 +178,7 @@ impl Link {
         if network.reach(&self.own_name).is_none() {
             return Err(unreachable());
         }
-        network.reach(server).ok_or_else(unreachable)
+        network.reach_from(&self.own_name, server).ok_or_else(unreachable)
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CommandResult, print};
 use crate::{
-    config::{Config, ListenAddress, Loaded, Origin, RegistrationMode},
+    config::{self, Config, ConfigError, ListenAddress, Loaded, Origin, RegistrationMode},
     listen::{self, BoundListener},
     shutdown::{Request, Signals},
     telemetry,
@@ -48,7 +48,7 @@ async fn serve(loaded: &Loaded) -> CommandResult {
     loop {
         match signals.next().await {
             Request::Stop => break,
-            Request::Reload => reload(config, certificate.as_ref()),
+            Request::Reload => reload(loaded, &server, certificate.as_ref()),
         }
     }
     tracing::info!("stopping");
@@ -59,11 +59,28 @@ async fn serve(loaded: &Loaded) -> CommandResult {
     Ok(())
 }
 
-fn reload(config: &Config, certificate: Option<&ServerTls>) {
+/// Reads the configuration and the certificate again. What cannot be read stays as it was.
+fn reload(loaded: &Loaded, server: &wiring::Server, certificate: Option<&ServerTls>) {
+    match reread(loaded) {
+        Ok(config) => match server.reload(&config) {
+            Ok(()) => tracing::info!("read federation.enabled, allow and deny again"),
+            Err(error) => tracing::error!(%error, "outgoing queues cannot be read"),
+        },
+        Err(error) => tracing::error!(%error, "the configuration could not be read again; the old one stays in use"),
+    }
+    let config = &loaded.config;
     let Some(certificate) = certificate else { return };
     match certificate.reload(&config.server_name, SystemClock.now_ms()) {
         Ok(()) => tracing::info!("read the certificate again"),
         Err(error) => tracing::error!(%error, "the certificate could not be read again; the old one stays in use"),
+    }
+}
+
+fn reread(loaded: &Loaded) -> Result<Config, ConfigError> {
+    match &loaded.origin {
+        Origin::Trial => Ok(loaded.config.clone()),
+        Origin::EnvironmentOnly => config::load(None).map(|loaded| loaded.config),
+        Origin::File(path) => config::load(Some(path)).map(|loaded| loaded.config),
     }
 }
 

@@ -18,6 +18,8 @@ pub struct FederationSection {
     /// Private networks that outgoing requests may reach. All others that are not public are refused.
     #[serde(with = "values::networks")]
     pub allow_networks: Vec<IpNet>,
+    /// Whether other servers are told the names that users give their devices.
+    pub share_device_names: bool,
     /// Servers asked for the signing keys of servers that do not answer themselves.
     #[serde(deserialize_with = "values::server_names")]
     pub trusted_key_servers: Vec<OwnedServerName>,
@@ -30,6 +32,7 @@ impl Default for FederationSection {
             allow: Vec::new(),
             deny: Vec::new(),
             allow_networks: Vec::new(),
+            share_device_names: false,
             trusted_key_servers: Vec::new(),
         }
     }

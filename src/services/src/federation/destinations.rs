@@ -39,6 +39,11 @@ impl Destinations {
         (retry_at_ms > self.clock.now_ms()).then_some(retry_at_ms)
     }
 
+    /// Since when the server has been failing, in milliseconds since the epoch; `None` if it is not.
+    pub fn get_failing_since_ms(&self, server: &ServerName) -> Option<u64> {
+        self.failing.lock().get(server).map(|record| record.failing_since_ms)
+    }
+
     /// Whether the server failed when it was last asked.
     pub fn is_failing(&self, server: &ServerName) -> bool {
         self.failing.lock().contains_key(server)

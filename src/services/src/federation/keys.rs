@@ -34,7 +34,10 @@ use ruma::{
 };
 use tokio::sync::Semaphore;
 
-pub use self::document::{DocumentError, KeyDocument};
+pub use self::{
+    document::{DocumentError, KeyDocument},
+    notary::{NotaryCriteria, NotaryQuery},
+};
 use super::client::{FederationClient, FederationError, FederationRequest};
 
 /// How long a published key document claims to be valid, in milliseconds.

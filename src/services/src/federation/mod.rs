@@ -8,6 +8,7 @@ pub mod client;
 pub mod destinations;
 pub mod incoming;
 pub mod keys;
+pub mod left_out;
 pub mod remote;
 pub mod resolver;
 pub mod sender;

@@ -240,4 +240,8 @@ impl FederationGate for FederationPolicy {
     fn is_allowed(&self, server: &ServerName) -> bool {
         self.check(server).is_ok()
     }
+
+    fn room_acl(&self) -> Option<Value> {
+        FederationPolicy::room_acl(self)
+    }
 }

@@ -4,9 +4,13 @@
 //! the other server acknowledged them. So nothing is lost in a crash, and after one the sender just goes on. A row may then be sent
 //! twice; events carry their id and to-device messages their `message_id`, so that does no harm.
 //!
+//! A server that is away for long has no events queued any more, and is caught up with the newest ones of its rooms; see
+//! [`catch_up`].
+//!
 //! A server that is down costs a sleeping task. Servers that answer and servers that have been failing send through separate
 //! slots, so any number of dead ones does not delay the living.
 
+mod catch_up;
 mod transaction;
 
 use std::{
@@ -16,7 +20,10 @@ use std::{
 };
 
 use chappe_protocol::clock::Clock;
-use chappe_store::{Batch, Direction, Position, Store, StoreError, Topic, tables::outgoing::OUTGOING};
+use chappe_store::{
+    Batch, Direction, Position, Store, StoreError, Topic,
+    tables::{catch_up::CATCH_UP, outgoing::OUTGOING},
+};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedTransactionId, ServerName, api::federation::transactions::edu::Edu};
@@ -24,6 +31,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use self::catch_up::NewestEvents;
 use self::transaction::{Limits, Transaction, assemble};
 use super::{
     client::{FederationClient, FederationError},
@@ -99,6 +107,7 @@ struct WorkerState {
 pub struct Sender {
     signals: mpsc::UnboundedSender<Signal>,
     destinations: Destinations,
+    store: Store,
 }
 
 struct Inner {
@@ -107,6 +116,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     transport: Arc<dyn Transport>,
     destinations: Destinations,
+    newest: Arc<dyn NewestEvents>,
     workers: Mutex<HashMap<OwnedServerName, Arc<Worker>>>,
     healthy_slots: Semaphore,
     failing_slots: Semaphore,
@@ -121,6 +131,7 @@ impl Sender {
         clock: Arc<dyn Clock>,
         transport: Arc<dyn Transport>,
         destinations: Destinations,
+        newest: Arc<dyn NewestEvents>,
         stop: CancellationToken,
     ) -> Result<Self, StoreError> {
         let (signals, receiver) = mpsc::unbounded_channel();
@@ -143,13 +154,15 @@ impl Sender {
             clock,
             transport,
             destinations: destinations.clone(),
+            newest,
             workers: Mutex::default(),
             healthy_slots: Semaphore::new(SLOTS_HEALTHY),
             failing_slots: Semaphore::new(SLOTS_FAILING),
             stop,
         });
+        let store = inner.store.clone();
         tokio::spawn(inner.dispatch(receiver));
-        Ok(Self { signals, destinations })
+        Ok(Self { signals, destinations, store })
     }
 
     /// The server was heard from: if it was failing, what waits for it is tried now. Cheap where it was not.
@@ -157,6 +170,14 @@ impl Sender {
         if self.destinations.record_contact(server) {
             let _ = self.signals.send(Signal::Contact(server.to_owned()));
         }
+    }
+
+    /// Looks again at whatever waits for any server: after a change of the policy.
+    pub fn look_again(&self) -> Result<(), StoreError> {
+        for server in scan_waiting_servers(&self.store)? {
+            let _ = self.signals.send(Signal::Wake(server));
+        }
+        Ok(())
     }
 
     /// Sends an EDU that is worth nothing later, such as typing: it is not kept, and not sent to servers that are failing.
@@ -176,7 +197,7 @@ impl VolatileEdus for Sender {
     }
 }
 
-/// The servers for which something waits.
+/// The servers for which something waits, or that are to be caught up with.
 fn scan_waiting_servers(store: &Store) -> Result<Vec<OwnedServerName>, StoreError> {
     let mut servers = Vec::new();
     let mut next = store.scan(&OUTGOING, &(), Direction::Forward).next().transpose()?;
@@ -185,6 +206,9 @@ fn scan_waiting_servers(store: &Store) -> Result<Vec<OwnedServerName>, StoreErro
         let after = (server.clone(), Position::MAX);
         next = store.scan_range(&OUTGOING, &after, &[u8::MAX], Direction::Forward).next().transpose()?;
         servers.push(server);
+    }
+    for row in store.scan(&CATCH_UP, &(), Direction::Forward) {
+        servers.push(row?.0);
     }
     Ok(servers)
 }
@@ -256,8 +280,17 @@ impl Inner {
                     assemble(&self.store, self.clock.as_ref(), &self.own_name, server, limits, volatile)
                 }
             };
+            let is_caught_up_later = match self.prepare_catch_up(server).await {
+                Ok(is_caught_up_later) => is_caught_up_later,
+                Err(error) => {
+                    tracing::error!(destination = %server, %error, "server cannot be caught up with");
+                    tokio::time::sleep(STORE_TROUBLE_PAUSE).await;
+                    continue;
+                }
+            };
             let transaction = match next {
                 Ok(Some(transaction)) => transaction,
+                Ok(None) if is_caught_up_later => Transaction::empty(self.clock.now_ms(), &self.own_name),
                 Ok(None) => {
                     if self.retire(server, worker) {
                         return;
@@ -270,7 +303,7 @@ impl Inner {
                     continue;
                 }
             };
-            if transaction.items == 0 {
+            if transaction.items == 0 && transaction.rows.is_some() {
                 self.delete_sent(server, &transaction).await;
                 continue;
             }
@@ -278,16 +311,30 @@ impl Inner {
                 Outcome::Sent => {
                     limits = Limits::FULL;
                     self.delete_sent(server, &transaction).await;
+                    if is_caught_up_later {
+                        self.end_catch_up_or_pause(server).await;
+                    }
                 }
+                // Even so it answers.
+                Outcome::Refused if transaction.items == 0 => self.end_catch_up_or_pause(server).await,
                 // The server minds this content: find out which piece by sending less at a time, and give up on that piece alone.
                 Outcome::Refused if transaction.items > 1 => limits = limits.halved(transaction.items),
                 Outcome::Refused => {
                     tracing::warn!(destination = %server, transaction.id = %transaction.id, "server refuses an item for good: dropped");
                     self.delete_sent(server, &transaction).await;
                 }
-                Outcome::Later => failed = transaction.without_volatile(),
+                Outcome::Later => {
+                    if let Err(error) = self.consider_catch_up(server).await {
+                        tracing::error!(destination = %server, %error, "outgoing queue cannot be shortened");
+                    }
+                    // A transaction whose rows are gone is not tried again as it was.
+                    failed = transaction.without_volatile().filter(|_| matches!(self.get_catch_up(server), Ok(None)));
+                }
                 Outcome::Forbidden => {
-                    // The rows stay for the day the operator allows the server again.
+                    // It is caught up with on the day the operator allows the server again.
+                    if let Err(error) = self.begin_catch_up(server).await {
+                        tracing::error!(destination = %server, %error, "outgoing queue cannot be shortened");
+                    }
                     self.workers.lock().remove(server);
                     return;
                 }

@@ -365,10 +365,11 @@ impl Keys {
             queue_signatures_changed(batch, user, others);
         }
         if !devices.is_empty() {
-            let changes = devices
-                .iter()
-                .map(|(device, keys)| DeviceChange { device, keys: Some(keys.clone()), deleted: false })
-                .collect();
+            let mut changes = Vec::new();
+            for (device, keys) in &devices {
+                let display_name = self.get_told_name(user, device)?;
+                changes.push(DeviceChange { device, keys: Some(keys.clone()), display_name, deleted: false });
+            }
             queue_device_changes(&self.store, batch, user, changes)?;
         } else if master_signed {
             queue_list_changed(&self.store, batch, user)?;
@@ -384,7 +385,7 @@ impl Keys {
         Ok(())
     }
 
-    fn get_device_keys(&self, user: &UserId, device: &str) -> Result<Option<JsonObject>, StoreError> {
+    pub(super) fn get_device_keys(&self, user: &UserId, device: &str) -> Result<Option<JsonObject>, StoreError> {
         if !is_storable(device) {
             return Ok(None);
         }

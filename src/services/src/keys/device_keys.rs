@@ -124,7 +124,8 @@ impl Keys {
         batch.put(&DEVICE_KEYS, &row, &Json(keys.clone()));
         let mut signed = keys.clone();
         add_stored_signatures(&self.store, &mut signed, user, device.as_str(), None)?;
-        let change = DeviceChange { device, keys: Some(signed), deleted: false };
+        let display_name = self.get_told_name(user, device)?;
+        let change = DeviceChange { device, keys: Some(signed), display_name, deleted: false };
         queue_device_changes(&self.store, batch, user, vec![change])?;
         Ok(())
     }
@@ -227,7 +228,8 @@ impl Keys {
         Ok(answer)
     }
 
-    /// What another server may know of local users' keys. Display names of devices stay here.
+    /// What another server may know of local users' keys. Display names of devices stay here unless the configuration says
+    /// otherwise.
     ///
     /// Spec: Server-Server API, `POST /user/keys/query`.
     pub fn query_local(&self, wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>) -> Result<v1::Response, KeysError> {
@@ -236,7 +238,7 @@ impl Keys {
             if !self.is_local(&user) {
                 continue;
             }
-            answer.device_keys.insert(user.clone(), self.get_local_devices(&user, &devices, DisplayNames::Hidden)?);
+            answer.device_keys.insert(user.clone(), self.get_local_devices(&user, &devices, self.told_names())?);
             let (master, self_signing) = self.get_public_cross_signing_keys(&user)?;
             answer.master_keys.extend(master.map(|key| (user.clone(), key)));
             answer.self_signing_keys.extend(self_signing.map(|key| (user, key)));
@@ -254,10 +256,28 @@ impl Keys {
         // Read before the devices: a change in between then comes again as an update, which is harmless.
         let stream_id = self.store.get(&DEVICE_LIST_STREAM, &user.to_owned())?.unwrap_or_default();
         let mut answer = UserDevices::new(user.to_owned(), UInt::new_saturating(stream_id));
-        let devices = self.get_local_devices(user, &[], DisplayNames::Hidden)?;
-        answer.devices = devices.into_iter().map(|(device, keys)| UserDevice::new(device, keys)).collect();
+        let devices = self.get_local_devices(user, &[], self.told_names())?;
+        for (device, keys) in devices {
+            let display_name = self.get_told_name(user, &device)?;
+            let mut device = UserDevice::new(device, keys);
+            device.device_display_name = display_name;
+            answer.devices.push(device);
+        }
         (answer.master_key, answer.self_signing_key) = self.get_public_cross_signing_keys(user)?;
         Ok(Some(answer))
+    }
+
+    fn told_names(&self) -> DisplayNames {
+        if self.shares_device_names { DisplayNames::Shown } else { DisplayNames::Hidden }
+    }
+
+    /// A device's name, if other servers are told.
+    pub(super) fn get_told_name(&self, user: &UserId, device: &DeviceId) -> Result<Option<String>, StoreError> {
+        if !self.shares_device_names {
+            return Ok(None);
+        }
+        let record = self.store.get(&DEVICES, &(user.to_owned(), device.to_owned()))?;
+        Ok(record.and_then(|record| record.display_name))
     }
 
     fn get_local_devices(

@@ -30,6 +30,8 @@ pub(super) struct DeviceChange<'a> {
     pub(super) device: &'a DeviceId,
     /// Its keys, with all signatures of its owner.
     pub(super) keys: Option<JsonObject>,
+    /// Its name, if other servers are told.
+    pub(super) display_name: Option<String>,
     pub(super) deleted: bool,
 }
 
@@ -40,19 +42,32 @@ pub fn queue_device_added(
     user: &UserId,
     device: &DeviceId,
 ) -> Result<(), StoreError> {
-    queue_device_changes(store, batch, user, vec![DeviceChange { device, keys: None, deleted: false }])
+    queue_device_changes(
+        store,
+        batch,
+        user,
+        vec![DeviceChange { device, keys: None, display_name: None, deleted: false }],
+    )
 }
 
-/// A device has a new display name. Does nothing for a device without keys, which nobody else has heard of.
+/// A device has a new display name, of which other servers are told `told_name`. Does nothing for a device without keys, which nobody
+/// else has heard of.
 pub fn queue_device_renamed(
     store: &Store,
     batch: &mut Batch,
     user: &UserId,
     device: &DeviceId,
+    told_name: Option<&str>,
 ) -> Result<(), StoreError> {
     let Some(Json(mut keys)) = store.get(&DEVICE_KEYS, &(user.to_owned(), device.to_owned()))? else { return Ok(()) };
     add_stored_signatures(store, &mut keys, user, device.as_str(), None)?;
-    queue_device_changes(store, batch, user, vec![DeviceChange { device, keys: Some(keys), deleted: false }])
+    let display_name = told_name.map(str::to_owned);
+    queue_device_changes(
+        store,
+        batch,
+        user,
+        vec![DeviceChange { device, keys: Some(keys), display_name, deleted: false }],
+    )
 }
 
 /// A device is deleted: so are its keys and the messages that wait for it.
@@ -82,7 +97,8 @@ pub fn queue_devices_deleted(
     for device in devices {
         queue_device_rows_deleted(batch, user, device);
     }
-    let changes = devices.iter().map(|device| DeviceChange { device, keys: None, deleted: true }).collect();
+    let changes =
+        devices.iter().map(|device| DeviceChange { device, keys: None, display_name: None, deleted: true }).collect();
     queue_device_changes(store, batch, user, changes)
 }
 
@@ -126,6 +142,9 @@ pub(super) fn queue_device_changes(
         if let Some(content) = content.as_object_mut() {
             if change.deleted {
                 content.insert("deleted".to_owned(), Value::from(true));
+            }
+            if let Some(name) = change.display_name {
+                content.insert("device_display_name".to_owned(), Value::String(name));
             }
             if let Some(keys) = change.keys {
                 content.insert("keys".to_owned(), Value::Object(keys));

@@ -37,6 +37,7 @@ mod dehydrated;
 mod device_keys;
 mod device_lists;
 mod federation;
+mod newly_sharing;
 mod one_time_keys;
 mod remote_lists;
 mod sharing;
@@ -111,13 +112,19 @@ pub struct Keys {
     pub(crate) store: Store,
     server_name: OwnedServerName,
     federation: Arc<dyn KeyFederation>,
+    shares_device_names: bool,
     /// One lock for each remote user whose device list is being changed or fetched.
     remote_locks: Arc<Mutex<HashMap<OwnedUserId, Arc<tokio::sync::Mutex<()>>>>>,
 }
 
 impl Keys {
     pub fn new(store: Store, server_name: OwnedServerName, federation: Arc<dyn KeyFederation>) -> Self {
-        Self { store, server_name, federation, remote_locks: Arc::default() }
+        Self { store, server_name, federation, shares_device_names: false, remote_locks: Arc::default() }
+    }
+
+    /// Whether other servers are told devices' names. They are not unless this is called.
+    pub fn sharing_device_names(self, shares_device_names: bool) -> Self {
+        Self { shares_device_names, ..self }
     }
 
     pub(crate) fn is_local(&self, user: &UserId) -> bool {

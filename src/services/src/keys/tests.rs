@@ -500,3 +500,50 @@ fn sync_tokens_are_read_up_to_the_end_of_their_digits() {
     assert_eq!(parse_sync_token("42"), None);
     assert_eq!(parse_sync_token("s"), None);
 }
+
+#[tokio::test]
+async fn server_that_comes_to_share_a_room_is_told_of_the_devices_once() {
+    let bench = Bench::new();
+    let there = server_name!("there.example");
+    bench.device(alice(), "PHONE").await;
+    bench.device(alice(), "LAPTOP").await;
+    bench.join(1, user_id!("@bob:there.example")).await;
+    bench.join(1, alice()).await;
+    let tell = async |room: u64, joined: &UserId| {
+        let mut batch = Batch::new();
+        bench.keys.queue_to_newly_sharing(&mut batch, chappe_store::RoomNid(room), joined).unwrap();
+        bench.store.commit(batch).await.unwrap();
+    };
+    tell(1, alice()).await;
+    let told = bench.edus(there, "m.device_list_update");
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|edu| edu["user_id"] == alice().as_str() && edu["prev_id"] == json!([])));
+
+    bench.join(2, user_id!("@bob:there.example")).await;
+    bench.join(2, alice()).await;
+    tell(2, alice()).await;
+    assert_eq!(bench.edus(there, "m.device_list_update").len(), 2, "it gets her updates already");
+
+    bench.join(1, user_id!("@carol:elsewhere.example")).await;
+    tell(1, user_id!("@carol:elsewhere.example")).await;
+    assert_eq!(bench.edus(server_name!("elsewhere.example"), "m.device_list_update").len(), 2);
+}
+
+#[tokio::test]
+async fn names_of_devices_are_told_to_other_servers_only_if_the_operator_wants() {
+    for is_shared in [false, true] {
+        let bench = Bench::new();
+        let keys = bench.keys.clone().sharing_device_names(is_shared);
+        bench.device(alice(), "PHONE").await;
+        let upload = DeviceKeysUpload {
+            device_keys: Some(raw(&device_keys(alice(), "PHONE", "key"))),
+            ..DeviceKeysUpload::default()
+        };
+        keys.upload(alice(), "PHONE".into(), upload).await.unwrap();
+        let devices = keys.get_user_devices(alice()).unwrap().unwrap().devices;
+        assert_eq!(devices[0].device_display_name.as_deref(), is_shared.then_some("PHONE's name"));
+        let queried = keys.query_local(BTreeMap::from([(alice().to_owned(), Vec::new())])).unwrap();
+        let text = serde_json::to_string(&queried.device_keys).unwrap();
+        assert_eq!(text.contains("PHONE's name"), is_shared);
+    }
+}

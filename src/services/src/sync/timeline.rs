@@ -5,9 +5,12 @@ use std::{collections::HashSet, sync::Arc};
 use chappe_rooms::{
     Event, Room, RoomError, Rooms,
     state::StateRoot,
-    timeline::{self, Token},
+    timeline::{self, Place, Token},
 };
-use chappe_store::{Direction, EventNid, Order, Position, tables::events::TIMELINE};
+use chappe_store::{
+    Direction, EventNid, Order, Position, RoomNid, Store, StoreError,
+    tables::events::{TIMELINE, TOPOLOGY},
+};
 use ruma::{OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
 
 use super::filter::EventFilter;
@@ -64,6 +67,9 @@ impl Timeline {
 }
 
 /// Reads a timeline backwards from `to`, as far as the limit, the start of the stretch, or a gap in what this server has.
+///
+/// What is new to a client comes in the order in which this server learnt it, so that nothing is passed over. The first view of a
+/// room is its end in the room's own order, which is where `/messages` goes on from: late arrivals of long ago do not take its place.
 pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> Result<Timeline, RoomError> {
     let mut timeline =
         Timeline { events: Vec::new(), limited: false, prev_batch: Token::Stream(query.to), nids: HashSet::new() };
@@ -74,9 +80,21 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
     let mut gaps: Option<HashSet<OwnedEventId>> = None;
     let mut budget = query.limit.saturating_mul(SEARCHED_PER_EVENT).max(SEARCHED_MIN);
     let mut oldest = None;
-    let (start, end) = ((room.nid, query.from.next()), (room.nid, query.to.next()));
-    for row in rooms.store().scan_range(&TIMELINE, &start, &end, Direction::Reverse) {
-        let ((_, position), nid) = row?;
+    // Where the client goes on backwards, in the order in which it is given events here.
+    let right_before = |place: Place, position: Position| match query.from {
+        Position::ZERO => timeline::before(place),
+        _ => Token::Stream(Position(position.0.saturating_sub(1))),
+    };
+    for row in scan_backwards(rooms.store(), room.nid, query.from, query.to) {
+        let (position, nid) = row?;
+        let Some(position) = position else {
+            // What comes before is history from elsewhere.
+            timeline.limited = true;
+            break;
+        };
+        if position > query.to {
+            continue;
+        }
         let Some(event) = rooms.get_event_by_nid(nid)? else { continue };
         let is_ignored = !event.pdu.is_state() && query.ignored.contains(&event.pdu.sender);
         // What became of the user's own membership is shown whatever the room's visibility says: declining an invite, for one.
@@ -87,7 +105,7 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
             break;
         }
         let place = (event.record.depth, Order::Live(position));
-        oldest = Some(place);
+        oldest = Some((place, position));
         let known_gaps = match &gaps {
             Some(gaps) => gaps,
             None => gaps
@@ -97,7 +115,7 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         if is_shown {
             timeline.nids.insert(nid);
             timeline.events.push((position, event));
-            timeline.prev_batch = timeline::before(place);
+            timeline.prev_batch = right_before(place, position);
         }
         budget -= 1;
         if follows_gap || budget == 0 {
@@ -107,8 +125,25 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
     }
     if timeline.limited && timeline.events.is_empty() && query.limit > 0 {
         // All that was looked at is nothing for this client: it goes on from there.
-        timeline.prev_batch = oldest.map_or(Token::Stream(query.to), timeline::before);
+        timeline.prev_batch = oldest.map_or(Token::Stream(query.to), |(place, position)| right_before(place, position));
     }
     timeline.events.reverse();
     Ok(timeline)
+}
+
+/// Events, newest first, with their positions; none for an event that was backfilled.
+type Rows<'a> = Box<dyn Iterator<Item = Result<(Option<Position>, EventNid), StoreError>> + 'a>;
+
+fn scan_backwards(store: &Store, room: RoomNid, from: Position, to: Position) -> Rows<'_> {
+    if from == Position::ZERO {
+        let rows = store.scan(&TOPOLOGY, &(room,), Direction::Reverse);
+        return Box::new(rows.map(|row| {
+            row.map(|((_, _, order), nid)| match order {
+                Order::Live(position) => (Some(position), nid),
+                Order::Backfilled(_) => (None, nid),
+            })
+        }));
+    }
+    let rows = store.scan_range(&TIMELINE, &(room, from.next()), &(room, to.next()), Direction::Reverse);
+    Box::new(rows.map(|row| row.map(|((_, position), nid)| (Some(position), nid))))
 }

@@ -60,17 +60,22 @@ pub async fn handle(
     let (room, view) = rooms.require_state_view(&room_id, &session.user_id)?;
     let Query(parameters) = parameters.map_err(|error| ApiError::invalid_param(error.body_text()))?;
     let direction = parameters.dir.ok_or_else(|| ApiError::missing_param("The query must hold dir"))?;
-    let from = match &parameters.from {
-        Some(token) => rooms.get_place_of_token(room.nid, token.parse()?)?,
+    let from_token: Option<Token> = parameters.from.as_deref().map(str::parse).transpose()?;
+    let from = match from_token {
+        Some(token) => rooms.get_place_of_token(room.nid, token)?,
         None => start(&rooms, &room, view, direction)?,
     };
     let to = match &parameters.to {
         Some(token) => Some(rooms.get_place_of_token(room.nid, token.parse()?)?),
         None => None,
     };
+    let seen_up_to = match (direction, from_token) {
+        (Direction::Backward, Some(Token::Stream(position))) => Some(position),
+        _ => None,
+    };
     let limit = parameters.limit.map_or(LIMIT_DEFAULT, |limit| usize::try_from(limit).unwrap_or(LIMIT_MAX));
     let (filter, lazy_load) = filter_of(query.as_deref())?;
-    let wanted = PageRequest { from, to, direction, limit: limit.clamp(1, LIMIT_MAX) };
+    let wanted = PageRequest { from, to, seen_up_to, direction, limit: limit.clamp(1, LIMIT_MAX) };
     let admits_room = filter.admits_room(&room.id);
     let ignored = account_data.get_ignored_users(&session.user_id)?;
     let is_ignored = |event: &Event| !event.pdu.is_state() && ignored.contains(&event.pdu.sender);

@@ -1,7 +1,7 @@
 //! Fetching media from the server it belongs to, as a stream.
 //!
 //! The authenticated endpoint answers in two parts (`multipart/mixed`) and may say where the file is instead; servers that do not
-//! know it are asked on the older, open one. How much is read in all is decided by whoever reads the stream.
+//! know it, or answer it in another form, are asked on the older, open one. How much is read in all is decided by whoever reads the stream.
 
 use std::time::Duration;
 
@@ -45,19 +45,19 @@ impl FederationClient {
     async fn download_media(&self, server: &ServerName, media_id: &str) -> Result<RemoteBody, FederationError> {
         let request = FederationRequest::get(path(FEDERATION_V1, ["media", "download", media_id]));
         match self.open(server, FederationRequest { timeout: MEDIA_TIMEOUT, ..request }).await {
-            Ok(response) => self.read_parts(response).await,
-            Err(error) if error.is_unrecognized() => self.download_media_openly(server, media_id).await,
+            Ok(response) => match multipart_boundary(&response) {
+                Some(boundary) => self.read_parts(&boundary, response).await,
+                None => self.download_media_openly(server, media_id).await,
+            },
+            Err(error) if is_not_matrix(&error) => self.download_media_openly(server, media_id).await,
             Err(error) => Err(error),
         }
     }
 
-    async fn read_parts(&self, response: Response) -> Result<RemoteBody, FederationError> {
+    async fn read_parts(&self, boundary: &str, response: Response) -> Result<RemoteBody, FederationError> {
         let malformed = |reason: String| FederationError::Malformed(reason);
-        let boundary = header_text(&response, header::CONTENT_TYPE)
-            .and_then(|content_type| multipart::boundary(&content_type))
-            .ok_or_else(|| malformed("media answer is not multipart/mixed".to_owned()))?;
         let part =
-            multipart::read_mixed(&boundary, body_of(response)).await.map_err(|error| malformed(error.to_string()))?;
+            multipart::read_mixed(boundary, body_of(response)).await.map_err(|error| malformed(error.to_string()))?;
         if let Some(location) = part.location {
             let url = Url::parse(&location).map_err(|error| malformed(format!("media location: {error}")))?;
             let request = Request { timeout: Some(MEDIA_TIMEOUT), ..Request::get(url) };
@@ -80,6 +80,11 @@ impl FederationClient {
     }
 }
 
+/// Whether a server seems not to know the endpoint: it says so, or its refusal is not one of the Matrix protocol.
+fn is_not_matrix(error: &FederationError) -> bool {
+    error.is_unrecognized() || matches!(error, FederationError::Status { status: 400..=499, errcode: None, .. })
+}
+
 /// A file that is the whole body of its answer.
 async fn read_plain(response: Response) -> Result<RemoteBody, FederationError> {
     if !response.status().is_success() {
@@ -94,6 +99,10 @@ async fn read_plain(response: Response) -> Result<RemoteBody, FederationError> {
         .and_then(|disposition| disposition.filename);
     let body = body_of(response).map(|chunk| chunk.map_err(|error| error.to_string())).boxed();
     Ok(RemoteBody { content_type, filename, body })
+}
+
+fn multipart_boundary(response: &Response) -> Option<String> {
+    header_text(response, header::CONTENT_TYPE).and_then(|content_type| multipart::boundary(&content_type))
 }
 
 fn header_text(response: &Response, name: header::HeaderName) -> Option<String> {

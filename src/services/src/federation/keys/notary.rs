@@ -19,9 +19,17 @@ pub const QUERY_SERVERS_MAX: usize = 100;
 /// How many of them are fetched at the same time.
 const QUERY_CONCURRENCY: usize = 8;
 
-/// What a notary is asked: for each server the key ids, each with the instant until which it should be valid, in milliseconds since
-/// the epoch. No key id: every key, valid now.
-pub type NotaryQuery = BTreeMap<OwnedServerName, BTreeMap<OwnedServerSigningKeyId, u64>>;
+/// What a notary is asked, by server.
+pub type NotaryQuery = BTreeMap<OwnedServerName, NotaryCriteria>;
+
+/// Which keys of a server are asked for. Instants are milliseconds since the epoch.
+#[derive(Clone, Debug, Default)]
+pub struct NotaryCriteria {
+    /// The document should be valid until then, and in any case now.
+    pub valid_until_ms: u64,
+    /// Keys that it should list, each with the instant until which it should be valid. None: every key.
+    pub keys: BTreeMap<OwnedServerSigningKeyId, u64>,
+}
 
 #[derive(Deserialize)]
 struct NotaryAnswer {
@@ -36,7 +44,7 @@ impl ServerKeys {
     /// Spec: Server-Server API, Querying Keys Through Another Server.
     pub async fn query_notary(&self, wanted: NotaryQuery) -> Vec<Box<RawJsonValue>> {
         let documents = stream::iter(wanted.into_iter().take(QUERY_SERVERS_MAX))
-            .map(|(server, keys)| async move { self.vouched_document(&server, &keys).await })
+            .map(|(server, criteria)| async move { self.vouched_document(&server, &criteria).await })
             .buffered(QUERY_CONCURRENCY);
         documents.filter_map(|document| async move { document }).collect().await
     }
@@ -44,13 +52,14 @@ impl ServerKeys {
     async fn vouched_document(
         &self,
         server: &ServerName,
-        keys: &BTreeMap<OwnedServerSigningKeyId, u64>,
+        NotaryCriteria { valid_until_ms, keys }: &NotaryCriteria,
     ) -> Option<Box<RawJsonValue>> {
         if server == self.inner.signer.server_name() {
             return RawJsonValue::from_string(self.own_document().ok()?).ok();
         }
-        let now_ms = self.inner.clock.now_ms();
-        let valid_until_ms = keys.values().copied().max().unwrap_or_default().max(now_ms);
+        // This server vouches for nobody whom it does not talk to.
+        self.inner.client.policy().check(server).ok()?;
+        let valid_until_ms = keys.values().copied().chain([*valid_until_ms, self.inner.clock.now_ms()]).max()?;
         let stored = self.get_document(server);
         let fresh = stored.as_ref().is_some_and(|document| {
             let listed: BTreeSet<_> = document.keys().map(|(key_id, _, _)| key_id).collect();

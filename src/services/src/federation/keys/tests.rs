@@ -142,9 +142,9 @@ async fn notary_answer_bears_both_signatures() {
     let peer = Peer::start().await;
     let keys = peer.keys(ServerKeysConfig::default());
     let wanted = BTreeMap::from([
-        (peer.setting.peer.clone(), BTreeMap::new()),
-        (ruma::owned_server_name!("own.example"), BTreeMap::new()),
-        (ruma::owned_server_name!("127.0.0.1:1"), BTreeMap::new()),
+        (peer.setting.peer.clone(), NotaryCriteria::default()),
+        (ruma::owned_server_name!("own.example"), NotaryCriteria::default()),
+        (ruma::owned_server_name!("127.0.0.1:1"), NotaryCriteria::default()),
     ]);
     let documents = keys.query_notary(wanted).await;
     assert_eq!(documents.len(), 2);

@@ -2,8 +2,13 @@ use std::collections::{HashMap, HashSet};
 
 use chappe_protocol::clock::SystemClock;
 use chappe_store::{
-    EventNid,
-    tables::{events::EVENT_JSON, outgoing::OutgoingItem},
+    EventNid, RoomNid,
+    tables::{
+        destinations::{DESTINATIONS, DestinationRecord},
+        events::EVENT_JSON,
+        outgoing::OutgoingItem,
+        rooms::SERVER_ROOMS,
+    },
 };
 use ruma::{owned_server_name, server_name};
 use serde_json::json;
@@ -46,23 +51,53 @@ impl Transport for FakeNetwork {
     }
 }
 
+/// The newest events of rooms.
+#[derive(Clone, Default)]
+struct FakeRooms(HashMap<RoomNid, EventNid>);
+
+impl NewestEvents for FakeRooms {
+    fn get_newest<'a>(
+        &'a self,
+        _: &'a ServerName,
+        room: RoomNid,
+        _: Position,
+    ) -> BoxFuture<'a, Result<Vec<EventNid>, StoreError>> {
+        Box::pin(async move { Ok(self.0.get(&room).copied().into_iter().collect()) })
+    }
+}
+
 struct Setting {
     store: Store,
     network: Arc<FakeNetwork>,
+    newest: FakeRooms,
     stop: CancellationToken,
 }
 
 impl Setting {
     fn new() -> Self {
-        Self { store: Store::in_memory(), network: Arc::default(), stop: CancellationToken::new() }
+        Self {
+            store: Store::in_memory(),
+            network: Arc::default(),
+            newest: FakeRooms::default(),
+            stop: CancellationToken::new(),
+        }
     }
 
     fn start(&self) -> Sender {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let destinations = Destinations::load(self.store.clone(), clock.clone()).expect("a readable store");
         let own_name = owned_server_name!("own.example");
-        Sender::start(own_name, self.store.clone(), clock, self.network.clone(), destinations, self.stop.clone())
-            .expect("a readable store")
+        let newest = Arc::new(self.newest.clone());
+        Sender::start(
+            own_name,
+            self.store.clone(),
+            clock,
+            self.network.clone(),
+            destinations,
+            newest,
+            self.stop.clone(),
+        )
+        .expect("a readable store")
     }
 
     async fn queue(&self, server: &ServerName, items: impl IntoIterator<Item = OutgoingItem>) {
@@ -168,8 +203,12 @@ async fn transaction_id_is_the_same_after_a_restart() {
     setting.until(|setting| setting.network.attempts.lock().len() == 1).await;
     setting.stop.cancel();
     setting.network.down.lock().clear();
-    let restarted =
-        Setting { store: setting.store.clone(), network: setting.network.clone(), stop: CancellationToken::new() };
+    let restarted = Setting {
+        store: setting.store.clone(),
+        network: setting.network.clone(),
+        newest: setting.newest.clone(),
+        stop: CancellationToken::new(),
+    };
     let _sender = restarted.start();
     restarted.until(|setting| setting.waiting() == 0).await;
     let attempts = restarted.network.attempts.lock().clone();
@@ -186,13 +225,9 @@ async fn dead_servers_do_not_delay_the_living() {
         if number < SLOTS_FAILING + 5 {
             setting.network.hanging.lock().insert(name.clone());
             // Known to be failing from before, and due for another try.
-            let record = chappe_store::tables::destinations::DestinationRecord {
-                failing_since_ms: 1,
-                retry_at_ms: 2,
-                pause_ms: 1,
-            };
+            let record = DestinationRecord { failing_since_ms: 1, retry_at_ms: 2, pause_ms: 1 };
             let mut batch = Batch::new();
-            batch.put(&chappe_store::tables::destinations::DESTINATIONS, &name, &record);
+            batch.put(&DESTINATIONS, &name, &record);
             setting.store.commit(batch).await.expect("a commit");
         }
         setting.queue_events(&name, 0..1).await;
@@ -200,7 +235,8 @@ async fn dead_servers_do_not_delay_the_living() {
     let _sender = setting.start();
     setting.queue_events(alive, 0..1).await;
     setting.until(|setting| setting.events_sent_to(alive) == [0]).await;
-    assert_eq!(setting.waiting(), 500);
+    // Those that have been down for long have no events kept for them at all.
+    assert!(setting.waiting() <= 500);
 }
 
 #[tokio::test]
@@ -257,4 +293,64 @@ async fn purged_event_does_not_block_the_queue() {
     let _sender = setting.start();
     setting.until(|setting| setting.waiting() == 0).await;
     assert_eq!(setting.events_sent_to(server), [0]);
+}
+
+#[tokio::test]
+async fn server_that_was_away_for_long_gets_the_newest_event_of_each_room_and_its_messages() {
+    let mut setting = Setting::new();
+    let server = server_name!("b.example");
+    setting.newest.0 = HashMap::from([(RoomNid(1), EventNid(7)), (RoomNid(2), EventNid(19))]);
+    let mut batch = Batch::new();
+    // It failed for the first time long ago, and is due for another try.
+    let record = DestinationRecord { failing_since_ms: 1, retry_at_ms: 2, pause_ms: 1 };
+    batch.put(&DESTINATIONS, &server.to_owned(), &record);
+    for room in [RoomNid(1), RoomNid(2)] {
+        batch.put(&SERVER_ROOMS, &(server.to_owned(), room), &());
+    }
+    setting.store.commit(batch).await.expect("a commit");
+    setting.network.down.lock().insert(server.to_owned());
+    setting.queue_events(server, 0..20).await;
+    let to_device = json!({ "edu_type": "m.direct_to_device", "content": {} }).to_string();
+    let list =
+        |n: u64| json!({ "edu_type": "m.device_list_update", "content": { "user_id": "@a:own.example", "n": n } });
+    setting
+        .queue(
+            server,
+            [
+                OutgoingItem::Edu(list(1).to_string()),
+                OutgoingItem::Edu(to_device),
+                OutgoingItem::Edu(list(2).to_string()),
+            ],
+        )
+        .await;
+    let sender = setting.start();
+    setting.until(|setting| setting.waiting() == 2).await;
+    assert!(setting.store.get(&CATCH_UP, &server.to_owned()).expect("a read").is_some());
+
+    setting.network.down.lock().clear();
+    // As long as the shortest pause after a failure.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    sender.poke(server);
+    setting.until(|setting| setting.events_sent_to(server) == [7, 19]).await;
+    let edus: Vec<_> =
+        setting.sent_to(server).iter().flat_map(|body| body["edus"].as_array().cloned().unwrap_or_default()).collect();
+    assert_eq!(edus.len(), 2);
+    assert_eq!(edus[1]["content"]["n"], 2, "the last change of a device list is enough");
+    setting.until(|setting| setting.waiting() == 0).await;
+    assert!(setting.store.get(&CATCH_UP, &server.to_owned()).expect("a read").is_none());
+}
+
+#[tokio::test]
+async fn interrupted_catch_up_is_finished_after_a_restart() {
+    let mut setting = Setting::new();
+    let server = server_name!("b.example");
+    setting.newest.0 = HashMap::from([(RoomNid(1), EventNid(3))]);
+    setting.queue_events(server_name!("c.example"), 0..5).await;
+    let mut batch = Batch::new();
+    batch.put(&SERVER_ROOMS, &(server.to_owned(), RoomNid(1)), &());
+    let record = chappe_store::tables::catch_up::CatchUpRecord { since: 0, is_ending: true };
+    batch.put(&CATCH_UP, &server.to_owned(), &record);
+    setting.store.commit(batch).await.expect("a commit");
+    let _sender = setting.start();
+    setting.until(|setting| setting.events_sent_to(server) == [3]).await;
 }

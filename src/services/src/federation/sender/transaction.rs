@@ -49,6 +49,11 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
+    /// A transaction with nothing in it, to see whether the server answers.
+    pub(super) fn empty(now_ms: u64, own_name: &ServerName) -> Self {
+        Window::default().into_transaction(now_ms, own_name, VecDeque::new())
+    }
+
     /// What of it is worth a second try: nothing, if nothing of it was kept.
     pub(super) fn without_volatile(self) -> Option<Self> {
         self.rows.is_some().then_some(self)

@@ -1,0 +1,145 @@
+//! Telling servers of the devices of users whom they have just come to share a room with.
+//!
+//! From then on they are told of each change; what they have to begin with, or that they have something to fetch, they learn here.
+//!
+//! Spec: Server-Server API, Device Management.
+
+use std::collections::BTreeSet;
+
+use chappe_rooms::{Event, Rooms};
+use chappe_store::{
+    Batch, Direction, RoomNid, Store, StoreError,
+    tables::{
+        accounts::DEVICES,
+        e2ee::{DEVICE_LIST_STREAM, JsonObject},
+        rooms::{JOINED_SERVERS, SERVER_ROOMS},
+    },
+};
+use ruma::{
+    DeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::json;
+
+use super::{
+    Keys, KeysError, queue_edu,
+    sharing::{is_in_any, joined_members},
+};
+use crate::event_follower::EventFollower;
+
+/// How many of a user's devices are told of one by one. A server that has none of them fetches the whole list anyway.
+const DEVICES_TOLD_MAX: usize = 20;
+/// Of how many users in a room a server that enters it is told. It asks for others' devices when it needs them.
+const USERS_TOLD_MAX: usize = 50;
+/// How many events are looked at in one go.
+const EVENTS_AT_ONCE: usize = 100;
+/// The name under which the place in the event log is kept.
+const FOLLOWER: &str = "devices_of_newly_sharing";
+
+impl Keys {
+    /// Follows the event log for joins, for as long as it is polled.
+    pub async fn run_sharing(self, rooms: Rooms) {
+        loop {
+            if let Err(error) = self.follow_joins(&rooms).await {
+                tracing::error!(%error, "device lists are not told to servers that newly share a room");
+                tokio::time::sleep(super::REMOTE_TIMEOUT_DEFAULT).await;
+            }
+        }
+    }
+
+    async fn follow_joins(&self, rooms: &Rooms) -> Result<(), KeysError> {
+        let mut follower = EventFollower::open(FOLLOWER, rooms)?;
+        loop {
+            let events = follower.next(EVENTS_AT_ONCE).await?;
+            let mut batch = Batch::new();
+            for (_, event) in &events {
+                if let Some(user) = newly_joined(rooms, event)? {
+                    self.queue_to_newly_sharing(&mut batch, event.record.room, &user)?;
+                }
+            }
+            if let Some((last, _)) = events.last() {
+                follower.advance(&mut batch, *last);
+            }
+            self.store.commit(batch).await?;
+        }
+    }
+
+    /// After a join: the EDUs to the servers that come to share a room with a local user by it.
+    pub(super) fn queue_to_newly_sharing(
+        &self,
+        batch: &mut Batch,
+        room: RoomNid,
+        joined: &UserId,
+    ) -> Result<(), StoreError> {
+        if self.is_local(joined) {
+            for row in self.store.scan(&JOINED_SERVERS, &(room,), Direction::Forward) {
+                let ((_, server), _) = row?;
+                if server != self.server_name && !shares_another_room(&self.store, joined, &server, room)? {
+                    self.queue_devices_to(batch, joined, &server)?;
+                }
+            }
+            return Ok(());
+        }
+        let server: OwnedServerName = joined.server_name().to_owned();
+        if self.store.get(&JOINED_SERVERS, &(room, server.clone()))? != Some(1) {
+            return Ok(());
+        }
+        let locals = joined_members(&self.store, room)?.into_iter().filter(|user| self.is_local(user));
+        for user in locals.take(USERS_TOLD_MAX).collect::<BTreeSet<_>>() {
+            if !shares_another_room(&self.store, &user, &server, room)? {
+                self.queue_devices_to(batch, &user, &server)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The updates carry the number of the last change and name none before it: whoever does not have that one fetches the list.
+    fn queue_devices_to(&self, batch: &mut Batch, user: &UserId, server: &ServerName) -> Result<(), StoreError> {
+        let stream_id = self.store.get(&DEVICE_LIST_STREAM, &user.to_owned())?.unwrap_or_default();
+        for row in self.store.scan(&DEVICES, &(user.to_owned(),), Direction::Forward).take(DEVICES_TOLD_MAX) {
+            let ((_, device), record) = row?;
+            let mut content = json!({ "user_id": user, "device_id": device, "stream_id": stream_id, "prev_id": [] });
+            if let Some(content) = content.as_object_mut() {
+                if let Some(keys) = self.get_signed_device_keys(user, &device)? {
+                    content.insert("keys".to_owned(), keys.into());
+                }
+                if let Some(name) = record.display_name.filter(|_| self.shares_device_names) {
+                    content.insert("device_display_name".to_owned(), name.into());
+                }
+            }
+            queue_edu(batch, server, "m.device_list_update", content);
+        }
+        Ok(())
+    }
+
+    fn get_signed_device_keys(&self, user: &UserId, device: &DeviceId) -> Result<Option<JsonObject>, StoreError> {
+        let Some(mut keys) = self.get_device_keys(user, device.as_str())? else { return Ok(None) };
+        super::device_keys::add_stored_signatures(&self.store, &mut keys, user, device.as_str(), None)?;
+        Ok(Some(keys))
+    }
+}
+
+/// Who joined by this event, having been out of the room before.
+fn newly_joined(rooms: &Rooms, event: &Event) -> Result<Option<OwnedUserId>, StoreError> {
+    if event.pdu.membership() != Some(MembershipState::Join) {
+        return Ok(None);
+    }
+    let Some(user) = event.pdu.state_key().and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
+    let before = match event.record.state_before {
+        Some(root) => rooms.get_from_root(event.record.room, root, &StateEventType::RoomMember, user.as_str())?,
+        None => None,
+    };
+    let was_joined = before.and_then(|before| before.pdu.membership()) == Some(MembershipState::Join);
+    Ok((!was_joined).then_some(user))
+}
+
+/// Whether a local user shares a room with a server beside this one.
+fn shares_another_room(store: &Store, user: &UserId, server: &ServerName, room: RoomNid) -> Result<bool, StoreError> {
+    for row in store.scan(&SERVER_ROOMS, &(server.to_owned(),), Direction::Forward) {
+        let ((_, other), ()) = row?;
+        if other != room && is_in_any(store, user, &[other])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
