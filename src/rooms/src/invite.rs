@@ -40,6 +40,7 @@ impl Rooms {
         draft: EventDraft,
     ) -> Result<(), RoomError> {
         self.check_invited(&[target.to_owned()])?;
+        self.await_members(room_id).await?;
         let room = self.require_room(room_id)?;
         // An invite that an identity server vouches for stands also if who sent it has left since.
         if !draft.content.contains_key("third_party_invite") {

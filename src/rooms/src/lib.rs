@@ -23,6 +23,7 @@ mod left_out;
 pub mod locks;
 pub mod membership;
 pub mod paging;
+pub mod partial;
 pub mod policy_server;
 pub mod read;
 pub mod relations;
@@ -57,6 +58,7 @@ use crate::{
     event::EventCache,
     locks::RoomLocks,
     membership::LocalProfiles,
+    partial::PartialRooms,
     remote::{AllInvites, FederationGate, InviteGate},
     state::StateTrees,
 };
@@ -101,6 +103,7 @@ pub struct Rooms {
     pub(crate) chains: Arc<AuthChains>,
     pub(crate) cache: Arc<EventCache>,
     pub(crate) locks: Arc<RoomLocks>,
+    pub(crate) partial: Arc<PartialRooms>,
     pub(crate) signer: Arc<ServerSigner>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) remote: Arc<dyn Remote>,
@@ -126,6 +129,7 @@ impl Rooms {
             chains: Arc::new(AuthChains::new(store.clone())),
             cache: Arc::new(EventCache::new(config.event_cache_events)),
             locks: Arc::new(RoomLocks::default()),
+            partial: Arc::new(PartialRooms::default()),
             server_name: signer.server_name().to_owned(),
             store,
             signer,

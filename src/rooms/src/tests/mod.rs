@@ -5,3 +5,4 @@ mod federation;
 mod local;
 pub(crate) mod network;
 mod simulation;
+mod partial;

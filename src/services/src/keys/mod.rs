@@ -39,6 +39,7 @@ mod device_lists;
 mod federation;
 mod newly_sharing;
 mod one_time_keys;
+mod partial_rooms;
 mod remote_lists;
 mod sharing;
 mod signature;

@@ -20,6 +20,7 @@ pub mod left_out;
 pub mod media;
 pub mod moderation;
 pub mod outgoing;
+pub mod partial_rooms;
 pub mod presence;
 pub mod push;
 pub mod receipts;
