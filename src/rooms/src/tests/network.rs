@@ -67,6 +67,7 @@ impl Network {
             keys: Mutex::default(),
             down: Mutex::default(),
             cuts: Mutex::default(),
+            omits_members: AtomicBool::default(),
             asked: Mutex::default(),
         })
     }
