@@ -276,8 +276,6 @@ impl Staging {
     }
 
     /// Puts an event in timeline and topology.
-    fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
-    /// Puts an event in timeline and topology, and keeps the graph's back edge.
     pub(crate) fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
         let room = self.room.nid;
         let order = match placement {

@@ -30,8 +30,9 @@ use crate::{
     create::{CreateRoom, Preset},
     handshake::{Admission, Wanted},
     membership::{MemberProfile, NoProfiles},
-    remote::{FederationGate, JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
-    remote::{JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
+    remote::{
+        FederationGate, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency,
+    },
     send::canonical_content,
     third_party::ThirdPartySigned,
 };

@@ -51,9 +51,7 @@ pub fn queue_device_added(
     )
 }
 
-/// A device has a new display name, of which other servers are told `told_name`. Does nothing for a device without keys, which nobody
-/// else has heard of.
-/// A device has a new display name.
+/// A device has a new display name, of which other servers are told `told_name`.
 pub fn queue_device_renamed(
     store: &Store,
     batch: &mut Batch,
@@ -62,7 +60,8 @@ pub fn queue_device_renamed(
     told_name: Option<&str>,
 ) -> Result<(), StoreError> {
     let keys = get_signed_keys(store, user, device)?;
-    queue_device_changes(store, batch, user, vec![DeviceChange { device, keys, deleted: false }])
+    let display_name = told_name.map(str::to_owned);
+    queue_device_changes(store, batch, user, vec![DeviceChange { device, keys, display_name, deleted: false }])
 }
 
 /// A device's keys with all signatures of its owner, if it has any keys.
@@ -71,13 +70,6 @@ fn get_signed_keys(store: &Store, user: &UserId, device: &DeviceId) -> Result<Op
         return Ok(None);
     };
     add_stored_signatures(store, &mut keys, user, device.as_str(), None)?;
-    let display_name = told_name.map(str::to_owned);
-    queue_device_changes(
-        store,
-        batch,
-        user,
-        vec![DeviceChange { device, keys: Some(keys), display_name, deleted: false }],
-    )
     Ok(Some(keys))
 }
 
