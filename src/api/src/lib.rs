@@ -90,6 +90,7 @@ pub struct App {
     pub server_notices: Arc<ServerNotices>,
     pub spaces: Arc<chappe_services::spaces::Spaces>,
     pub sync: Arc<chappe_services::sync::SyncService>,
+    pub thread_subscriptions: chappe_services::thread_subscriptions::ThreadSubscriptions,
     pub to_device: Arc<ToDevice>,
     pub transactions: Arc<Transactions>,
     pub trusted_proxies: Arc<TrustedProxies>,

@@ -50,6 +50,7 @@ use chappe_services::{
     server_notices::ServerNotices,
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
+    thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     turn::Turn,
     typing::Typing,
@@ -286,6 +287,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let rule_carrier = RuleCarrier::open(rooms.clone(), push_rules.clone())?;
     deliveries.wake_on_read(&receipts);
     deliveries.resume()?;
+    let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
 
     // The way in.
     let verifier =
@@ -372,6 +374,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         server_notices,
         spaces,
         sync,
+        thread_subscriptions,
         to_device,
         transactions,
         trusted_proxies,

@@ -35,6 +35,7 @@ pub mod server_notices;
 pub mod spaces;
 pub mod sync;
 pub mod tags;
+pub mod thread_subscriptions;
 pub mod to_device;
 pub mod turn;
 pub mod typing;

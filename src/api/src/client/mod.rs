@@ -29,6 +29,7 @@ pub mod search;
 pub mod session;
 pub mod sync;
 pub mod tag;
+pub mod thread_subscription;
 pub mod to_device;
 pub mod typing;
 pub mod voip;
@@ -64,6 +65,7 @@ pub fn router() -> Router<App> {
         .merge(session::router())
         .merge(sync::router())
         .merge(tag::router())
+        .merge(thread_subscription::router())
         .merge(to_device::router())
         .merge(typing::router())
         .merge(voip::router())

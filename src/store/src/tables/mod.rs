@@ -27,6 +27,8 @@ pub mod receipts;
 pub mod relations;
 pub mod rooms;
 pub mod server_keys;
+pub mod sliding_sync;
 pub mod state;
+pub mod thread_subscriptions;
 pub mod to_device;
 pub mod user_directory;
