@@ -33,6 +33,7 @@ pub mod search;
 pub mod secret;
 pub mod server_notices;
 pub mod spaces;
+pub mod sliding_sync;
 pub mod sync;
 pub mod tags;
 pub mod thread_subscriptions;

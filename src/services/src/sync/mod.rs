@@ -37,10 +37,10 @@ use crate::{
 pub mod filter;
 mod joined;
 pub mod lazy_members;
-mod outside;
+pub(crate) mod outside;
 pub mod response;
 pub mod rooms;
-mod show;
+pub(crate) mod show;
 pub mod state;
 pub mod summary;
 pub mod timeline;
@@ -115,6 +115,7 @@ pub enum SyncError {
 }
 
 /// What sync reads.
+#[derive(Clone)]
 pub struct SyncSources {
     pub rooms: Rooms,
     pub account_data: Arc<AccountData>,

@@ -1,8 +1,8 @@
 //! The parts of an answer about rooms that the user is not joined to: left, invited to, knocked on.
 
-use chappe_rooms::{Room, state::EMPTY};
+use chappe_rooms::{Room, Rooms, state::EMPTY};
 use chappe_store::{Order, Position, RoomNid, StoreError};
-use ruma::{RoomId, events::StateEventType};
+use ruma::{RoomId, UserId, events::StateEventType};
 use serde_json::Value;
 
 use super::{
@@ -20,27 +20,9 @@ use crate::account_data::AccountDataItem;
 const STRIPPED_FIELDS: [&str; 6] = ["type", "state_key", "sender", "content", "event_id", "origin_server_ts"];
 
 impl View<'_> {
-    /// What somebody who is invited, or has knocked, is shown of a room; with the invite or knock itself.
-    ///
-    /// Spec: Client-Server API, Stripped state.
+    /// As [`read_stripped`].
     pub(super) fn read_stripped(&self, room: RoomNid, member: &Membership) -> Result<Vec<RawEvent>, StoreError> {
-        let user = &self.request.user_id;
-        let stripped = self.sources.rooms.get_stripped_state(user, room)?;
-        let is_own = |event: &Value| {
-            event.get("type").and_then(Value::as_str) == Some(&StateEventType::RoomMember.to_string())
-                && event.get("state_key").and_then(Value::as_str) == Some(user.as_str())
-        };
-        let mut events: Vec<RawEvent> =
-            stripped.iter().filter(|event| !is_own(event)).filter_map(show_stripped).collect();
-        // Who invites is shown with a name, where this server knows the room.
-        if member.sender != *user
-            && let Some(sender) =
-                self.sources.rooms.get_state_event(room, &StateEventType::RoomMember, member.sender.as_str())?
-        {
-            events.extend(sender.pdu.to_stripped().ok());
-        }
-        events.extend(member.event.as_ref().and_then(|event| event.pdu.to_stripped().ok()));
-        Ok(events)
+        read_stripped(&self.sources.rooms, &self.request.user_id, room, member)
     }
 
     /// A room that the user has left, or been removed from: up to that. `None` if nothing is known of how it ended.
@@ -120,6 +102,33 @@ impl View<'_> {
             StateStyle::AfterUnstable => StateSection::AfterUnstable(Events::default()),
         }
     }
+}
+
+/// What somebody who is invited, or has knocked, is shown of a room; with the invite or knock itself.
+///
+/// Spec: Client-Server API, Stripped state.
+pub(crate) fn read_stripped(
+    rooms: &Rooms,
+    user: &UserId,
+    room: RoomNid,
+    member: &Membership,
+) -> Result<Vec<RawEvent>, StoreError> {
+    let stripped = rooms.get_stripped_state(user, room)?;
+    let is_own = |event: &Value| {
+        event.get("type").and_then(Value::as_str) == Some(&StateEventType::RoomMember.to_string())
+            && event.get("state_key").and_then(Value::as_str) == Some(user.as_str())
+    };
+    let mut events: Vec<RawEvent> =
+        stripped.iter().filter(|event| !is_own(event)).filter_map(show_stripped).collect();
+    // Who invites is shown with a name, where this server knows the room.
+    if member.sender != *user
+        && let Some(sender) =
+            rooms.get_state_event(room, &StateEventType::RoomMember, member.sender.as_str())?
+    {
+        events.extend(sender.pdu.to_stripped().ok());
+    }
+    events.extend(member.event.as_ref().and_then(|event| event.pdu.to_stripped().ok()));
+    Ok(events)
 }
 
 fn show_stripped(event: &Value) -> Option<RawEvent> {

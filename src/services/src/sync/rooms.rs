@@ -32,10 +32,10 @@ pub(super) struct Found {
 }
 
 /// A user's membership in a room as of the upper bound of a reading.
-pub(super) struct Membership {
-    pub(super) membership: String,
-    pub(super) event: Option<Arc<Event>>,
-    pub(super) sender: OwnedUserId,
+pub(crate) struct Membership {
+    pub(crate) membership: String,
+    pub(crate) event: Option<Arc<Event>>,
+    pub(crate) sender: OwnedUserId,
 }
 
 /// Account data of rooms by room.
@@ -57,6 +57,25 @@ pub fn scan_membership_changes(
     Ok(changes)
 }
 
+/// A user's membership as of a position: one that changed later is taken as it was before.
+pub(crate) fn membership_as_of(
+    rooms: &Rooms,
+    user: &UserId,
+    room: RoomNid,
+    member: Stamped<MemberRecord>,
+    to: Position,
+) -> Result<Option<Membership>, StoreError> {
+    if member.position <= to {
+        let event = member.value.event.map(|nid| rooms.get_event_by_nid(nid)).transpose()?.flatten();
+        return Ok(Some(Membership { membership: member.value.membership, event, sender: member.value.sender }));
+    }
+    let before = member_at(rooms, room, root_at(rooms, room, to)?, user)?;
+    Ok(before.and_then(|event| {
+        let membership = event.pdu.membership()?.to_string();
+        Some(Membership { membership, sender: event.pdu.sender.clone(), event: Some(event) })
+    }))
+}
+
 impl View<'_> {
     /// Everything about rooms.
     pub(super) fn read_rooms(&self, account_data: &[AccountDataItem]) -> Result<(RoomsSection, Found), SyncError> {
@@ -75,7 +94,7 @@ impl View<'_> {
         let mut joined = Vec::new();
         for row in self.sources.rooms.scan_user_rooms(user) {
             let (nid, member) = row?;
-            let Some(membership) = self.membership(nid, member)? else { continue };
+            let Some(membership) = membership_as_of(&self.sources.rooms, user, nid, member, self.to)? else { continue };
             match membership.membership.as_str() {
                 "join" => joined.push(nid),
                 _ if self.since.is_some() && !changes.contains_key(&nid) => {}
@@ -95,20 +114,6 @@ impl View<'_> {
         }
         found.joined = joined;
         Ok((section, found))
-    }
-
-    /// A membership that changed after the upper bound is taken as it was before.
-    fn membership(&self, room: RoomNid, member: Stamped<MemberRecord>) -> Result<Option<Membership>, StoreError> {
-        let rooms = &self.sources.rooms;
-        if member.position <= self.to {
-            let event = member.value.event.map(|nid| rooms.get_event_by_nid(nid)).transpose()?.flatten();
-            return Ok(Some(Membership { membership: member.value.membership, event, sender: member.value.sender }));
-        }
-        let before = member_at(rooms, room, root_at(rooms, room, self.to)?, &self.request.user_id)?;
-        Ok(before.and_then(|event| {
-            let membership = event.pdu.membership()?.to_string();
-            Some(Membership { membership, sender: event.pdu.sender.clone(), event: Some(event) })
-        }))
     }
 
     /// The joined rooms that there may be something to tell of.

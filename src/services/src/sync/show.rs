@@ -12,11 +12,11 @@ use super::{View, filter::keep_fields, response::RawEvent, timeline::Timeline};
 use crate::account_data::AccountDataItem;
 
 /// Serialises plain JSON, which cannot fail but for keys that are no strings.
-pub(super) fn raw(value: &impl Serialize) -> Option<RawEvent> {
+pub(crate) fn raw(value: &impl Serialize) -> Option<RawEvent> {
     to_raw_value(value).ok()
 }
 
-pub(super) fn account_data(item: &AccountDataItem) -> Option<RawEvent> {
+pub(crate) fn account_data(item: &AccountDataItem) -> Option<RawEvent> {
     #[derive(Serialize)]
     struct Event<'a> {
         #[serde(rename = "type")]
@@ -27,7 +27,7 @@ pub(super) fn account_data(item: &AccountDataItem) -> Option<RawEvent> {
     raw(&Event { event_type: &item.event_type, content })
 }
 
-pub(super) fn ephemeral(event_type: &str, content: Value) -> Option<RawEvent> {
+pub(crate) fn ephemeral(event_type: &str, content: Value) -> Option<RawEvent> {
     raw(&json!({ "type": event_type, "content": content }))
 }
 

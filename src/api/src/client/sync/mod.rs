@@ -1,15 +1,19 @@
 //! Syncing.
 
 use axum::Router;
-use chappe_services::sync::SyncError;
-use ruma::api::client::sync as ruma_sync;
+use chappe_services::{sliding_sync::SlidingSyncError, sync::SyncError};
+use http::StatusCode;
+use ruma::api::{client::sync as ruma_sync, error::ErrorCode};
 
 use crate::{App, error::ApiError, route::Endpoints};
 
 mod get_sync;
+mod sliding_sync;
 
 pub fn router() -> Router<App> {
-    Router::new().endpoint::<ruma_sync::sync_events::v3::Request, _>(get_sync::handle)
+    Router::new()
+        .endpoint::<ruma_sync::sync_events::v3::Request, _>(get_sync::handle)
+        .endpoint::<ruma_sync::sync_events::v5::Request, _>(sliding_sync::handle)
 }
 
 impl From<SyncError> for ApiError {
@@ -21,6 +25,21 @@ impl From<SyncError> for ApiError {
             SyncError::Room(error) => error.into(),
             SyncError::Store(error) => error.into(),
             SyncError::Aborted(cause) => Self::internal(cause),
+        }
+    }
+}
+
+impl From<SlidingSyncError> for ApiError {
+    fn from(error: SlidingSyncError) -> Self {
+        match error {
+            SlidingSyncError::UnknownPos => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorCode::UnknownPos, "Unknown position: begin the connection anew")
+            }
+            SlidingSyncError::Invalid(message) => Self::invalid_param(message),
+            SlidingSyncError::Room(error) => error.into(),
+            SlidingSyncError::Store(error) => error.into(),
+            SlidingSyncError::Commit(error) => error.into(),
+            SlidingSyncError::Aborted(cause) => Self::internal(cause),
         }
     }
 }
