@@ -89,6 +89,7 @@ pub struct App {
     pub server_keys: Arc<ServerKeys>,
     pub server_notices: Arc<ServerNotices>,
     pub spaces: Arc<chappe_services::spaces::Spaces>,
+    pub sliding_sync: Arc<chappe_services::sliding_sync::SlidingSync>,
     pub sync: Arc<chappe_services::sync::SyncService>,
     pub thread_subscriptions: chappe_services::thread_subscriptions::ThreadSubscriptions,
     pub to_device: Arc<ToDevice>,

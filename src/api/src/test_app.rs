@@ -39,6 +39,7 @@ use chappe_services::{
     search::{Search, SearchIndex},
     secret::Secret,
     server_notices::{ServerNotices, ServerNoticesConfig},
+    sliding_sync::SlidingSync,
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     thread_subscriptions::ThreadSubscriptions,
@@ -222,6 +223,7 @@ impl TestApp {
             unread.clone(),
         ));
         let sync = Arc::new(SyncService::new(SyncSources {
+        let sync_sources = SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
             receipts: receipts.clone(),
@@ -240,6 +242,11 @@ impl TestApp {
             room_name: Some("Server notices".to_owned()),
         };
         let user_directory_profiles = profiles.clone();
+            waiters: Waiters::follow(&store),
+        };
+        let sync = Arc::new(SyncService::new(sync_sources.clone()));
+        let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
+        let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
         let app = App {
             account_data,
             app_services: AppServices::new(to_app_services, accounts.clone(), rooms.clone()),
@@ -273,7 +280,9 @@ impl TestApp {
             verifier: Arc::new(RequestVerifier::new(name, server_keys.clone(), policy, destinations)),
             server_keys: Arc::new(server_keys),
             spaces,
+            sliding_sync,
             sync,
+            thread_subscriptions,
             to_device,
             transactions,
             trusted_proxies: Arc::new(TrustedProxies::default()),

@@ -48,6 +48,7 @@ use chappe_services::{
     reports::Reports,
     search::{IndexError, Search, SearchIndex},
     server_notices::ServerNotices,
+    sliding_sync::SlidingSync,
     spaces::Spaces,
     sync::{SyncService, SyncSources, waiters::Waiters},
     thread_subscriptions::ThreadSubscriptions,
@@ -253,6 +254,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         unread.clone(),
     ));
     let sync = Arc::new(SyncService::new(SyncSources {
+    let sync_sources = SyncSources {
         rooms: rooms.clone(),
         account_data: account_data.clone(),
         receipts: receipts.clone(),
@@ -287,7 +289,10 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let rule_carrier = RuleCarrier::open(rooms.clone(), push_rules.clone())?;
     deliveries.wake_on_read(&receipts);
     deliveries.resume()?;
+    };
+    let sync = Arc::new(SyncService::new(sync_sources.clone()));
     let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
+    let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
 
     // The way in.
     let verifier =
@@ -319,6 +324,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         run_until(stop.clone(), typing.clone().run()),
         run_until(stop.clone(), presence.clone().run()),
         run_until(stop.clone(), keys.clone().run()),
+        run_until(stop.clone(), sliding_sync.clone().run()),
         run_until(stop.clone(), delayed_events.clone().run()),
         run_until(stop.clone(), delayed_events.clone().follow(EventFollower::open("delayed_events", &rooms)?)),
         run_until(
@@ -373,6 +379,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         server_keys: Arc::new(server_keys),
         server_notices,
         spaces,
+        sliding_sync,
         sync,
         thread_subscriptions,
         to_device,

@@ -34,6 +34,7 @@ pub mod secret;
 pub mod server_notices;
 pub mod spaces;
 pub mod sliding_sync;
+pub mod spaces;
 pub mod sync;
 pub mod tags;
 pub mod thread_subscriptions;

@@ -222,10 +222,7 @@ impl Connections {
     }
 
     /// The connections whose keys begin so, without their rooms.
-    fn scan_heads(
-        &self,
-        prefix: impl chappe_store::Key,
-    ) -> Result<Vec<(ConnectionKey, ConnectionRecord)>, StoreError> {
+    fn scan_heads(&self, prefix: impl chappe_store::Key) -> Result<Vec<(ConnectionKey, ConnectionRecord)>, StoreError> {
         let mut heads = Vec::new();
         for row in self.store.scan(&SLIDING_SYNC, &prefix, Direction::Forward) {
             if let ((user, device, id, _), SlidingSyncRecord::Connection(record)) = row? {
@@ -252,7 +249,11 @@ impl Connections {
 
 /// What a room was told as of an answer.
 fn at(versions: &SentRoomVersions, number: u64) -> Option<SentRoom> {
-    [&versions.newer, &versions.older].into_iter().flatten().find(|(of, _)| *of <= number).and_then(|(_, sent)| sent.clone())
+    [&versions.newer, &versions.older]
+        .into_iter()
+        .flatten()
+        .find(|(of, _)| *of <= number)
+        .and_then(|(_, sent)| sent.clone())
 }
 
 #[cfg(test)]

@@ -79,16 +79,14 @@ impl Reading<'_> {
         let store = self.sources.rooms.store();
         let mut device_lists = None;
         if let Some(since) = self.since {
-            let joined: Vec<RoomNid> =
-                rooms.iter().filter(|(_, room)| room.is_joined()).map(|(nid, _)| *nid).collect();
+            let joined: Vec<RoomNid> = rooms.iter().filter(|(_, room)| room.is_joined()).map(|(nid, _)| *nid).collect();
             let active = self.sources.waiters.active_rooms(joined.iter().copied(), since.position);
             let active: Vec<RoomNid> = active.into_iter().collect();
             if !active.is_empty() || self.user_activity() == Activity::Possible {
                 let lists = &self.sources.device_lists;
                 let changes = lists.changed_with(self.user, since.position, self.to, &joined, &active)?;
                 let is_news = !changes.changed.is_empty() || !changes.left.is_empty();
-                device_lists =
-                    is_news.then_some(DeviceListsSection { changed: changes.changed, left: changes.left });
+                device_lists = is_news.then_some(DeviceListsSection { changed: changes.changed, left: changes.left });
             }
         }
         Ok(E2eeSection {
@@ -133,7 +131,9 @@ impl Reading<'_> {
             let standing = self.standing(nid);
             let from = match standing {
                 Standing::New => Position::ZERO,
-                Standing::Told(from) if !self.is_active(nid, from) && self.user_activity() == Activity::None => continue,
+                Standing::Told(from) if !self.is_active(nid, from) && self.user_activity() == Activity::None => {
+                    continue;
+                }
                 Standing::Told(from) => from,
             };
             let mut new = self.sources.receipts.scan_receipts(nid, self.user, from, self.to)?;

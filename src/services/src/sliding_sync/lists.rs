@@ -147,9 +147,8 @@ impl Reading<'_> {
         let facts = &room.facts;
         let is_invite = room.membership.membership == "invite";
         let has_type = |types: &Vec<Option<String>>| types.contains(&facts.room_type);
-        let has_name = |like: &String| {
-            facts.name.as_ref().is_some_and(|name| name.to_lowercase().contains(&like.to_lowercase()))
-        };
+        let has_name =
+            |like: &String| facts.name.as_ref().is_some_and(|name| name.to_lowercase().contains(&like.to_lowercase()));
         let matches = is(filters.is_dm, self.direct.contains(&room.id))
             && is(filters.is_encrypted, facts.is_encrypted)
             && is(filters.is_invite, is_invite)
@@ -161,7 +160,8 @@ impl Reading<'_> {
         }
         let content = self.sources.account_data.get(self.user, Some(&room.id), "m.tag")?;
         let content: Value = content.and_then(|content| serde_json::from_str(&content).ok()).unwrap_or_default();
-        let has_tag = |tags: &Vec<String>| tags.iter().any(|tag| content.get("tags").is_some_and(|of| of.get(tag).is_some()));
+        let has_tag =
+            |tags: &Vec<String>| tags.iter().any(|tag| content.get("tags").is_some_and(|of| of.get(tag).is_some()));
         Ok(filters.tags.as_ref().is_none_or(has_tag) && !filters.not_tags.as_ref().is_some_and(has_tag))
     }
 

@@ -28,9 +28,7 @@ use self::{
 };
 use crate::{
     keys::{one_time_key_counts, unused_fallback_key_types},
-    sync::{
-        SyncSources, lazy_members::LazyMembers, summary::Summaries, token::SyncToken, waiters::Activity,
-    },
+    sync::{SyncSources, lazy_members::LazyMembers, summary::Summaries, token::SyncToken, waiters::Activity},
     thread_subscriptions::ThreadSubscriptions,
 };
 
@@ -140,8 +138,7 @@ impl SlidingSync {
         let _presence = self.sources.presence.begin_sync(user, &presence)?;
         let connection_device = room::connection_device(device, request.connection_id());
         self.lazy_members.begin(user, &connection_device, since.map(|since| since.position));
-        let asked =
-            Arc::new(Asked { user: user.to_owned(), device: device.to_owned(), request, told, since });
+        let asked = Arc::new(Asked { user: user.to_owned(), device: device.to_owned(), request, told, since });
         self.acknowledge(&asked)?;
         let (mut response, changes) = self.read_or_wait(&asked).await?;
         let number = self.connections.commit(&key, &asked.told, changes).await?;

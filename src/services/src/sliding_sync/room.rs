@@ -84,7 +84,11 @@ impl Reading<'_> {
             return Ok(self.read_pending(nid, user_room, wanted)?);
         }
         let Some(room) = self.sources.rooms.get_room_by_nid(nid)? else { return self.read_gone(user_room) };
-        if user_room.is_joined() { self.read_joined(&room, user_room, wanted) } else { self.read_left(&room, user_room) }
+        if user_room.is_joined() {
+            self.read_joined(&room, user_room, wanted)
+        } else {
+            self.read_left(&room, user_room)
+        }
     }
 
     /// A room that the user is invited to, or knocks on.
@@ -104,7 +108,8 @@ impl Reading<'_> {
             ..RoomSection::default()
         };
         // Nothing of the room itself has been told: joining it begins anew, by the change of the membership.
-        let sent = SentRoom { config: RequiredState::default().hash(), timeline_limit: wanted.timeline_limit, up_to: None };
+        let sent =
+            SentRoom { config: RequiredState::default().hash(), timeline_limit: wanted.timeline_limit, up_to: None };
         Ok(RoomAnswer { section: Some(section), sent: Some(Some(sent)), ..RoomAnswer::nothing() })
     }
 
@@ -115,18 +120,11 @@ impl Reading<'_> {
         RoomAnswer { sent, ..RoomAnswer::nothing() }
     }
 
-    fn read_joined(
-        &self,
-        room: &Room,
-        user_room: &UserRoom,
-        wanted: &Wanted,
-    ) -> Result<RoomAnswer, SlidingSyncError> {
+    fn read_joined(&self, room: &Room, user_room: &UserRoom, wanted: &Wanted) -> Result<RoomAnswer, SlidingSyncError> {
         let rooms = &self.sources.rooms;
         let standing = match self.standing(room.nid) {
             // Joined since: what was told before, as an invite or in a former stay, is no ground to build on.
-            Standing::Told(from)
-                if user_room.changed_at > from && !self.was_joined_throughout(room.nid, from)? =>
-            {
+            Standing::Told(from) if user_room.changed_at > from && !self.was_joined_throughout(room.nid, from)? => {
                 Standing::New
             }
             standing => standing,
@@ -270,7 +268,8 @@ impl Reading<'_> {
         }
         let changed = |event_type: StateEventType| -> Result<bool, StoreError> {
             let at = |root| rooms.get_from_root(span.room.nid, root, &event_type, "");
-            Ok(span.is_initial || at(span.state.from)?.map(|event| event.nid) != at(span.state.to)?.map(|event| event.nid))
+            Ok(span.is_initial
+                || at(span.state.from)?.map(|event| event.nid) != at(span.state.to)?.map(|event| event.nid))
         };
         let content = |event_type: StateEventType| -> Result<Option<Value>, StoreError> {
             let event = rooms.get_from_root(span.room.nid, span.state.to, &event_type, "")?;
@@ -337,7 +336,10 @@ impl Reading<'_> {
             match span.wanted.exact_keys(self.user) {
                 Some(keys) => {
                     for (event_type, key) in keys.into_iter().filter(|(event_type, key)| is_new(event_type, key)) {
-                        add(rooms.get_from_root(nid, root, &StateEventType::from(event_type), key)?.into_iter().collect());
+                        add(rooms
+                            .get_from_root(nid, root, &StateEventType::from(event_type), key)?
+                            .into_iter()
+                            .collect());
                     }
                 }
                 None => {
@@ -380,8 +382,8 @@ impl Reading<'_> {
         let mut members = Vec::new();
         for user in users {
             let Some(member) = member_at(&self.sources.rooms, room, root, user)? else { continue };
-            let has = !is_initial
-                && self.service.lazy_members.has(self.device_room(room), user.as_str(), member.nid, since);
+            let has =
+                !is_initial && self.service.lazy_members.has(self.device_room(room), user.as_str(), member.nid, since);
             if !has {
                 members.push(member);
             }

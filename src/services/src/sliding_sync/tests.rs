@@ -86,7 +86,12 @@ impl Server {
         test_rooms::say(&self.rooms, alice(), room, body).await;
     }
 
-    async fn try_ask(&self, user: &UserId, after: Option<&Value>, mut request: Value) -> Result<Value, SlidingSyncError> {
+    async fn try_ask(
+        &self,
+        user: &UserId,
+        after: Option<&Value>,
+        mut request: Value,
+    ) -> Result<Value, SlidingSyncError> {
         if let Some(after) = after {
             request["pos"] = after["pos"].clone();
         }
@@ -144,7 +149,10 @@ async fn room_that_falls_out_of_the_window_is_told_from_where_it_was_when_it_com
     // The other room takes its place in the window; then it goes on while nobody looks.
     server.say(&one, "3").await;
     let second = server.ask(alice(), Some(&first), list(0, 1)).await;
-    assert_eq!((bodies(&second["rooms"][one.as_str()]), &second["rooms"][one.as_str()]["initial"]), (vec!["3"], &json!(true)));
+    assert_eq!(
+        (bodies(&second["rooms"][one.as_str()]), &second["rooms"][one.as_str()]["initial"]),
+        (vec!["3"], &json!(true))
+    );
     server.say(&two, "4").await;
     server.say(&one, "5").await;
     let third = server.ask(alice(), Some(&second), list(0, 1)).await;

@@ -118,12 +118,10 @@ pub(crate) fn read_stripped(
         event.get("type").and_then(Value::as_str) == Some(&StateEventType::RoomMember.to_string())
             && event.get("state_key").and_then(Value::as_str) == Some(user.as_str())
     };
-    let mut events: Vec<RawEvent> =
-        stripped.iter().filter(|event| !is_own(event)).filter_map(show_stripped).collect();
+    let mut events: Vec<RawEvent> = stripped.iter().filter(|event| !is_own(event)).filter_map(show_stripped).collect();
     // Who invites is shown with a name, where this server knows the room.
     if member.sender != *user
-        && let Some(sender) =
-            rooms.get_state_event(room, &StateEventType::RoomMember, member.sender.as_str())?
+        && let Some(sender) = rooms.get_state_event(room, &StateEventType::RoomMember, member.sender.as_str())?
     {
         events.extend(sender.pdu.to_stripped().ok());
     }
