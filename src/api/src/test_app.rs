@@ -222,7 +222,6 @@ impl TestApp {
             account_data.clone(),
             unread.clone(),
         ));
-        let sync = Arc::new(SyncService::new(SyncSources {
         let sync_sources = SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
@@ -234,7 +233,7 @@ impl TestApp {
             filters: filters.clone(),
             unread,
             waiters,
-        }));
+        };
         let server_notices = ServerNoticesConfig {
             sender: UserId::parse_with_server_name("_server", &name).unwrap(),
             display_name: None,
@@ -242,8 +241,6 @@ impl TestApp {
             room_name: Some("Server notices".to_owned()),
         };
         let user_directory_profiles = profiles.clone();
-            waiters: Waiters::follow(&store),
-        };
         let sync = Arc::new(SyncService::new(sync_sources.clone()));
         let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
         let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
@@ -274,7 +271,6 @@ impl TestApp {
             server_notices: Arc::new(ServerNotices::new(rooms.clone(), Some(server_notices))),
             search: Arc::new(Search::new(rooms.clone(), Some(SearchIndex::in_memory().unwrap()))),
             user_directory: Arc::new(UserDirectory::new(rooms.clone(), user_directory_profiles)),
-            thread_subscriptions: ThreadSubscriptions::new(rooms.clone()),
             rooms,
             sender: Arc::new(sender),
             verifier: Arc::new(RequestVerifier::new(name, server_keys.clone(), policy, destinations)),

@@ -253,7 +253,6 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         account_data.clone(),
         unread.clone(),
     ));
-    let sync = Arc::new(SyncService::new(SyncSources {
     let sync_sources = SyncSources {
         rooms: rooms.clone(),
         account_data: account_data.clone(),
@@ -265,7 +264,10 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         filters: filters.clone(),
         unread: unread.clone(),
         waiters: waiters.clone(),
-    }));
+    };
+    let sync = Arc::new(SyncService::new(sync_sources.clone()));
+    let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
+    let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
 
     // What clients are told that do not ask.
     let pushers = Arc::new(Pushers::load(store.clone(), clock.clone())?);
@@ -289,10 +291,6 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let rule_carrier = RuleCarrier::open(rooms.clone(), push_rules.clone())?;
     deliveries.wake_on_read(&receipts);
     deliveries.resume()?;
-    };
-    let sync = Arc::new(SyncService::new(sync_sources.clone()));
-    let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
-    let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
 
     // The way in.
     let verifier =

@@ -151,7 +151,7 @@ impl Rooms {
     }
 
     /// The servers that may know the room's state, the one that let this server in first.
-    fn servers_to_ask(&self, room: &Room) -> Result<Vec<OwnedServerName>, RoomError> {
+    fn servers_to_complete_from(&self, room: &Room) -> Result<Vec<OwnedServerName>, RoomError> {
         let mut servers = Vec::new();
         servers.extend(self.store.get(&PARTIAL_ROOMS, &room.nid)?.map(|partial| partial.value.via));
         servers.extend(self.get_joined_servers(room.nid)?);
@@ -163,7 +163,7 @@ impl Rooms {
 
     async fn fetch_whole_state_of(&self, room: &Arc<Room>, event_id: &EventId) -> Result<(), RoomError> {
         let mut failure = RoomError::NotFound("No server of the room is known".to_owned());
-        for server in self.servers_to_ask(room)? {
+        for server in self.servers_to_complete_from(room)? {
             match self.fetch_whole_state(&server, room, event_id).await {
                 Ok(root) => return self.note_fetched_state(room.nid, event_id, root),
                 Err(error) => {

@@ -4,5 +4,5 @@ mod closed;
 mod federation;
 mod local;
 pub(crate) mod network;
-mod simulation;
 mod partial;
+mod simulation;

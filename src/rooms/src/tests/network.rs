@@ -31,7 +31,8 @@ use crate::{
     handshake::{Admission, Wanted},
     membership::{MemberProfile, NoProfiles},
     remote::{
-        FederationGate, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency,
+        FederationGate, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template,
+        Urgency,
     },
     send::canonical_content,
     third_party::ThirdPartySigned,

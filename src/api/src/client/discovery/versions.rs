@@ -12,8 +12,7 @@ const VERSIONS: [&str; 24] = [
 ];
 
 /// Features that clients look for by their unstable names, and that this server has.
-const UNSTABLE_FEATURES: [&str; 14] = [
-const UNSTABLE_FEATURES: [&str; 15] = [
+const UNSTABLE_FEATURES: [&str; 18] = [
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc3391",
     "org.matrix.msc3757",
@@ -26,9 +25,9 @@ const UNSTABLE_FEATURES: [&str; 15] = [
     "org.matrix.msc4308",
     "org.matrix.msc4380",
     "org.matrix.msc4380.stable",
+    "org.matrix.simplified_msc3575",
     "uk.half-shot.msc2666.query_mutual_rooms",
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
-    "org.matrix.simplified_msc3575",
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
     "uk.timedout.msc4323",
