@@ -34,7 +34,6 @@ pub mod secret;
 pub mod server_notices;
 pub mod sliding_sync;
 pub mod spaces;
-pub mod spaces;
 pub mod sync;
 pub mod tags;
 pub mod thread_subscriptions;

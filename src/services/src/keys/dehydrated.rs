@@ -85,7 +85,7 @@ impl Keys {
                 batch.delete(&DEVICES, &(user.to_owned(), before.clone()));
                 queue_device_rows_deleted(batch, user, before);
                 if !is_replaced {
-                    changes.push(DeviceChange { device: before, keys: None, deleted: true });
+                    changes.push(DeviceChange { device: before, keys: None, display_name: None, deleted: true });
                 }
             }
             batch.put(&DEVICES, &row, &DeviceRecord { display_name: new.display_name.clone(), created_at_ms: now_ms });
@@ -95,7 +95,12 @@ impl Keys {
             one_time_keys::queue_fallback_keys(&self.store, batch, user, device, &new.keys.fallback_keys)?;
             let record = DehydratedDeviceRecord { device_id: new.device_id.clone(), data: new.data.clone() };
             batch.put(&DEHYDRATED_DEVICES, &user.to_owned(), &record);
-            changes.push(DeviceChange { device, keys: Some(identity_keys.clone()), deleted: false });
+            changes.push(DeviceChange {
+                device,
+                keys: Some(identity_keys.clone()),
+                display_name: None,
+                deleted: false,
+            });
             queue_device_changes(&self.store, batch, user, changes)?;
             batch.wake(Topic::User(user.to_owned()));
             Ok(())

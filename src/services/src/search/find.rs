@@ -333,7 +333,7 @@ async fn context_of(
         Token::Topological { depth, order } => (depth, order),
         Token::Stream(_) => place,
     };
-    let page = |from, direction, limit| PageRequest { from, to: None, direction, limit };
+    let page = |from, direction, limit| PageRequest { from, to: None, seen_up_to: None, direction, limit };
     let older = page(place_before, Paging::Backward, limit(wanted.before_limit));
     let older = rooms.get_visible_page(&room, user, older, |event| Ok(!is_ignored(ignored, event))).await?.events;
     let newer = page(place, Paging::Forward, limit(wanted.after_limit));

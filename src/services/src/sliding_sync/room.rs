@@ -146,6 +146,7 @@ impl Reading<'_> {
             room: room.nid,
             from: if is_initial { EMPTY } else { root_at(rooms, room.nid, from)? },
             to: root_at(rooms, room.nid, self.to)?,
+            skips_new_members: false,
         };
         let timeline_from = if is_expanded { Position::ZERO } else { from };
         let timeline = self.timeline(room, timeline_from, self.to, wanted.timeline_limit)?;
@@ -193,7 +194,8 @@ impl Reading<'_> {
         };
         let sent = self.told.rooms.get(&room.nid);
         let known = sent.map(|sent| self.told.config(sent.config)).unwrap_or_default();
-        let state = StateSpan { room: room.nid, from: root_at(rooms, room.nid, from)?, to: root };
+        let state =
+            StateSpan { room: room.nid, from: root_at(rooms, room.nid, from)?, to: root, skips_new_members: false };
         let limit = sent.map_or(1, |sent| sent.timeline_limit);
         let timeline = self.timeline(room, from, left_at, limit)?;
         let span = Span { room, state, is_initial: false, wanted: &known, known: &known };
@@ -347,7 +349,7 @@ impl Reading<'_> {
                         let event_type = event_type.to_string();
                         span.wanted.wants(&event_type, key, self.user) && is_new(&event_type, key)
                     };
-                    let whole = StateSpan { room: nid, from: EMPTY, to: root };
+                    let whole = StateSpan { room: nid, from: EMPTY, to: root, skips_new_members: false };
                     add(read_state(rooms, whole, Until::End, wants)?.events);
                 }
             }
