@@ -32,6 +32,7 @@ use chappe_services::{
     presence::Presence,
     previews::{Previews, PreviewsConfig},
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
+    push::{evaluate::Candidates, notifications::Notifications, pushers::Pushers, rules::PushRules, unread::Unread},
     receipts::Receipts,
     registration::RegistrationMode,
     reports::Reports,
@@ -201,6 +202,24 @@ impl TestApp {
         };
         let filters = Arc::new(Filters::new(store.clone()));
         let device_lists = DeviceLists::new(store.clone());
+        let push_rules = Arc::new(PushRules::new(store.clone()));
+        let waiters = Waiters::follow(&store);
+        let candidates = Arc::new(Candidates::new(rooms.clone()));
+        let unread = Arc::new(Unread::new(
+            rooms.clone(),
+            receipts.clone(),
+            account_data.clone(),
+            push_rules.clone(),
+            candidates.clone(),
+            waiters.clone(),
+        ));
+        let notifications = Arc::new(Notifications::new(
+            rooms.clone(),
+            push_rules.clone(),
+            candidates,
+            account_data.clone(),
+            unread.clone(),
+        ));
         let sync = Arc::new(SyncService::new(SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
@@ -210,7 +229,8 @@ impl TestApp {
             to_device: to_device.clone(),
             device_lists: device_lists.clone(),
             filters: filters.clone(),
-            waiters: Waiters::follow(&store),
+            unread,
+            waiters,
         }));
         let server_notices = ServerNoticesConfig {
             sender: UserId::parse_with_server_name("_server", &name).unwrap(),
@@ -231,12 +251,15 @@ impl TestApp {
             directory: Arc::new(Directory::new(rooms.clone(), directory_client)),
             discovery: Arc::new(discovery),
             filters,
-            key_backup: KeyBackup::new(store),
+            key_backup: KeyBackup::new(store.clone()),
             keys,
             media,
+            notifications,
             presence,
             previews,
             profiles,
+            push_rules,
+            pushers: Arc::new(Pushers::load(store.clone(), clock.clone()).unwrap()),
             rate_limits: Arc::new(RateLimits::new(config.rate_limits, clock.clone())),
             receipts,
             reports: Arc::new(Reports::new(rooms.clone(), clock.clone())),

@@ -33,6 +33,16 @@ use chappe_services::{
     presence::Presence,
     previews::Previews,
     profile::Profiles,
+    push::{
+        delivery::Deliveries,
+        evaluate::Candidates,
+        follower::{PushFollower, PushSources},
+        notifications::Notifications,
+        pushers::Pushers,
+        rules::PushRules,
+        unread::Unread,
+        upgrades::RuleCarrier,
+    },
     receipts::Receipts,
     reports::Reports,
     search::{IndexError, Search, SearchIndex},
@@ -128,7 +138,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let policy = Arc::new(settings::federation_policy(config));
     let destinations = Destinations::load(store.clone(), clock.clone())?;
     let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
-    let federation = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
+    let federation =
+        FederationClient::new(connector.clone(), resolver, signer.clone(), policy.clone(), destinations.clone());
     let server_keys = ServerKeys::new(
         signer.clone(),
         federation.clone(),
@@ -152,6 +163,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let profiles = Arc::new(Profiles::new(store.clone(), server_name.clone(), Arc::new(federation.clone())));
     let account_data = Arc::new(AccountData::new(store.clone()));
     let filters = Arc::new(Filters::new(store.clone()));
+    let push_rules = Arc::new(PushRules::new(store.clone()));
 
     // Rooms.
     let rooms = Rooms::new(
@@ -216,6 +228,22 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
 
     // What clients are told.
     let waiters = Waiters::follow(&store);
+    let candidates = Arc::new(Candidates::new(rooms.clone()));
+    let unread = Arc::new(Unread::new(
+        rooms.clone(),
+        receipts.clone(),
+        account_data.clone(),
+        push_rules.clone(),
+        candidates.clone(),
+        waiters.clone(),
+    ));
+    let notifications = Arc::new(Notifications::new(
+        rooms.clone(),
+        push_rules.clone(),
+        candidates.clone(),
+        account_data.clone(),
+        unread.clone(),
+    ));
     let sync = Arc::new(SyncService::new(SyncSources {
         rooms: rooms.clone(),
         account_data: account_data.clone(),
@@ -225,8 +253,32 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         to_device: to_device.clone(),
         device_lists: device_lists.clone(),
         filters: filters.clone(),
+        unread: unread.clone(),
         waiters: waiters.clone(),
     }));
+
+    // What clients are told that do not ask.
+    let pushers = Arc::new(Pushers::load(store.clone(), clock.clone())?);
+    let deliveries = Deliveries::new(
+        rooms.clone(),
+        pushers.clone(),
+        unread.clone(),
+        Arc::new(connector.clone()),
+        clock.clone(),
+        stop.clone(),
+    );
+    let push_follower = PushFollower::open(PushSources {
+        rooms: rooms.clone(),
+        account_data: account_data.clone(),
+        rules: push_rules.clone(),
+        candidates,
+        pushers: pushers.clone(),
+        deliveries: deliveries.clone(),
+        clock: clock.clone(),
+    })?;
+    let rule_carrier = RuleCarrier::open(rooms.clone(), push_rules.clone())?;
+    deliveries.wake_on_read(&receipts);
+    deliveries.resume()?;
 
     // The way in.
     let verifier =
@@ -268,6 +320,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         run_until(stop.clone(), (*user_directory).clone().run()),
         run_until(stop.clone(), media.clone().run()),
         run_until(stop.clone(), previews.clone().run()),
+        run_until(stop.clone(), push_follower.run()),
+        run_until(stop.clone(), rule_carrier.run()),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;
@@ -291,9 +345,12 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         key_backup,
         keys,
         media,
+        notifications,
         presence,
         previews,
         profiles,
+        push_rules,
+        pushers,
         rate_limits,
         receipts,
         reports,

@@ -1,7 +1,7 @@
 //! Account data: what clients keep with the server for themselves, globally or for one room.
 //!
 //! Types that the server writes itself (`m.push_rules`, `m.fully_read`) are refused from clients and written by their owners
-//! through [`queue_put`].
+//! through [`queue_put`]. Push rules are read through [`crate::push::rules`], which completes what is stored with the defaults.
 //!
 //! Data is deleted by writing `{}` (MSC3391). The row stays, so that clients that sync later learn of it; to everybody else the data is
 //! gone.
@@ -15,10 +15,13 @@ use chappe_store::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::value::RawValue;
 
-use crate::guarded::commit_guarded;
+use crate::{
+    guarded::commit_guarded,
+    push::rules::{PUSH_RULES, shown_content},
+};
 
 /// Types that clients change only through endpoints of their own (client-server API, "Client Config").
-const RESERVED_TYPES: [&str; 2] = ["m.fully_read", "m.push_rules"];
+const RESERVED_TYPES: [&str; 2] = ["m.fully_read", PUSH_RULES];
 
 /// Longest type, in bytes.
 const TYPE_BYTES_MAX: usize = 255;
@@ -82,8 +85,11 @@ impl AccountData {
         room_id: Option<&RoomId>,
         event_type: &str,
     ) -> Result<Option<String>, StoreError> {
-        let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, room_id, event_type))?;
-        Ok(stored.map(|stored| stored.value).filter(|content| content != DELETED))
+        let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, room_id, event_type))?.map(|stored| stored.value);
+        if room_id.is_none() && event_type == PUSH_RULES {
+            return Ok(Some(shown_content(user_id, stored.as_deref())));
+        }
+        Ok(stored.filter(|content| content != DELETED))
     }
 
     /// Writes what a client asks to. An empty object deletes.
@@ -140,15 +146,22 @@ impl AccountData {
     ///
     /// Spec: Client-Server API, Ignoring Users.
     pub fn get_ignored_users(&self, user_id: &UserId) -> Result<HashSet<OwnedUserId>, StoreError> {
+        Ok(self.get_ignored_users_stamped(user_id)?.value)
+    }
+
+    /// The same, stamped with when it was written; with position zero if it never was.
+    pub fn get_ignored_users_stamped(&self, user_id: &UserId) -> Result<Stamped<HashSet<OwnedUserId>>, StoreError> {
         #[derive(Default, serde::Deserialize)]
         struct Content {
             #[serde(default)]
             ignored_users: BTreeMap<String, serde_json::Value>,
         }
-        let Some(content) = self.get(user_id, None, "m.ignored_user_list")? else { return Ok(HashSet::new()) };
-        let content: Content = serde_json::from_str(&content).unwrap_or_default();
+        let Some(stored) = self.store.get(&ACCOUNT_DATA, &key(user_id, None, "m.ignored_user_list"))? else {
+            return Ok(Stamped { position: Position::ZERO, value: HashSet::new() });
+        };
+        let content: Content = serde_json::from_str(&stored.value).unwrap_or_default();
         let users = content.ignored_users.into_keys().filter_map(|user| OwnedUserId::try_from(user).ok());
-        Ok(users.filter(|user| user != user_id).collect())
+        Ok(Stamped { position: stored.position, value: users.filter(|user| user != user_id).collect() })
     }
 
     /// The account data, global and of all rooms, written after `from` and up to `to`, in the order of writing; of what was
@@ -169,13 +182,31 @@ impl AccountData {
             if let Some(Stamped { position: latest, value }) = stored
                 && latest == position
             {
+                let is_push_rules = change.room_id.is_none() && change.event_type == PUSH_RULES;
                 items.push(AccountDataItem {
                     room_id: change.room_id,
                     event_type: change.event_type,
-                    content: value,
+                    content: if is_push_rules { shown_content(user_id, Some(&value)) } else { value },
                     position,
                 });
             }
+        }
+        Ok(items)
+    }
+
+    /// All account data, global and of all rooms, written up to `to`, without what was deleted; and the push rules, which every
+    /// user has.
+    pub fn scan_all_account_data(&self, user_id: &UserId, to: Position) -> Result<Vec<AccountDataItem>, StoreError> {
+        let mut items = self.scan_account_data_since(user_id, Position::ZERO, to)?;
+        items.retain(|item| !item.is_deleted());
+        if !items.iter().any(|item| item.room_id.is_none() && item.event_type == PUSH_RULES) {
+            let stored = self.store.get(&ACCOUNT_DATA, &key(user_id, None, PUSH_RULES))?;
+            items.push(AccountDataItem {
+                room_id: None,
+                event_type: PUSH_RULES.to_owned(),
+                content: shown_content(user_id, stored.map(|stored| stored.value).as_deref()),
+                position: Position::ZERO,
+            });
         }
         Ok(items)
     }

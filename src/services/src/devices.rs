@@ -17,6 +17,7 @@ use crate::{
     accounts::{CreateSessionError, NewDevice, Session, queue_tokens_deleted, random_text},
     guarded::commit_guarded,
     keys,
+    push::pushers::queue_pushers_deleted,
 };
 
 /// Longest device id that a client may choose, in bytes.
@@ -207,7 +208,7 @@ pub(crate) fn queue_device(
     Ok(device_id)
 }
 
-/// Puts the end of devices into a batch: their tokens, their keys, and whom that concerns. Call it once in a batch.
+/// Puts the end of devices into a batch: their tokens, their pushers, their keys, and whom that concerns. Call it once in a batch.
 pub(crate) fn queue_devices_deleted(
     store: &Store,
     batch: &mut Batch,
@@ -223,6 +224,7 @@ pub(crate) fn queue_devices_deleted(
             account_data::queue_delete(store, batch, user_id, None, &format!("{prefix}{device_id}"))?;
         }
     }
+    queue_pushers_deleted(store, batch, user_id, device_ids)?;
     keys::queue_devices_deleted(store, batch, user_id, device_ids)
 }
 

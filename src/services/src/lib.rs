@@ -24,6 +24,7 @@ pub mod policy;
 pub mod presence;
 pub mod previews;
 pub mod profile;
+pub mod push;
 pub mod receipts;
 pub mod registration;
 pub mod reports;

@@ -14,7 +14,7 @@ use chappe_store::{
         receipts::{RECEIPT_STREAM, RECEIPTS, ReceiptKey, ReceiptRecord},
     },
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use ruma::{
     EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UInt, UserId,
     api::federation::transactions::edu::{Edu, ReceiptContent, ReceiptData, ReceiptMap},
@@ -115,11 +115,19 @@ pub struct Receipts {
     /// Held from reading a receipt to enqueueing its successor, so that of two at once the one that is ahead stays. Readers
     /// do not depend on it: they skip rows of the stream whose receipt has moved on.
     write: Mutex<()>,
+    callbacks: RwLock<Vec<ReadCallback>>,
 }
+
+type ReadCallback = Box<dyn Fn(&UserId) + Send + Sync>;
 
 impl Receipts {
     pub fn new(store: Store, server_name: OwnedServerName, clock: Arc<dyn Clock>) -> Self {
-        Self { store, server_name, clock, write: Mutex::new(()) }
+        Self { store, server_name, clock, write: Mutex::new(()), callbacks: RwLock::default() }
+    }
+
+    /// Calls `callback` with each local user who has read further. It must only wake wakers.
+    pub fn on_read(&self, callback: impl Fn(&UserId) + Send + Sync + 'static) {
+        self.callbacks.write().push(Box::new(callback));
     }
 
     /// A local user has read up to an event. A receipt that would move backwards is ignored.
@@ -167,6 +175,7 @@ impl Receipts {
             // Already there: but is it kept?
             None => return Ok(self.store.barrier().await?),
         };
+        self.callbacks.read().iter().for_each(|callback| callback(user_id));
         Ok(())
     }
 

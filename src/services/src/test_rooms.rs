@@ -195,7 +195,8 @@ pub(crate) async fn create_of_type(rooms: &Rooms, creator: &UserId, preset: Pres
     create_with(rooms, creator, preset, content).await
 }
 
-async fn create_with(
+/// The same, with something in the content of the create event.
+pub(crate) async fn create_with(
     rooms: &Rooms,
     creator: &UserId,
     preset: Preset,

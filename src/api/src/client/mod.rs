@@ -20,6 +20,7 @@ pub mod membership;
 pub mod message;
 pub mod presence;
 pub mod profile;
+pub mod push;
 pub mod receipt;
 pub mod relations;
 pub mod report;
@@ -54,6 +55,7 @@ pub fn router() -> Router<App> {
         .merge(message::router())
         .merge(presence::router())
         .merge(profile::router())
+        .merge(push::router())
         .merge(receipt::router())
         .merge(relations::router())
         .merge(report::router())

@@ -25,6 +25,8 @@ const TIMELINE_LIMIT_MAX: usize = 250;
 pub struct SyncFilter {
     pub timeline: EventFilter,
     pub timeline_limit: usize,
+    /// Whether unread counts are told for each thread, rather than for the room in all.
+    pub unread_by_thread: bool,
     pub state: EventFilter,
     pub ephemeral: EventFilter,
     pub room_account_data: EventFilter,
@@ -123,10 +125,12 @@ impl SyncFilter {
             LazyLoadOptions::Enabled { include_redundant_members: true } => LazyLoad::Redundant,
             LazyLoadOptions::Enabled { include_redundant_members: false } => LazyLoad::NotRedundant,
         };
+        let unread_by_thread = room.timeline.unread_thread_notifications;
         let timeline = EventFilter::from(room.timeline);
         Self {
             timeline_limit: timeline.limit.unwrap_or(TIMELINE_LIMIT_DEFAULT).min(TIMELINE_LIMIT_MAX),
             timeline,
+            unread_by_thread,
             state: room.state.into(),
             ephemeral: room.ephemeral.into(),
             room_account_data: room.account_data.into(),

@@ -97,14 +97,22 @@ impl View<'_> {
         if self.since.is_some() {
             self.collect_newly_seen(room, scope, &timeline, newly_seen)?;
         }
+        let unread = self.sources.unread.get_counts(&self.request.user_id, room, self.to)?;
+        let has_news_of_unread = unread.changed_at > self.from();
+        let (unread_notifications, unread_thread_notifications) = match self.filter.unread_by_thread {
+            true => (unread.main, unread.threads),
+            false => (unread.total(), BTreeMap::new()),
+        };
         let part = JoinedRoom {
             summary,
             state,
             ephemeral: Events { events: self.read_ephemeral(room, scope)? },
             account_data: Events { events: self.read_room_account_data(room, scope, account_data)? },
             timeline: self.show_timeline(&timeline)?,
+            unread_notifications,
+            unread_thread_notifications,
         };
-        Ok((!part.is_empty() || scope.is_full()).then_some(part))
+        Ok((!part.is_empty() || has_news_of_unread || scope.is_full()).then_some(part))
     }
 
     pub(super) fn show_timeline(&self, timeline: &Timeline) -> Result<TimelineSection, SyncError> {

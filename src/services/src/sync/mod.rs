@@ -6,7 +6,7 @@
 //! nothing to tell registers with [`waiters`] before it reads, and sleeps until it is woken.
 //!
 //! The readers ([`timeline`], [`state`], [`summary`], [`lazy_members`]) know nothing of `/sync`'s answer; [`rooms`], `joined` and
-//! `outside` put it together. No unread counts are told: those belong to push.
+//! `outside` put it together. What is unread [`crate::push::unread`] counts.
 //!
 //! Start at [`SyncService::sync`], then [`rooms`].
 
@@ -28,6 +28,7 @@ use crate::{
     invite_filter::InviteRules,
     keys::{DeviceLists, one_time_key_counts, unused_fallback_key_types},
     presence::{Presence, Snapshot},
+    push::unread::Unread,
     receipts::Receipts,
     to_device::{MESSAGES_PER_SYNC_MAX, ToDevice},
     typing::Typing,
@@ -123,6 +124,7 @@ pub struct SyncSources {
     pub to_device: Arc<ToDevice>,
     pub device_lists: DeviceLists,
     pub filters: Arc<Filters>,
+    pub unread: Arc<Unread>,
     pub waiters: Waiters,
 }
 
@@ -314,16 +316,13 @@ impl View<'_> {
 
     /// Account data, of rooms and global, that the client has not seen.
     fn read_account_data(&self) -> Result<Vec<AccountDataItem>, StoreError> {
+        if self.since.is_none() {
+            return self.sources.account_data.scan_all_account_data(&self.request.user_id, self.to);
+        }
         if self.user_activity() == Activity::None {
             return Ok(Vec::new());
         }
-        let data = &self.sources.account_data;
-        let mut items = data.scan_account_data_since(&self.request.user_id, self.from(), self.to)?;
-        if self.since.is_none() {
-            // A client that knows nothing yet has nothing to delete.
-            items.retain(|item| !item.is_deleted());
-        }
-        Ok(items)
+        self.sources.account_data.scan_account_data_since(&self.request.user_id, self.from(), self.to)
     }
 
     fn show_account_data(&self, items: &[AccountDataItem]) -> Events {

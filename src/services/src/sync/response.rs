@@ -4,9 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UInt};
+use ruma::{OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, UInt};
 use serde::Serialize;
 use serde_json::value::RawValue;
+
+use crate::push::unread::Count;
 
 pub type RawEvent = Box<RawValue>;
 
@@ -88,9 +90,14 @@ pub struct JoinedRoom {
     pub timeline: TimelineSection,
     pub ephemeral: Events,
     pub account_data: Events,
+    pub unread_notifications: Count,
+    /// By the roots of the threads; only if the client asks for it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub unread_thread_notifications: BTreeMap<OwnedEventId, Count>,
 }
 
 impl JoinedRoom {
+    /// Whether it tells nothing new. The unread counts are always there and do not count.
     pub fn is_empty(&self) -> bool {
         self.summary.is_none()
             && self.state.is_empty()

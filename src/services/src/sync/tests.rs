@@ -26,6 +26,7 @@ use crate::{
         testing::{FakeServers, raw},
     },
     presence::Presence,
+    push::{evaluate::Candidates, rules::PushRules, unread::Unread},
     receipts::{ReceiptKind, Receipts, Thread},
     test_rooms,
     to_device::ToDevice,
@@ -57,6 +58,17 @@ struct Server {
     there: ServerSigner,
 }
 
+fn unread(rooms: &Rooms, receipts: &Arc<Receipts>, account_data: &Arc<AccountData>, waiters: &Waiters) -> Arc<Unread> {
+    Arc::new(Unread::new(
+        rooms.clone(),
+        receipts.clone(),
+        account_data.clone(),
+        Arc::new(PushRules::new(rooms.store().clone())),
+        Arc::new(Candidates::new(rooms.clone())),
+        waiters.clone(),
+    ))
+}
+
 impl Server {
     fn new() -> Self {
         let store = Store::in_memory();
@@ -72,6 +84,7 @@ impl Server {
         let presence = Arc::new(Presence::new(store.clone(), name.clone(), clock.clone(), edus, true));
         let to_device = Arc::new(ToDevice::new(store.clone(), name, clock, keys));
         let waiters = Waiters::follow(&store);
+        let unread = unread(&rooms, &receipts, &account_data, &waiters);
         let sync = Arc::new(SyncService::new(SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
@@ -81,6 +94,7 @@ impl Server {
             to_device: to_device.clone(),
             device_lists: DeviceLists::new(store.clone()),
             filters: Arc::new(Filters::new(store.clone())),
+            unread,
             waiters: waiters.clone(),
         }));
         Self { store, rooms, account_data, receipts, typing, presence, to_device, waiters, sync, there }
@@ -572,9 +586,14 @@ async fn filters_choose_types_senders_rooms_and_fields() {
         json!([{ "type": "m.room.message", "content": { "body": "from carol" } }])
     );
     let second = server.after(bob(), &first).await;
-    server.say(alice(), &room, "unwanted").await;
+    test_rooms::send(&server.rooms, alice(), &room, "m.reaction", json!({})).await;
     let nothing = json!({ "room": { "timeline": { "types": [] } } });
-    assert!(server.ask(filtered(bob(), Some(&second), nothing)).await.get("rooms").is_none());
+    assert!(server.ask(filtered(bob(), Some(&second), nothing.clone())).await.get("rooms").is_none());
+    // What counts as unread is told even so.
+    server.say(alice(), &room, "unwanted").await;
+    let answer = server.ask(filtered(bob(), Some(&second), nothing)).await;
+    assert!(timeline(&answer, "join", &room).is_empty());
+    assert_eq!(answer["rooms"]["join"][room.as_str()]["unread_notifications"]["notification_count"], 3);
 }
 
 #[tokio::test]
@@ -617,10 +636,12 @@ async fn room_account_data_comes_with_its_room() {
     let tag = RawValue::from_string(r#"{"tags":{"m.favourite":{}}}"#.to_owned()).unwrap();
     server.account_data.put(bob(), Some(&room), "m.tag", &tag).await.unwrap();
     let expected = json!([{ "type": "m.tag", "content": { "tags": { "m.favourite": {} } } }]);
-    for answer in [server.after(bob(), &first).await, server.initial(bob()).await] {
+    let (next, anew) = (server.after(bob(), &first).await, server.initial(bob()).await);
+    for answer in [&next, &anew] {
         assert_eq!(answer["rooms"]["join"][room.as_str()]["account_data"]["events"], expected);
-        assert!(answer.get("account_data").is_none());
     }
+    assert!(next.get("account_data").is_none());
+    assert_eq!(anew["account_data"]["events"].as_array().unwrap().len(), 1, "push rules alone are global");
 }
 
 async fn wakes(server: &Server, user: &'static UserId, first: &Value, act: impl Future<Output = ()>) -> Value {
@@ -750,6 +771,7 @@ async fn answers_are_the_same_after_a_restart() {
     let first = server.initial(bob()).await;
     server.say(alice(), &room, "1").await;
     // What a hub that starts now knows is nothing: the store is asked.
+    let waiters = Waiters::follow(&server.store);
     let sources = SyncSources {
         rooms: server.rooms.clone(),
         account_data: server.account_data.clone(),
@@ -759,7 +781,8 @@ async fn answers_are_the_same_after_a_restart() {
         to_device: server.to_device.clone(),
         device_lists: DeviceLists::new(server.store.clone()),
         filters: Arc::new(Filters::new(server.store.clone())),
-        waiters: Waiters::follow(&server.store),
+        unread: unread(&server.rooms, &server.receipts, &server.account_data, &waiters),
+        waiters,
     };
     let restarted = Arc::new(SyncService::new(sources));
     let answer = serde_json::to_value(restarted.sync(request(bob(), Some(&first))).await.unwrap()).unwrap();

@@ -19,6 +19,7 @@ pub mod media;
 pub mod moderation;
 pub mod outgoing;
 pub mod presence;
+pub mod push;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;

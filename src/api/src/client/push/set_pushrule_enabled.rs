@@ -1,0 +1,21 @@
+//! PUT /_matrix/client/v3/pushrules/global/{kind}/{ruleId}/enabled (client-server API, "Push Rules: API").
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use chappe_services::push::rules::PushRules;
+use ruma::api::client::push::set_pushrule_enabled::v3::{Request, Response};
+
+use crate::{
+    error::ApiError,
+    extract::{Ruma, RumaResponse, User},
+};
+
+pub async fn handle(
+    State(rules): State<Arc<PushRules>>,
+    User(session): User,
+    Ruma(request): Ruma<Request>,
+) -> Result<RumaResponse<Response>, ApiError> {
+    rules.set_enabled(&session.user_id, request.kind, &request.rule_id, request.enabled).await?;
+    Ok(RumaResponse(Response::new()))
+}

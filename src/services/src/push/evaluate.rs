@@ -1,0 +1,185 @@
+//! Evaluating push rules: what one event means to one user.
+//!
+//! What does not depend on the user (the flattened event, its thread, whether its sender may notify the room) is worked out once
+//! and kept for all users, as a [`Candidate`]. The power levels are those at the event; the number of members and the user's
+//! display name are those of now.
+//!
+//! Spec: Client-Server API, Push Rules: Conditions.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use chappe_protocol::{pdu::ClientFormat, power::PowerLevels};
+use chappe_rooms::{
+    Event, Room, Rooms,
+    relations::{Relation, THREAD, relation_of},
+};
+use chappe_store::{EventNid, StoreError};
+use futures_util::FutureExt;
+use lru::LruCache;
+use parking_lot::Mutex;
+use ruma::{
+    Int, OwnedEventId, RoomId, UInt, UserId,
+    events::StateEventType,
+    power_levels::NotificationPowerLevels,
+    push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    room_version_rules::RoomPowerLevelsRules,
+    serde::Raw,
+};
+use serde::Deserialize;
+
+/// How many candidates are kept.
+const CANDIDATES_MAX: usize = 5_000;
+
+/// How many relations are followed from an event to its thread.
+const THREAD_HOPS_MAX: usize = 3;
+
+/// An event, prepared for the rules of any number of users.
+pub struct Candidate {
+    pub event: Arc<Event>,
+    /// The root of the thread that the event is in; `None`: the main timeline.
+    pub thread: Option<OwnedEventId>,
+    flattened: FlattenedJson,
+    levels: Option<PushConditionPowerLevelsCtx>,
+}
+
+impl Candidate {
+    /// An event of a room whose state is not known here: an invite.
+    pub fn of_outlier(event: Arc<Event>) -> Option<Self> {
+        Some(Self { thread: None, flattened: flatten(&event)?, levels: None, event })
+    }
+}
+
+fn flatten(event: &Event) -> Option<FlattenedJson> {
+    let json = event.pdu.to_client_raw(&ClientFormat::default()).ok()?;
+    Some(FlattenedJson::from_raw(&Raw::<serde_json::Value>::from_json(json)))
+}
+
+/// Prepares events, once for all users.
+pub struct Candidates {
+    rooms: Rooms,
+    kept: Mutex<LruCache<EventNid, Arc<Candidate>>>,
+}
+
+impl Candidates {
+    pub fn new(rooms: Rooms) -> Self {
+        let capacity = NonZeroUsize::new(CANDIDATES_MAX).unwrap_or(NonZeroUsize::MIN);
+        Self { rooms, kept: Mutex::new(LruCache::new(capacity)) }
+    }
+
+    /// The event as a candidate; `None` if it is not one that anybody is notified of.
+    pub fn get(&self, room: &Room, event: &Arc<Event>) -> Result<Option<Arc<Candidate>>, StoreError> {
+        if event.record.redacted_because.is_some() || !event.is_accepted() {
+            return Ok(None);
+        }
+        if let Some(candidate) = self.kept.lock().get(&event.nid) {
+            return Ok(Some(candidate.clone()));
+        }
+        let Some(flattened) = flatten(event) else { return Ok(None) };
+        let candidate = Arc::new(Candidate {
+            thread: get_thread(&self.rooms, event)?,
+            flattened,
+            levels: self.levels_at(room, event)?,
+            event: event.clone(),
+        });
+        self.kept.lock().put(event.nid, candidate.clone());
+        Ok(Some(candidate))
+    }
+
+    /// The power levels at an event, boiled down to what a rule may ask: whether its sender may notify the room.
+    fn levels_at(&self, room: &Room, event: &Event) -> Result<Option<PushConditionPowerLevelsCtx>, StoreError> {
+        let Some(root) = event.record.state_before else { return Ok(None) };
+        let get = |event_type| self.rooms.get_from_root(room.nid, root, &event_type, "");
+        let Some(create) = get(StateEventType::RoomCreate)? else { return Ok(None) };
+        let levels = get(StateEventType::RoomPowerLevels)?;
+        let levels = PowerLevels::from_events(&room.rules, &create.pdu, levels.as_ref().map(|event| &*event.pdu));
+        Ok(levels.ok().map(|levels| {
+            let needed = NotificationPowerLevels::new();
+            let sender_level = match levels.can_notify_room(&event.pdu.sender) {
+                true => needed.room,
+                false => Int::MIN,
+            };
+            let rules = RoomPowerLevelsRules::new(&room.rules.authorization, []);
+            PushConditionPowerLevelsCtx::new([(event.pdu.sender.clone(), sender_level)].into(), Int::MIN, needed, rules)
+        }))
+    }
+}
+
+/// The thread of an event: the nearest `m.thread` relation of the event or, over a few hops, of what it relates to.
+///
+/// Spec: Client-Server API, Threaded read receipts.
+pub fn get_thread(rooms: &Rooms, event: &Event) -> Result<Option<OwnedEventId>, StoreError> {
+    let mut relation = relation_of(&event.pdu);
+    for _ in 0..THREAD_HOPS_MAX {
+        let Some(Relation { rel_type, target, .. }) = relation else { return Ok(None) };
+        if rel_type == THREAD {
+            return Ok(Some(target));
+        }
+        let parent = rooms.get_event(&target)?.filter(|parent| parent.record.room == event.record.room);
+        relation = parent.and_then(|parent| relation_of(&parent.pdu));
+    }
+    Ok(None)
+}
+
+/// What the rules say of an event that a user is notified of.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict<'a> {
+    pub actions: &'a [Action],
+    pub is_highlight: bool,
+}
+
+/// Judges the events of one room for one user.
+pub struct Judge {
+    ruleset: Arc<Ruleset>,
+    context: PushConditionRoomCtx,
+}
+
+impl Judge {
+    pub fn new(rooms: &Rooms, room: &Room, user_id: &UserId, ruleset: Arc<Ruleset>) -> Result<Self, StoreError> {
+        let member_count = UInt::new_saturating(rooms.get_joined_count(room.nid)?);
+        Self::with_member_count(rooms, room, user_id, ruleset, member_count)
+    }
+
+    /// The same, where the number of joined members is known already.
+    pub fn with_member_count(
+        rooms: &Rooms,
+        room: &Room,
+        user_id: &UserId,
+        ruleset: Arc<Ruleset>,
+        member_count: UInt,
+    ) -> Result<Self, StoreError> {
+        let display_name = get_display_name(rooms, room, user_id)?.unwrap_or_default();
+        let context = PushConditionRoomCtx::new(room.id.clone(), member_count, user_id.to_owned(), display_name);
+        Ok(Self { ruleset, context })
+    }
+
+    /// For an invite to a room of which nothing else is known.
+    pub fn of_unknown_room(room_id: &RoomId, user_id: &UserId, ruleset: Arc<Ruleset>) -> Self {
+        let context = PushConditionRoomCtx::new(room_id.to_owned(), UInt::default(), user_id.to_owned(), String::new());
+        Self { ruleset, context }
+    }
+
+    /// What the user's rules say of the event; `None` if the user is not notified of it.
+    pub fn judge(&mut self, candidate: &Candidate) -> Option<Verdict<'_>> {
+        if candidate.event.pdu.sender == self.context.user_id {
+            return None;
+        }
+        self.context.power_levels.clone_from(&candidate.levels);
+        // The rules only ever wait for subscriptions to threads, which are not asked for here.
+        let matching = self
+            .ruleset
+            .iter()
+            .find(|rule| rule.applies(&candidate.flattened, &self.context).now_or_never().unwrap_or(false))?;
+        matching
+            .triggers_notification()
+            .then(|| Verdict { actions: matching.actions(), is_highlight: matching.triggers_highlight() })
+    }
+}
+
+pub(super) fn get_display_name(rooms: &Rooms, room: &Room, user_id: &UserId) -> Result<Option<String>, StoreError> {
+    #[derive(Deserialize)]
+    struct Content {
+        displayname: Option<String>,
+    }
+    let content: Option<Content> = rooms.get_state_content(room.nid, &StateEventType::RoomMember, user_id.as_str())?;
+    Ok(content.and_then(|content| content.displayname))
+}

@@ -1,0 +1,15 @@
+//! Push: which events a user is notified of, and how many of them are unread.
+//!
+//! [`rules`] keeps what users want, [`evaluate`] says what it means for an event, [`unread`] counts. [`pushers`] keeps where users want
+//! to be told; [`follower`] queues what they are to be told of, and [`delivery`] brings it to the push gateways. [`notifications`] lists them; [`upgrades`] carries
+//! rules over to rooms that replace others.
+
+pub mod delivery;
+pub mod evaluate;
+pub mod follower;
+pub mod gateway;
+pub mod notifications;
+pub mod pushers;
+pub mod rules;
+pub mod unread;
+pub mod upgrades;
