@@ -268,6 +268,9 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<(Events, Events), RoomError> {
         let event = self.require_event_of_room(origin, room_id, event_id)?;
+        if self.require_room(room_id)?.record.partial_state {
+            return Err(RoomError::Forbidden("This server has only just joined the room: ask another".to_owned()));
+        }
         let Some(root) = event.record.state_before else {
             return Err(RoomError::NotFound("State at the event is not known".to_owned()));
         };

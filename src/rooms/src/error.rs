@@ -47,6 +47,9 @@ pub enum RoomError {
     /// The sender has annotated the event with this already.
     #[error("You have already sent this annotation")]
     DuplicateAnnotation,
+    /// Not all members of the room are known yet: they are being fetched.
+    #[error("this server has only just joined the room and does not know all of its members yet")]
+    MembersUnknown,
     /// The alias or room name is taken.
     #[error("{0}")]
     InUse(String),

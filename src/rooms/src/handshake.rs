@@ -14,7 +14,7 @@ use serde_json::value::RawValue as RawJsonValue;
 use crate::{
     Event, EventDraft, Room, RoomError, Rooms,
     membership::{MemberProfile, member_draft},
-    remote::RawEvents,
+    remote::{Members, RawEvents},
     send::integer,
     staging::{Placement, Relay, Staging},
 };
@@ -26,6 +26,8 @@ pub struct Admission {
     pub event: Box<RawJsonValue>,
     pub state: RawEvents,
     pub auth_chain: RawEvents,
+    /// The members are left out of the state.
+    pub members_omitted: bool,
     /// The servers in the room before the join.
     pub servers: Vec<OwnedServerName>,
 }
@@ -63,7 +65,10 @@ impl Rooms {
         if user.server_name() != origin {
             return Err(RoomError::Forbidden("The user is not of your server".to_owned()));
         }
-        let room = self.require_resident_room(origin, room_id)?;
+        let room = match wanted {
+            Wanted::Join | Wanted::Knock => self.require_whole_room(origin, room_id)?,
+            Wanted::Leave => self.require_resident_room(origin, room_id)?,
+        };
         if versions.is_some_and(|versions| !versions.contains(&room.version)) {
             return Err(RoomError::IncompatibleVersion(room.version));
         }
@@ -101,28 +106,55 @@ impl Rooms {
         room_id: &RoomId,
         event_id: &EventId,
         raw: &RawJsonValue,
+        members: Members,
     ) -> Result<Admission, RoomError> {
-        let room = self.require_resident_room(origin, room_id)?;
+        let room = self.require_whole_room(origin, room_id)?;
         let pdu = self.check_membership_event(origin, &room, Some(event_id), raw, Wanted::Join).await?;
         let servers = self.get_joined_servers(room.nid)?;
         let event = self.ingest_membership(origin, &room, pdu).await?;
-        let Some(root) = event.record.state_before else {
+        // Reading a large state is work for a blocking thread.
+        let rooms = self.clone();
+        tokio::task::spawn_blocking(move || rooms.admission(&room, &event, members, servers))
+            .await
+            .map_err(|error| RoomError::broken(error.to_string()))?
+    }
+
+    fn admission(
+        &self,
+        room: &Room,
+        join: &Event,
+        members: Members,
+        servers: Vec<OwnedServerName>,
+    ) -> Result<Admission, RoomError> {
+        let Some(root) = join.record.state_before else {
             return Err(RoomError::broken("accepted join without state"));
         };
-        let state = self.get_root_events(room.nid, root)?;
-        let state_nids: Vec<_> = state.iter().map(|event| event.nid).collect();
-        let chain = self.chains.full_chain(&[state_nids, event.record.auth_events.clone()].concat())?;
-        let mut auth_chain = Vec::with_capacity(chain.len());
-        for nid in chain {
-            auth_chain.extend(self.get_event_by_nid(nid)?);
-        }
-        // The auth events of the join itself are part of the chain, whether or not something in the state names them.
-        for nid in &event.record.auth_events {
-            if !auth_chain.iter().any(|known| known.nid == *nid) {
-                auth_chain.extend(self.get_event_by_nid(*nid)?);
+        let (state, auth_chain) = match members {
+            Members::Omitted => {
+                let state = self.get_state_without_members(room, root, &join.pdu.sender)?;
+                let auth_chain = self.get_chain_beside(join, &state)?;
+                (state, auth_chain)
             }
-        }
-        Ok(Admission { event: raw_of(&event)?, state: raws_of(&state)?, auth_chain: raws_of(&auth_chain)?, servers })
+            Members::All => {
+                let state = self.get_root_events(room.nid, root)?;
+                let named: Vec<_> = state.iter().map(|event| event.nid).collect();
+                let mut chain = self.chains.full_chain(&[named.as_slice(), &join.record.auth_events].concat())?;
+                // The auth events of the join itself are part of the chain, whether or not something in the state names them.
+                chain.extend(&join.record.auth_events);
+                let mut auth_chain = Vec::with_capacity(chain.len());
+                for nid in chain {
+                    auth_chain.extend(self.get_event_by_nid(nid)?);
+                }
+                (state, auth_chain)
+            }
+        };
+        Ok(Admission {
+            event: raw_of(join)?,
+            state: raws_of(&state)?,
+            auth_chain: raws_of(&auth_chain)?,
+            members_omitted: members == Members::Omitted,
+            servers,
+        })
     }
 
     /// Takes in a leave event that another server has built on a template of ours.
@@ -146,7 +178,7 @@ impl Rooms {
         event_id: &EventId,
         raw: &RawJsonValue,
     ) -> Result<Vec<serde_json::Value>, RoomError> {
-        let room = self.require_resident_room(origin, room_id)?;
+        let room = self.require_whole_room(origin, room_id)?;
         if !room.rules.authorization.knocking {
             return Err(RoomError::Forbidden("This room does not support knocking".to_owned()));
         }
@@ -164,6 +196,15 @@ impl Rooms {
         }
         if !self.is_server_admitted(room.nid, origin)? {
             return Err(RoomError::Forbidden("The room's access list denies your server".to_owned()));
+        }
+        Ok(room)
+    }
+
+    /// As [`Rooms::require_resident_room`], and all of whose members are known: who is let in depends on them.
+    fn require_whole_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Room, RoomError> {
+        let room = self.require_resident_room(origin, room_id)?;
+        if room.record.partial_state {
+            return Err(RoomError::NotFound("This server has only just joined the room, and lets nobody in yet".to_owned()));
         }
         Ok(room)
     }

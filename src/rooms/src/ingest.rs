@@ -121,7 +121,7 @@ impl Rooms {
     }
 
     /// Whether an event is known with its place in the graph: not merely as an outlier.
-    fn is_placed(&self, event_id: &EventId) -> Result<bool, RoomError> {
+    pub(crate) fn is_placed(&self, event_id: &EventId) -> Result<bool, RoomError> {
         Ok(self.get_event(event_id)?.is_some_and(|event| event.record.state_after.is_some()))
     }
 
@@ -248,7 +248,7 @@ impl Rooms {
         }
     }
 
-    fn unknown_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
+    pub(crate) fn unknown_of(&self, ids: &[OwnedEventId]) -> Result<Vec<OwnedEventId>, RoomError> {
         let mut unknown = Vec::new();
         for id in ids {
             if !self.is_settled(id)? {
@@ -267,7 +267,7 @@ impl Rooms {
     }
 
     /// Fetches events, and the auth events they turn out to need, one by one.
-    async fn fetch_single_events(
+    pub(crate) async fn fetch_single_events(
         &self,
         origin: &ServerName,
         room: &Room,
@@ -306,7 +306,7 @@ impl Rooms {
         self.store_checked_outliers(room, checked).await
     }
 
-    async fn store_checked_outliers(&self, room: &Room, events: Vec<Arc<Pdu>>) -> Result<(), RoomError> {
+    pub(crate) async fn store_checked_outliers(&self, room: &Room, events: Vec<Arc<Pdu>>) -> Result<(), RoomError> {
         if events.is_empty() {
             return Ok(());
         }
@@ -324,10 +324,17 @@ impl Rooms {
     async fn state_before(&self, origin: &ServerName, room: &Room, pdu: &Pdu) -> Result<StateRoot, RoomError> {
         let mut roots = Vec::new();
         for prev in &pdu.prev_events {
-            let known = self.get_event(prev)?.and_then(|event| event.record.state_after);
+            let known = match self.get_event(prev)?.and_then(|event| event.record.state_after) {
+                Some(root) => Some(root),
+                None => self.get_fetched_state(room.nid, prev)?,
+            };
             roots.push(match known {
                 Some(root) => root,
-                None => self.fetch_state_after(origin, room, prev).await?,
+                None => {
+                    let root = self.fetch_state_after(origin, room, prev).await?;
+                    self.note_fetched_state(room.nid, prev, root)?;
+                    root
+                }
             });
         }
         let rooms = self.clone();
@@ -351,7 +358,7 @@ impl Rooms {
     }
 
     /// Stores new state tree nodes by themselves: they are content-addressed, and harmless where nothing comes to name them.
-    fn store_trees(&self, trees: TreeBatch) -> Result<(), RoomError> {
+    pub(crate) fn store_trees(&self, trees: TreeBatch) -> Result<(), RoomError> {
         let mut batch = Batch::new();
         trees.put_into(&mut batch);
         if !batch.is_empty() {
@@ -441,16 +448,18 @@ impl Staging {
     }
 
     /// The three authorization checks of an event on receipt: against its auth events, the state before it, the current state.
-    fn judge(
-        &self,
+    pub(crate) fn judge(
+        &mut self,
         pdu: &Arc<Pdu>,
         state_before: StateRoot,
         placement: Placement,
     ) -> Result<(EventStatus, Option<String>), RoomError> {
-        let rules = &self.room.rules;
         if let Err(rejection) = self.check_against_auth_events(pdu) {
             return Ok((EventStatus::Rejected, Some(format!("by its auth events: {rejection}"))));
         }
+        let is_partial = self.room.record.partial_state;
+        let state_before = if is_partial { self.with_auth_events(state_before, pdu)? } else { state_before };
+        let rules = &self.room.rules;
         let by_root = |root: StateRoot| {
             auth::check_state_dependent(rules, pdu, |event_type, state_key| {
                 self.get_from_root(root, event_type, state_key).ok().flatten().map(|event| event.pdu.clone())
@@ -459,7 +468,9 @@ impl Staging {
         if let Err(rejection) = by_root(state_before) {
             return Ok((EventStatus::Rejected, Some(format!("by the state before it: {rejection}"))));
         }
+        // Whose membership is not known in full is not held against them.
         if placement == Placement::Live
+            && !is_partial
             && let Err(rejection) = by_root(self.room.record.state)
         {
             return Ok((EventStatus::SoftFailed, Some(format!("by the current state: {rejection}"))));
@@ -547,7 +558,7 @@ impl Staging {
         Ok(())
     }
 
-    fn resolve(&mut self, mut roots: Vec<StateRoot>) -> Result<StateRoot, RoomError> {
+    pub(crate) fn resolve(&mut self, mut roots: Vec<StateRoot>) -> Result<StateRoot, RoomError> {
         roots.sort_unstable();
         roots.dedup();
         if let [root] = roots.as_slice() {
@@ -565,7 +576,7 @@ impl Staging {
     }
 
     /// The current state, from the forward extremities.
-    fn resolve_current_state(&mut self) -> Result<(), RoomError> {
+    pub(crate) fn resolve_current_state(&mut self) -> Result<(), RoomError> {
         let mut roots = Vec::new();
         for (nid, id, _) in &self.room.record.forward_extremities {
             let state = self.get_event_by_nid(*nid)?.and_then(|event| event.record.state_after);

@@ -39,6 +39,7 @@ impl Rooms {
         target: &UserId,
         draft: EventDraft,
     ) -> Result<(), RoomError> {
+        self.await_members(room_id).await?;
         let room = self.require_room(room_id)?;
         // An invite that an identity server vouches for stands also if who sent it has left since.
         if !draft.content.contains_key("third_party_invite") {

@@ -18,7 +18,8 @@ use crate::{
     handshake::member_event,
     invite::dedup,
     membership::{JoinContent, MemberProfile, member_draft, with_reason},
-    remote::{JoinAnswer, Template},
+    partial::join::CheckedAnswer,
+    remote::{JoinAnswer, Members, Template},
     staging::{Decided, Placement, Relay, Staging},
     state::EMPTY,
 };
@@ -73,9 +74,10 @@ impl Rooms {
             // Another request of the same user came first.
             return Ok(self.store.barrier().await?);
         }
+        let members = self.members_wanted(room_id)?;
         let mut failure = RoomError::NotFound("Can't join remote room: no server of it is known".to_owned());
         for server in self.candidates(user, room_id, via)? {
-            match self.join_by_server(&server, user, room_id, join).await {
+            match self.join_by_server(&server, user, room_id, members, join).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::info!(%error, room.id = %room_id, server = %server, "join by this server failed");
@@ -86,11 +88,22 @@ impl Rooms {
         Err(failure)
     }
 
+    /// Whole answers are for rooms whose members this server knows: what it is told must not put less in their place.
+    fn members_wanted(&self, room_id: &RoomId) -> Result<Members, RoomError> {
+        Ok(match self.get_room(room_id)? {
+            Some(room) if !room.record.partial_state && self.is_server_joined(room.nid, &self.server_name)? => {
+                Members::All
+            }
+            _ => Members::Omitted,
+        })
+    }
+
     async fn join_by_server(
         &self,
         server: &ServerName,
         user: &UserId,
         room_id: &RoomId,
+        members: Members,
         join: &JoinContent,
     ) -> Result<(), RoomError> {
         let template = self.remote.make_join(server, room_id, user, room_version::supported_versions()).await?;
@@ -102,12 +115,12 @@ impl Rooms {
         }
         let join = self.event_from_template(&template, member_draft(user, content), user, room_id, &rules)?;
         let raw = join.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
-        let answer = self.remote.send_join(server, room_id, &join.event_id, raw).await?;
+        let answer = self.remote.send_join(server, room_id, &join.event_id, raw, members).await?;
         let join = match &answer.event {
             Some(event) => self.co_signed(&join, event, &rules)?,
             None => join,
         };
-        self.enter(room_id, version, rules, Arc::new(join), answer).await
+        self.enter(server, room_id, version, rules, Arc::new(join), answer).await
     }
 
     /// A restricted join comes back with the signature of the authorising user's server.
@@ -126,6 +139,7 @@ impl Rooms {
     /// Checks the answer to a join and, in one batch, becomes part of the room.
     async fn enter(
         &self,
+        server: &ServerName,
         room_id: &RoomId,
         version: RoomVersionId,
         rules: RoomVersionRules,
@@ -147,9 +161,19 @@ impl Rooms {
         );
         let room = Room { nid, id: room_id.to_owned(), version, rules, record };
         let rooms = self.clone();
-        let ticket = tokio::task::spawn_blocking(move || rooms.commit_join(room, &join, auth_chain, state))
-            .await
-            .map_err(|error| RoomError::broken(error.to_string()))??;
+        let (members_omitted, server, servers) = (answer.members_omitted, server.to_owned(), answer.servers);
+        let ticket = tokio::task::spawn_blocking(move || {
+            let answer = CheckedAnswer { server, auth_chain, state, servers };
+            if room.record.partial_state {
+                rooms.commit_further_join(room, &join, answer)
+            } else if members_omitted {
+                rooms.commit_partial_join(room, &join, answer)
+            } else {
+                rooms.commit_join(room, &join, answer.auth_chain, answer.state)
+            }
+        })
+        .await
+        .map_err(|error| RoomError::broken(error.to_string()))??;
         drop(_writing);
         ticket.durable().await?;
         Ok(())
@@ -162,9 +186,6 @@ impl Rooms {
         auth_chain: Vec<Arc<Pdu>>,
         state: Vec<Arc<Pdu>>,
     ) -> Result<chappe_store::Ticket, RoomError> {
-        let refuse = |what: &str| {
-            RoomError::Remote(RemoteError::Unreachable(format!("The answer to the join is of no use: {what}")))
-        };
         let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id.clone()).collect();
         let mut staging = Staging::begin(self, room)?;
         staging.put_outliers(auth_chain.into_iter().chain(state).collect())?;
@@ -180,14 +201,14 @@ impl Rooms {
         }
         let root = staging.trees.build(entries)?;
         if staging.get_from_root(root, &ruma::events::StateEventType::RoomCreate, "")?.is_none() {
-            return Err(refuse("no create event"));
+            return Err(useless_answer("no create event"));
         }
         staging.room.record.state = root;
         staging.room.record.forward_extremities.clear();
         staging
             .check_against_auth_events(join)
             .and_then(|()| staging.check_against_current_state(join))
-            .map_err(|error| refuse(&error.to_string()))?;
+            .map_err(|error| useless_answer(&error.to_string()))?;
         staging.put_event(Decided {
             pdu: join.clone(),
             status: EventStatus::Accepted,
@@ -301,6 +322,10 @@ impl Rooms {
         );
         self.sign_new_event(object, rules)
     }
+}
+
+pub(crate) fn useless_answer(what: &str) -> RoomError {
+    RoomError::Remote(RemoteError::Unreachable(format!("The answer to the join is of no use: {what}")))
 }
 
 /// Event ids as plain strings or, in old versions, the first of a pair.

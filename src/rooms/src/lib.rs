@@ -21,6 +21,7 @@ pub mod join;
 pub mod locks;
 pub mod membership;
 pub mod paging;
+pub mod partial;
 pub mod policy_server;
 pub mod read;
 pub mod relations;
@@ -55,6 +56,7 @@ use crate::{
     event::EventCache,
     locks::RoomLocks,
     membership::LocalProfiles,
+    partial::PartialRooms,
     remote::{AllInvites, FederationGate, InviteGate},
     state::StateTrees,
 };
@@ -99,6 +101,7 @@ pub struct Rooms {
     pub(crate) chains: Arc<AuthChains>,
     pub(crate) cache: Arc<EventCache>,
     pub(crate) locks: Arc<RoomLocks>,
+    pub(crate) partial: Arc<PartialRooms>,
     pub(crate) signer: Arc<ServerSigner>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) remote: Arc<dyn Remote>,
@@ -124,6 +127,7 @@ impl Rooms {
             chains: Arc::new(AuthChains::new(store.clone())),
             cache: Arc::new(EventCache::new(config.event_cache_events)),
             locks: Arc::new(RoomLocks::default()),
+            partial: Arc::new(PartialRooms::default()),
             server_name: signer.server_name().to_owned(),
             store,
             signer,

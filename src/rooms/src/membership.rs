@@ -6,7 +6,7 @@
 use chappe_store::{Batch, StoreError, Topic, tables::rooms::FORGOTTEN};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
-    events::{StateEventType, TimelineEventType},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
 use serde::Deserialize;
 
@@ -99,9 +99,19 @@ impl Rooms {
         join: &JoinContent,
     ) -> Result<(), RoomError> {
         let room = match self.get_room(room_id)? {
+            // Nobody need be asked who cannot know it better.
+            Some(room)
+                if room.record.partial_state && self.get_membership(room.nid, user)? == MembershipState::Ban =>
+            {
+                return Err(RoomError::Forbidden("You are banned from this room".to_owned()));
+            }
             Some(room) if self.is_server_joined(room.nid, &self.server_name)? => room,
             _ => return self.join_by_federation(user, room_id, via, join).await,
         };
+        if room.record.partial_state && !self.is_joined(room.nid, user)? {
+            // Whether a user is banned of whom nothing is known yet others can tell.
+            return self.join_by_federation(user, room_id, via, join).await;
+        }
         if self.is_joined(room.nid, user)? {
             return Ok(self.store.barrier().await?);
         }
@@ -168,7 +178,8 @@ impl Rooms {
             };
             match self.get_room(&allowed)? {
                 Some(allowed) if self.is_server_joined(allowed.nid, &self.server_name)? => {
-                    is_member |= self.is_joined(allowed.nid, user)?
+                    is_member |= self.is_joined(allowed.nid, user)?;
+                    knows_all &= !allowed.record.partial_state;
                 }
                 _ => knows_all = false,
             }
@@ -318,6 +329,7 @@ impl Rooms {
         reason: Option<String>,
         check: impl FnOnce(&str) -> Result<(), RoomError> + Send,
     ) -> Result<(), RoomError> {
+        self.await_member(room_id, target).await?;
         let room = self.require_room(room_id)?;
         self.require_joined(&room, &sender.to_owned())?;
         check(self.get_membership(room.nid, target)?.as_str())?;

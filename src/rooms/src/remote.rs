@@ -38,6 +38,14 @@ pub struct Template {
     pub event: Box<RawJsonValue>,
 }
 
+/// Whether a joining server wants all members of the room at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Members {
+    All,
+    /// The answer may leave them out (`omit_members`): see [`crate::partial`].
+    Omitted,
+}
+
 /// The answer to `send_join`.
 #[derive(Debug)]
 pub struct JoinAnswer {
@@ -45,6 +53,10 @@ pub struct JoinAnswer {
     pub event: Option<Box<RawJsonValue>>,
     pub state: RawEvents,
     pub auth_chain: RawEvents,
+    /// The members are left out of the state.
+    pub members_omitted: bool,
+    /// The servers in the room before the join, where they were told.
+    pub servers: Vec<OwnedServerName>,
 }
 
 /// A gap to fill: the events between `earliest` and `latest`.
@@ -120,6 +132,7 @@ pub trait Remote: Send + Sync + 'static {
         room_id: &'a RoomId,
         event_id: &'a EventId,
         event: Box<RawJsonValue>,
+        members: Members,
     ) -> RemoteResult<'a, JoinAnswer>;
     fn make_leave<'a>(
         &'a self,

@@ -115,6 +115,11 @@ impl Rooms {
         if draft.kind == TimelineEventType::RoomCreate && draft.state_key.is_some() {
             return Err(RoomError::Invalid("A room is created once, and not by sending it a create event".to_owned()));
         }
+        if draft.kind == TimelineEventType::RoomMember
+            && let Some(target) = draft.state_key.as_deref().and_then(|user| UserId::parse(user).ok())
+        {
+            self.await_member(room_id, &target).await?;
+        }
         if let Some(room) = self.get_room(room_id)?
             && let Some(policy) = self.get_policy_server_for(&room, &draft.kind, draft.state_key.as_deref())?
             && self.is_server_joined(room.nid, &self.server_name)?

@@ -88,6 +88,10 @@ pub(crate) struct Staging {
     seen: Position,
     last_position: Option<Position>,
     backfilled: Option<u64>,
+    /// While not all members are known: the servers in the room by the word of another.
+    pub(crate) said_servers: BTreeSet<OwnedServerName>,
+    /// Servers whose rows may have to change though none of their users does.
+    pub(crate) touched_servers: BTreeSet<OwnedServerName>,
     outgoing: Vec<(Position, EventNid, Relay)>,
     /// Why the event about to be judged is not recommended by the room's policy server.
     pub(crate) not_recommended: Option<String>,
@@ -112,6 +116,8 @@ impl Staging {
             state_at_start: room.record.state,
             last_position: None,
             backfilled: None,
+            said_servers: rooms.get_said_servers(&room)?,
+            touched_servers: BTreeSet::new(),
             outgoing: Vec::new(),
             not_recommended: None,
             rooms: rooms.clone(),
@@ -224,6 +230,7 @@ impl Staging {
         }
         self.apply_pending_redaction(&mut event)?;
         self.write_rows(&event);
+        self.note_if_partial(&event);
         let event = Arc::new(event);
         self.remember(&event);
 
@@ -253,18 +260,18 @@ impl Staging {
         self.batch.put(&TRANSACTIONS, key, &event_id.to_string());
     }
 
-    fn write_rows(&mut self, event: &Event) {
+    pub(crate) fn write_rows(&mut self, event: &Event) {
         self.batch.put(&EVENTS, &event.nid, &event.record);
         self.batch.put(&EVENT_JSON, &event.nid, &event.pdu.json().to_owned());
     }
 
-    fn remember(&mut self, event: &Arc<Event>) {
+    pub(crate) fn remember(&mut self, event: &Arc<Event>) {
         self.ids.insert(event.nid, event.pdu.event_id.clone());
         self.events.insert(event.pdu.event_id.clone(), event.clone());
     }
 
     /// Puts an event in timeline and topology, and keeps the graph's back edge.
-    fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
+    pub(crate) fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
         let room = self.room.nid;
         let order = match placement {
             Placement::Live => {
@@ -415,6 +422,8 @@ impl Staging {
             };
             self.batch.put(&STATE_LOG, &(room, position), &self.room.record.state);
             self.derive(changes, position, &mut servers_after)?;
+        } else if !self.touched_servers.is_empty() {
+            self.put_server_rows(BTreeMap::new(), &mut servers_after)?;
         }
         for (position, nid, relay) in std::mem::take(&mut self.outgoing) {
             let concerned = self.server_of_member(nid)?;
@@ -507,10 +516,23 @@ impl Staging {
                 self.derive_for_local_user(&user, &member.value, position)?;
             }
         }
+        self.put_server_rows(joined_delta, servers)
+    }
+
+    /// Writes how many users of each server are joined now.
+    fn put_server_rows(
+        &mut self,
+        mut joined_delta: BTreeMap<OwnedServerName, i64>,
+        servers: &mut BTreeSet<OwnedServerName>,
+    ) -> Result<(), RoomError> {
+        let room = self.room.nid;
+        for server in std::mem::take(&mut self.touched_servers) {
+            joined_delta.entry(server).or_default();
+        }
         for (server, delta) in joined_delta {
             let before = self.rooms.store.get(&JOINED_SERVERS, &(room, server.clone()))?.unwrap_or(0);
             let after = before.saturating_add_signed(delta);
-            if after > 0 {
+            if after > 0 || self.said_servers.contains(&server) {
                 self.batch.put(&JOINED_SERVERS, &(room, server.clone()), &after);
                 self.batch.put(&SERVER_ROOMS, &(server.clone(), room), &());
                 servers.insert(server);

@@ -73,7 +73,11 @@ impl Rooms {
     /// The state in force where a token stands; `None` before the room's start.
     pub fn get_root_at_token(&self, room: RoomNid, token: Token) -> Result<Option<StateRoot>, StoreError> {
         match token {
-            Token::Stream(position) => self.get_state_root_at(room, position),
+            Token::Stream(position) => {
+                // While not all members were known nobody was told them: those that became known then were there before.
+                let resync = self.get_resync(room)?.filter(|resync| resync.value <= position && position < resync.position);
+                self.get_state_root_at(room, resync.map_or(position, |resync| resync.position))
+            }
             Token::Topological { depth, order } => {
                 let page = self.get_page(room, (depth, order), Direction::Reverse, 1)?;
                 Ok(page.first().and_then(|(_, event)| event.record.state_after))

@@ -322,6 +322,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         run_until(stop.clone(), previews.clone().run()),
         run_until(stop.clone(), push_follower.run()),
         run_until(stop.clone(), rule_carrier.run()),
+        run_until(stop.clone(), keys.clone().run_after_resyncs(rooms.clone())),
+        run_until(stop.clone(), rooms.clone().run_resyncs()),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;

@@ -7,7 +7,7 @@ use chappe_store::{
     Batch, Direction, RoomNid, Store, StoreError, Topic,
     tables::{
         outgoing::{OUTGOING, OutgoingItem},
-        rooms::JOINED_SERVERS,
+        rooms::{JOINED_SERVERS, MEMBERS, ROOMS},
     },
 };
 use ruma::{OwnedServerName, ServerName, api::federation::transactions::edu::Edu};
@@ -42,6 +42,15 @@ pub(crate) fn scan_other_servers(
 
 /// Whether a user is joined to a room.
 pub(crate) fn is_joined(store: &Store, room: RoomNid, user_id: &ruma::UserId) -> Result<bool, StoreError> {
-    let member = store.get(&chappe_store::tables::rooms::MEMBERS, &(room, user_id.to_owned()))?;
+    let member = store.get(&MEMBERS, &(room, user_id.to_owned()))?;
     Ok(member.is_some_and(|member| member.value.membership == "join"))
+}
+
+/// Whether a remote user is joined to a room, or may be: while not all of its members are known their servers are believed.
+pub(crate) fn may_be_joined(store: &Store, room: RoomNid, user_id: &ruma::UserId) -> Result<bool, StoreError> {
+    match store.get(&MEMBERS, &(room, user_id.to_owned()))? {
+        Some(member) => Ok(member.value.membership == "join"),
+        None => Ok(store.get(&ROOMS, &room)?.is_some_and(|room| room.partial_state)
+            && store.contains(&JOINED_SERVERS, &(room, user_id.server_name().to_owned()))?),
+    }
 }

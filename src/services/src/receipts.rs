@@ -24,7 +24,7 @@ use serde_json::{Map, Value as JsonValue, json};
 
 use crate::{
     account_data,
-    edu::{is_joined, queue_edu, scan_other_servers},
+    edu::{is_joined, may_be_joined, queue_edu, scan_other_servers},
     guarded::commit_guarded,
 };
 
@@ -220,7 +220,7 @@ impl Receipts {
             let Some(room) = self.store.interner().get_room(&self.store, &room_id)? else { continue };
             for (user_id, data) in by_type.get("m.read").and_then(JsonValue::as_object).into_iter().flatten() {
                 let Ok(user_id) = OwnedUserId::try_from(user_id.as_str()) else { continue };
-                if user_id.server_name() != origin || !is_joined(&self.store, room, &user_id)? {
+                if user_id.server_name() != origin || !may_be_joined(&self.store, room, &user_id)? {
                     continue;
                 }
                 let Some((thread, record)) = read_incoming(data) else { continue };

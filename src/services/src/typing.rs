@@ -21,7 +21,7 @@ use ruma::{
 };
 use tokio::sync::Notify;
 
-use crate::edu::{VolatileEdus, is_joined, scan_other_servers};
+use crate::edu::{VolatileEdus, is_joined, may_be_joined, scan_other_servers};
 
 /// How long a client's word is taken for at most.
 const TIMEOUT_MAX: Duration = Duration::from_secs(120);
@@ -132,7 +132,7 @@ impl Typing {
             return Ok(());
         }
         let Some(room) = self.store.interner().get_room(&self.store, &content.room_id)? else { return Ok(()) };
-        if !is_joined(&self.store, room, &content.user_id)? {
+        if !may_be_joined(&self.store, room, &content.user_id)? {
             return Ok(());
         }
         let now_ms = self.clock.now_ms();

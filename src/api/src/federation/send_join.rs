@@ -3,7 +3,7 @@
 //! Spec: Server-Server API, Joining rooms.
 
 use axum::{Json, extract::State};
-use chappe_rooms::{Rooms, handshake::Admission};
+use chappe_rooms::{Rooms, handshake::Admission, remote::Members};
 use ruma::{OwnedServerName, api::federation::membership::create_join_event::v2::Request};
 use serde::Serialize;
 use serde_json::value::RawValue as RawJsonValue;
@@ -24,11 +24,12 @@ pub async fn send_join(
     State(rooms): State<Rooms>,
     Signed { origin, body }: Signed<Request>,
 ) -> Result<Json<Answer>, ApiError> {
-    let Admission { event, state, auth_chain, servers } =
-        rooms.receive_join(&origin, &body.room_id, &body.event_id, &body.pdu).await?;
+    let members = if body.omit_members { Members::Omitted } else { Members::All };
+    let Admission { event, state, auth_chain, members_omitted, servers } =
+        rooms.receive_join(&origin, &body.room_id, &body.event_id, &body.pdu, members).await?;
     Ok(Json(Answer {
         origin: rooms.server_name().to_owned(),
-        members_omitted: false,
+        members_omitted,
         event,
         state,
         auth_chain,

@@ -3,3 +3,4 @@
 mod federation;
 mod local;
 pub(crate) mod network;
+mod partial;

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use chappe_protocol::{
@@ -27,7 +30,7 @@ use crate::{
     create::{CreateRoom, Preset},
     handshake::{Admission, Wanted},
     membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
+    remote::{JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template, Urgency},
     send::canonical_content,
     third_party::ThirdPartySigned,
 };
@@ -38,6 +41,8 @@ pub(crate) struct Network {
     servers: Mutex<BTreeMap<OwnedServerName, Rooms>>,
     keys: Mutex<PublicKeys>,
     down: Mutex<BTreeSet<OwnedServerName>>,
+    /// Members are left out of answers to joins where the joining server does not need them.
+    pub(super) omits_members: AtomicBool,
     /// Every question asked of a server, by name.
     pub(crate) asked: Mutex<Vec<&'static str>>,
 }
@@ -253,11 +258,20 @@ impl Remote for Link {
         room_id: &'a RoomId,
         event_id: &'a EventId,
         event: Box<RawJsonValue>,
+        members: Members,
     ) -> RemoteResult<'a, JoinAnswer> {
+        let omits = self.network.upgrade().is_some_and(|network| network.omits_members.load(Ordering::Relaxed));
+        let members = if omits { members } else { Members::All };
         asks!(self, server, "send_join", |other| other
-            .receive_join(&self.own_name, room_id, event_id, &event)
+            .receive_join(&self.own_name, room_id, event_id, &event, members)
             .await
-            .map(|Admission { event, state, auth_chain, .. }| JoinAnswer { event: Some(event), state, auth_chain }))
+            .map(|Admission { event, state, auth_chain, members_omitted, servers }| JoinAnswer {
+                event: Some(event),
+                state,
+                auth_chain,
+                members_omitted,
+                servers
+            }))
     }
 
     fn make_leave<'a>(

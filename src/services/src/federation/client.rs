@@ -363,10 +363,7 @@ pub(super) fn with_query<'a>(path: String, pairs: impl IntoIterator<Item = (&'a 
     if query.is_empty() { path } else { format!("{path}?{query}") }
 }
 
-pub use self::{
-    events::{StateAnswer, StateIdsAnswer, TransactionAnswer},
-    membership::JoinState,
-};
+pub use self::events::{StateAnswer, StateIdsAnswer, TransactionAnswer};
 
 const FEDERATION_V1: &str = "/_matrix/federation/v1";
 const FEDERATION_V2: &str = "/_matrix/federation/v2";

@@ -2,7 +2,7 @@
 
 use chappe_protocol::sign::PublicKeys;
 use chappe_rooms::remote::{
-    FederationGate, JoinAnswer, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template, Urgency,
+    FederationGate, JoinAnswer, Members, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template, Urgency,
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId,
@@ -11,7 +11,7 @@ use ruma::{
 use serde_json::{Value, value::RawValue as RawJsonValue};
 
 use super::{
-    client::{self, FederationClient, FederationError, JoinState},
+    client::{self, FederationClient, FederationError},
     keys::ServerKeys,
 };
 use crate::policy::FederationPolicy;
@@ -132,8 +132,9 @@ impl Remote for FederationRemote {
         room_id: &'a RoomId,
         event_id: &'a EventId,
         event: Box<RawJsonValue>,
+        members: Members,
     ) -> RemoteResult<'a, JoinAnswer> {
-        ask!(server, self.client.send_join(server, room_id, event_id, &event, JoinState::Full))
+        ask!(server, self.client.send_join(server, room_id, event_id, &event, members))
     }
 
     fn make_leave<'a>(

@@ -6,9 +6,10 @@
 //! Spec: Server-Server API, Device Management.
 
 use chappe_store::{
-    Batch, Domain, Store, StoreError, Topic,
+    Batch, Direction, Domain, Store, StoreError, Topic,
     record::Json,
     tables::{
+        accounts::DEVICES,
         e2ee::{
             DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG, DEVICE_LIST_STREAM, FALLBACK_KEYS,
             JsonObject, KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
@@ -16,7 +17,7 @@ use chappe_store::{
         to_device::{TO_DEVICE, TO_DEVICE_TRANSACTION_AGES, TO_DEVICE_TRANSACTIONS},
     },
 };
-use ruma::{DeviceId, OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, ServerName, UserId};
 use serde_json::{Value, json};
 
 use super::{
@@ -43,16 +44,44 @@ pub fn queue_device_added(
     queue_device_changes(store, batch, user, vec![DeviceChange { device, keys: None, deleted: false }])
 }
 
-/// A device has a new display name. Does nothing for a device without keys, which nobody else has heard of.
+/// A device has a new display name.
 pub fn queue_device_renamed(
     store: &Store,
     batch: &mut Batch,
     user: &UserId,
     device: &DeviceId,
 ) -> Result<(), StoreError> {
-    let Some(Json(mut keys)) = store.get(&DEVICE_KEYS, &(user.to_owned(), device.to_owned()))? else { return Ok(()) };
+    let keys = get_signed_keys(store, user, device)?;
+    queue_device_changes(store, batch, user, vec![DeviceChange { device, keys, deleted: false }])
+}
+
+/// A device's keys with all signatures of its owner, if it has any keys.
+fn get_signed_keys(store: &Store, user: &UserId, device: &DeviceId) -> Result<Option<JsonObject>, StoreError> {
+    let Some(Json(mut keys)) = store.get(&DEVICE_KEYS, &(user.to_owned(), device.to_owned()))? else {
+        return Ok(None);
+    };
     add_stored_signatures(store, &mut keys, user, device.as_str(), None)?;
-    queue_device_changes(store, batch, user, vec![DeviceChange { device, keys: Some(keys), deleted: false }])
+    Ok(Some(keys))
+}
+
+/// Tells one server, which has missed earlier updates, that a local user's devices are not as it knows them. It repeats the last
+/// update, and names the one before it: a server that does not know that one fetches the whole list.
+pub(super) fn queue_list_reminder(
+    store: &Store,
+    batch: &mut Batch,
+    user: &UserId,
+    server: &ServerName,
+) -> Result<(), StoreError> {
+    let stream_id = store.get(&DEVICE_LIST_STREAM, &user.to_owned())?.unwrap_or_default();
+    let device = store.scan(&DEVICES, &(user.to_owned(),), Direction::Forward).next().transpose()?;
+    let Some(((_, device), _)) = device.filter(|_| stream_id > 0) else { return Ok(()) };
+    let previous: &[u64] = if stream_id == 1 { &[] } else { &[stream_id - 1] };
+    let mut content = json!({ "user_id": user, "device_id": device, "stream_id": stream_id, "prev_id": previous });
+    if let (Some(content), Some(keys)) = (content.as_object_mut(), get_signed_keys(store, user, &device)?) {
+        content.insert("keys".to_owned(), Value::Object(keys));
+    }
+    queue_edu(batch, server, "m.device_list_update", content);
+    Ok(())
 }
 
 /// A device is deleted: so are its keys and the messages that wait for it.
@@ -154,7 +183,7 @@ pub(super) fn queue_list_changed(store: &Store, batch: &mut Batch, user: &UserId
 pub(super) fn queue_remote_list_changed(
     store: &Store,
     batch: &mut Batch,
-    our_server: &ruma::ServerName,
+    our_server: &ServerName,
     user: &UserId,
 ) -> Result<(), StoreError> {
     queue_log_row(store, batch, user)?;

@@ -38,6 +38,7 @@ mod device_keys;
 mod device_lists;
 mod federation;
 mod one_time_keys;
+mod partial_rooms;
 mod remote_lists;
 mod sharing;
 mod signature;

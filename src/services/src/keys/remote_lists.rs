@@ -133,6 +133,7 @@ impl Keys {
         let lock = self.remote_lock(&user);
         let _changing = lock.lock().await;
         if self.freshness(&user)? == Freshness::NotShared {
+            self.note_pending_list(&user).await?;
             return self.forget_remote(&user).await;
         }
         let record = self.store.get(&REMOTE_DEVICE_LISTS, &user)?;
@@ -189,6 +190,7 @@ impl Keys {
         let lock = self.remote_lock(&user);
         let _changing = lock.lock().await;
         if self.freshness(&user)? == Freshness::NotShared {
+            self.note_pending_list(&user).await?;
             return self.forget_remote(&user).await;
         }
         queue_remote_list_changed(&self.store, &mut batch, &self.server_name, &user)?;
@@ -261,7 +263,9 @@ impl Keys {
             batch.delete(&CROSS_SIGNING_KEYS, &(owned.clone(), gone.clone()));
         }
         // Who asks for the first time has not been told anything that is wrong now.
-        let was_known = self.store.contains(&REMOTE_DEVICE_LISTS, &owned)? || self.is_stale(user)?;
+        let was_known = self.store.contains(&REMOTE_DEVICE_LISTS, &owned)?;
+        // An update was missed: clients are to know that there was one, whatever was in it.
+        let was_missed = self.is_stale(user)?;
         let differs = devices != cached_devices || signing_keys != cached_keys;
         for (device, keys) in devices {
             batch.put(&REMOTE_DEVICES, &(owned.clone(), device), &Json(keys));
@@ -271,7 +275,7 @@ impl Keys {
         }
         batch.put(&REMOTE_DEVICE_LISTS, &owned, &record);
         batch.delete(&STALE_DEVICE_LISTS, &(user.server_name().to_owned(), owned));
-        if differs && was_known {
+        if was_missed || (differs && was_known) {
             queue_remote_list_changed(&self.store, &mut batch, &self.server_name, user)?;
         }
         self.store.commit(batch).await?;

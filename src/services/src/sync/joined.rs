@@ -37,11 +37,19 @@ pub(super) struct Scope {
     /// The state that the client has.
     pub(super) state_from: StateRoot,
     pub(super) is_newly_joined: bool,
+    /// Members became known that were there all the time: they are told when they are needed.
+    pub(super) skips_new_members: bool,
 }
 
 impl Scope {
     pub(super) fn initial() -> Self {
-        Self { timeline_from: Position::ZERO, other_from: Position::ZERO, state_from: EMPTY, is_newly_joined: false }
+        Self {
+            timeline_from: Position::ZERO,
+            other_from: Position::ZERO,
+            state_from: EMPTY,
+            is_newly_joined: false,
+            skips_new_members: false,
+        }
     }
 
     pub(super) fn newly_joined() -> Self {
@@ -87,7 +95,12 @@ impl View<'_> {
         )?;
         // The client may hold an older stretch of the room: it must not take this one for its continuation.
         timeline.limited |= scope.is_newly_joined;
-        let span = StateSpan { room: room.nid, from: scope.state_from, to: root_at(rooms, room.nid, self.to)? };
+        let span = StateSpan {
+            room: room.nid,
+            from: scope.state_from,
+            to: root_at(rooms, room.nid, self.to)?,
+            skips_new_members: scope.skips_new_members,
+        };
         let summary = self.read_summary(scope, span)?;
         let mut members: Vec<_> = summary.iter().filter_map(|summary| summary.heroes.clone()).flatten().collect();
         if scope.is_full() {
@@ -180,7 +193,14 @@ impl View<'_> {
         let senders = query.timeline.events.iter().map(|(_, event)| &event.pdu.sender);
         let needed: BTreeSet<&OwnedUserId> = senders.chain(&query.members).collect();
         for user in needed {
-            let Some(member) = member_at(rooms, query.room.nid, root, user)? else { continue };
+            let member = match member_at(rooms, query.room.nid, root, user)? {
+                Some(member) => member,
+                // Not all members are known yet: the event that the user sent brought the user's membership along.
+                None => match self.member_from_timeline(query.timeline, user)? {
+                    Some(member) => member,
+                    None => continue,
+                },
+            };
             let is_in_timeline = matches!(until, Until::StartOf(timeline) if timeline.contains(member.nid));
             // Only what was told on top of the same state can be known to the device.
             let is_redundant = query.span.from != EMPTY
@@ -191,6 +211,14 @@ impl View<'_> {
             }
         }
         Ok(())
+    }
+
+    fn member_from_timeline(&self, timeline: &Timeline, user: &OwnedUserId) -> Result<Option<Arc<Event>>, StoreError> {
+        let mut sent = timeline.events.iter().filter(|(_, event)| event.pdu.sender == *user);
+        match sent.next() {
+            Some((_, event)) => self.sources.rooms.get_sender_from_auth_events(event),
+            None => Ok(None),
+        }
     }
 
     fn read_summary(&self, scope: Scope, span: StateSpan) -> Result<Option<SummarySection>, StoreError> {

@@ -85,7 +85,7 @@ impl View<'_> {
         let candidates = self.candidates(&joined, &changes, &room_data, &mut found)?;
         for nid in candidates {
             let Some(room) = self.sources.rooms.get_room_by_nid(nid)? else { continue };
-            if !self.filter.admits_room(&room.id) {
+            if !self.filter.admits_room(&room.id) || self.is_hidden(&room)? {
                 continue;
             }
             let scope = self.scope(&room, changes.get(&nid))?;
@@ -157,12 +157,25 @@ impl View<'_> {
         if !self.was_joined_throughout(room.nid, since.position, changes)? {
             return Ok(Scope::newly_joined());
         }
+        let is_completed = self.sources.rooms.get_resync(room.nid)?.is_some_and(|resync| {
+            since.position < resync.position && resync.position <= self.to
+        });
+        if is_completed && !self.filter.lazy_load.is_on() {
+            // The client has not been shown the room before all of its members were known.
+            return Ok(Scope::newly_joined());
+        }
         Ok(Scope {
+            skips_new_members: is_completed,
             timeline_from: since.position,
             other_from: if self.request.full_state { Position::ZERO } else { since.position },
             state_from: if self.request.full_state { EMPTY } else { known },
             is_newly_joined: false,
         })
+    }
+
+    /// Rooms whose members are not all known are shown only to clients that do not ask for all members.
+    fn is_hidden(&self, room: &Room) -> Result<bool, StoreError> {
+        Ok(!self.filter.lazy_load.is_on() && self.sources.rooms.is_partial_at(room, self.to)?)
     }
 
     /// Whether the user was joined at a position, and at each change of the membership since.

@@ -31,6 +31,8 @@ pub struct StateSpan {
     pub from: StateRoot,
     /// What it shall have at the end of the timeline.
     pub to: StateRoot,
+    /// Members of whom there was nothing at the start are left out.
+    pub skips_new_members: bool,
 }
 
 #[derive(Default, Debug)]
@@ -59,7 +61,8 @@ pub fn read_state(
             StateEventType::RoomMember | StateEventType::RoomName | StateEventType::RoomCanonicalAlias
         );
         let Some(new) = change.new else { continue };
-        if !wants(&event_type, &state_key) {
+        let is_new_member = event_type == StateEventType::RoomMember && change.old.is_none();
+        if !wants(&event_type, &state_key) || (span.skips_new_members && is_new_member) {
             continue;
         }
         let Until::StartOf(timeline) = until else {

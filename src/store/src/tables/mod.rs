@@ -18,6 +18,7 @@ pub mod key_backup;
 pub mod media;
 pub mod moderation;
 pub mod outgoing;
+pub mod partial_rooms;
 pub mod presence;
 pub mod push;
 pub mod receipts;

@@ -29,6 +29,7 @@ pub async fn handle(
     Authenticated(session): Authenticated,
     PathParams(room_id): PathParams<OwnedRoomId>,
 ) -> Result<Json<JoinedMembers>, ApiError> {
+    rooms.await_members(&room_id).await?;
     let (room, view) = rooms.require_state_view(&room_id, &session.user_id)?;
     if view.left_at.is_some() {
         return Err(ApiError::forbidden("You are not in this room"));

@@ -25,6 +25,7 @@ pub async fn handle(
     Ruma(request): Ruma<Request>,
 ) -> Result<Json<Members>, ApiError> {
     let at = request.at.as_deref().map(str::parse::<Token>).transpose()?;
+    rooms.await_members(&request.room_id).await?;
     // A large room has as many members as some databases have rows.
     let read = tokio::task::spawn_blocking(move || -> Result<_, RoomError> {
         let (room, view) = rooms.require_state_view(&request.room_id, &session.user_id)?;

@@ -15,6 +15,7 @@ pub async fn handle(
     Authenticated(session): Authenticated,
     PathParams(room_id): PathParams<OwnedRoomId>,
 ) -> Result<Json<Vec<Box<RawJsonValue>>>, ApiError> {
+    rooms.await_members(&room_id).await?;
     // Whole states are work for a blocking thread.
     let read = tokio::task::spawn_blocking(move || -> Result<_, RoomError> {
         let (room, view) = rooms.require_state_view(&room_id, &session.user_id)?;

@@ -2,9 +2,9 @@
 //!
 //! Templates and answers are returned as they came: the room engine rebuilds and verifies them.
 
-use chappe_rooms::remote::{JoinAnswer, Template};
+use chappe_rooms::remote::{JoinAnswer, Members, Template};
 use http::Method;
-use ruma::{EventId, RoomId, RoomVersionId, ServerName, UserId};
+use ruma::{EventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue as RawJsonValue};
 use url::Url;
@@ -14,14 +14,6 @@ use super::{
     with_query,
 };
 use crate::connector::Request;
-
-/// Whether a join wants the whole state at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinState {
-    Full,
-    /// Without the membership of others: a partial-state join (`omit_members`).
-    WithoutMembers,
-}
 
 #[derive(Deserialize)]
 struct TemplateAnswer {
@@ -36,6 +28,9 @@ struct SendJoinAnswer {
     state: Vec<Box<RawJsonValue>>,
     #[serde(default)]
     auth_chain: Vec<Box<RawJsonValue>>,
+    #[serde(default)]
+    members_omitted: bool,
+    servers_in_room: Option<Vec<OwnedServerName>>,
 }
 
 #[derive(Deserialize)]
@@ -106,16 +101,22 @@ impl FederationClient {
         room_id: &RoomId,
         event_id: &EventId,
         event: &RawJsonValue,
-        state: JoinState,
+        members: Members,
     ) -> Result<JoinAnswer, FederationError> {
         let path = path(FEDERATION_V2, ["send_join", room_id.as_str(), event_id.as_str()]);
-        let path = match state {
-            JoinState::Full => path,
-            JoinState::WithoutMembers => with_query(path, [("omit_members", "true")]),
+        let path = match members {
+            Members::All => path,
+            Members::Omitted => with_query(path, [("omit_members", "true")]),
         };
         let request = FederationRequest::new(Method::PUT, path).with_body(to_value(event)?).for_state();
         let answer: SendJoinAnswer = self.request(server, request).await?;
-        Ok(JoinAnswer { event: answer.event, state: answer.state, auth_chain: answer.auth_chain })
+        Ok(JoinAnswer {
+            event: answer.event,
+            state: answer.state,
+            auth_chain: answer.auth_chain,
+            members_omitted: answer.members_omitted,
+            servers: answer.servers_in_room.unwrap_or_default(),
+        })
     }
 
     /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`.

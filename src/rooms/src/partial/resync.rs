@@ -1,0 +1,280 @@
+//! Fetching, in the background, the members of rooms that were joined without them.
+//!
+//! Survives restarts, since all it needs is stored: the rooms, the servers that may be asked, and the events to be judged again. What
+//! is fetched is checked and stored piece by piece. A room whose servers all fail to help is tried again later, ever more rarely.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chappe_store::{Direction, RoomNid, StoreError, tables::partial_rooms::PARTIAL_ROOMS};
+use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName, events::StateEventType};
+use serde::Deserialize;
+use serde_json::value::RawValue as RawJsonValue;
+use tokio::task::JoinSet;
+
+use super::rejudge::{Noted, Rejudged};
+use crate::{Room, RoomError, Rooms, invite::dedup, remote::RawEvents, state::StateRoot};
+
+/// How long a room rests after every server failed to help, first and at the most.
+const PAUSE_MIN: Duration = Duration::from_secs(2);
+const PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How many servers are asked in turn.
+const SERVERS_MAX: usize = 20;
+
+/// How many events are checked and stored at a time.
+const PIECE_EVENTS: usize = 250;
+
+/// Of what is missing of a state, how many events are fetched one by one before the whole is asked for.
+const SINGLE_FETCHES_MAX: usize = 20;
+
+impl Rooms {
+    /// Completes the rooms with partial state, those that there are and those to come, for as long as it is polled.
+    pub async fn run_resyncs(self) {
+        let mut tasks = JoinSet::new();
+        let mut running: HashMap<tokio::task::Id, RoomNid> = HashMap::new();
+        loop {
+            let begun = self.partial.begun.notified();
+            match self.scan_partial_rooms() {
+                Ok(rooms) => {
+                    for room in rooms {
+                        if !running.values().any(|running| *running == room) {
+                            let task = self.clone().resync(room);
+                            running.insert(tasks.spawn(task).id(), room);
+                        }
+                    }
+                }
+                Err(error) => tracing::error!(%error, "rooms with partial state cannot be read"),
+            }
+            tokio::select! {
+                Some(done) = tasks.join_next_with_id() => {
+                    let id = match done {
+                        Ok((id, ())) => id,
+                        Err(error) => {
+                            tracing::error!(%error, "completing a room broke off");
+                            tokio::time::sleep(PAUSE_MIN).await;
+                            error.id()
+                        }
+                    };
+                    running.remove(&id);
+                }
+                () = begun => {}
+            }
+        }
+    }
+
+    fn scan_partial_rooms(&self) -> Result<Vec<RoomNid>, StoreError> {
+        self.store.scan(&PARTIAL_ROOMS, &(), Direction::Forward).map(|row| row.map(|(room, _)| room)).collect()
+    }
+
+    async fn resync(self, room: RoomNid) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.try_resync(room).await {
+                Ok(()) => return,
+                Err(error) => tracing::info!(%error, room.nid = %room, "the room's members could not be had yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Fetches what is missing of a room with partial state, and makes it an ordinary one.
+    pub async fn try_resync(&self, nid: RoomNid) -> Result<(), RoomError> {
+        let Some(room) = self.get_room_by_nid(nid)?.filter(|room| room.record.partial_state) else { return Ok(()) };
+        let result = self.fetch_and_finish(&room).await;
+        let result = match result {
+            // Who is no longer in the room cannot learn who else was, and does not need to.
+            Err(RoomError::Remote(error)) if !self.is_server_joined(nid, &self.server_name)? => {
+                tracing::info!(%error, room.id = %room.id, "this server has left the room before it knew all members");
+                self.abandon_resync(&room).await
+            }
+            result => result,
+        };
+        if result.is_ok() {
+            self.partial.finished.send_replace(());
+        }
+        result
+    }
+
+    async fn fetch_and_finish(&self, room: &Room) -> Result<(), RoomError> {
+        let room = Arc::new(room.clone());
+        let mut judged = Rejudged::default();
+        loop {
+            let noted = self.scan_partial_events(&room, judged.up_to)?;
+            for prev in self.states_needed(&room, &noted)? {
+                self.fetch_whole_state_of(&room, &prev).await?;
+            }
+            let (rooms, of) = (self.clone(), room.clone());
+            judged = blocking(move || rooms.rejudge(&of, judged, &noted)).await?;
+
+            let writing = self.locks.write(&room.id).await;
+            let late = self.scan_partial_events(&room, judged.up_to)?;
+            if !self.states_needed(&room, &late)?.is_empty() {
+                continue;
+            }
+            let (rooms, of) = (self.clone(), room.clone());
+            let ticket = blocking(move || rooms.finish_resync(&of.id, judged, &late)).await?;
+            drop(writing);
+            if let Some(ticket) = ticket {
+                ticket.durable().await?;
+                tracing::info!(room.id = %room.id, "all members of the room are known");
+            }
+            return Ok(());
+        }
+    }
+
+    async fn abandon_resync(&self, room: &Room) -> Result<(), RoomError> {
+        let writing = self.locks.write(&room.id).await;
+        let (rooms, room_id) = (self.clone(), room.id.clone());
+        let ticket = blocking(move || rooms.finish_resync(&room_id, Rejudged::default(), &Noted::new())).await?;
+        drop(writing);
+        if let Some(ticket) = ticket {
+            ticket.durable().await?;
+        }
+        Ok(())
+    }
+
+    /// The prev events of noted events that are themselves in no timeline here, and the state after which has yet to be fetched.
+    fn states_needed(&self, room: &Room, noted: &Noted) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut needed = Vec::new();
+        for (_, nid) in noted {
+            let Some(event) = self.get_event_by_nid(*nid)? else { continue };
+            for prev in &event.pdu.prev_events {
+                if !self.is_placed(prev)? && self.get_fetched_state(room.nid, prev)?.is_none() {
+                    needed.push(prev.clone());
+                }
+            }
+        }
+        needed.sort_unstable();
+        needed.dedup();
+        Ok(needed)
+    }
+
+    /// The servers that may know the room's state, the one that let this server in first.
+    fn servers_to_ask(&self, room: &Room) -> Result<Vec<OwnedServerName>, RoomError> {
+        let mut servers = Vec::new();
+        servers.extend(self.store.get(&PARTIAL_ROOMS, &room.nid)?.map(|partial| partial.value.via));
+        servers.extend(self.get_joined_servers(room.nid)?);
+        dedup(&mut servers);
+        servers.retain(|server| *server != self.server_name && self.gate.is_allowed(server));
+        servers.truncate(SERVERS_MAX);
+        Ok(servers)
+    }
+
+    async fn fetch_whole_state_of(&self, room: &Arc<Room>, event_id: &EventId) -> Result<(), RoomError> {
+        let mut failure = RoomError::NotFound("No server of the room is known".to_owned());
+        for server in self.servers_to_ask(room)? {
+            match self.fetch_whole_state(&server, room, event_id).await {
+                Ok(root) => return self.note_fetched_state(room.nid, event_id, root),
+                Err(error) => {
+                    tracing::info!(%error, room.id = %room.id, server = %server, "state not had from this server");
+                    failure = error;
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// The state after an event, as a server tells it, however large.
+    async fn fetch_whole_state(
+        &self,
+        server: &ServerName,
+        room: &Arc<Room>,
+        event_id: &EventId,
+    ) -> Result<StateRoot, RoomError> {
+        let (state, auth_chain) = self.remote.fetch_state_ids(server, &room.id, event_id).await?;
+        let mut wanted = state.clone();
+        wanted.push(event_id.to_owned());
+        wanted.extend(auth_chain);
+        let mut missing = self.unknown_of(&wanted)?;
+        if missing.len() > SINGLE_FETCHES_MAX {
+            let (events, auth_chain) = self.remote.fetch_state(server, &room.id, event_id).await?;
+            self.store_in_pieces(room, auth_chain, events).await?;
+            missing = self.unknown_of(&wanted)?;
+            // The event itself first: it is not part of the state before it.
+            missing.sort_by_key(|id| id == event_id);
+        }
+        self.fetch_single_events(server, room, missing).await?;
+        let (rooms, room, event_id) = (self.clone(), room.clone(), event_id.to_owned());
+        blocking(move || rooms.build_state_after(&room, state, &event_id)).await
+    }
+
+    fn build_state_after(
+        &self,
+        room: &Room,
+        state: Vec<OwnedEventId>,
+        event_id: &EventId,
+    ) -> Result<StateRoot, RoomError> {
+        let mut trees = self.trees.begin(room.nid);
+        let mut entries = Vec::with_capacity(state.len());
+        for id in state.iter().map(|id| &**id).chain([event_id]) {
+            let Some(event) = self.get_event(id)? else {
+                if id == event_id {
+                    return Err(RoomError::Invalid(format!("Event {id} could not be had")));
+                }
+                // Nobody can check what is signed with a key that is lost: such events are in the state of no new member.
+                tracing::debug!(event.id = %id, room.id = %room.id, "event of the state could not be had");
+                continue;
+            };
+            if event.is_rejected() || event.record.room != room.nid {
+                continue;
+            }
+            if let Some((event_type, state_key)) = event.pdu.state_tuple() {
+                entries.push((self.store.interner().intern_state_key(&self.store, &event_type, state_key)?, event.nid));
+            }
+        }
+        let root = trees.build(entries)?;
+        let create = self.store.interner().get_state_key(&self.store, &StateEventType::RoomCreate, "")?;
+        let has_create = match create {
+            Some(key) => trees.get(root, key)?.is_some(),
+            None => false,
+        };
+        self.store_trees(trees)?;
+        if !has_create {
+            return Err(RoomError::Invalid("The state has no create event".to_owned()));
+        }
+        Ok(root)
+    }
+
+    /// Checks and stores many events, a piece at a time, in an order in which each comes after its auth events.
+    async fn store_in_pieces(
+        &self,
+        room: &Arc<Room>,
+        auth_chain: RawEvents,
+        state: RawEvents,
+    ) -> Result<(), RoomError> {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default)]
+            depth: i64,
+        }
+        let depth = |raw: &RawJsonValue| serde_json::from_str::<Head>(raw.get()).map_or(i64::MAX, |head| head.depth);
+        let mut events: Vec<_> = auth_chain.into_iter().chain(state).map(|raw| (depth(&raw), raw)).collect();
+        events.sort_by_key(|(depth, _)| *depth);
+        let mut events = events.into_iter().map(|(_, raw)| raw);
+        loop {
+            let mut checks = JoinSet::new();
+            for raw in events.by_ref().take(PIECE_EVENTS) {
+                let (rooms, room) = (self.clone(), room.clone());
+                checks.spawn(async move { rooms.check_pdu(&room, &raw).await });
+            }
+            if checks.is_empty() {
+                return Ok(());
+            }
+            let mut checked = Vec::with_capacity(checks.len());
+            while let Some(done) = checks.join_next().await {
+                match done.map_err(|error| RoomError::broken(error.to_string()))? {
+                    Ok(pdu) => checked.push(pdu),
+                    Err(error) => tracing::info!(%error, room.id = %room.id, "event of the state is bad"),
+                }
+            }
+            self.store_checked_outliers(room, checked).await?;
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RoomError> + Send + 'static,
+) -> Result<T, RoomError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RoomError::broken(error.to_string()))?
+}
