@@ -166,7 +166,7 @@ impl Rooms {
             let answer = CheckedAnswer { server, auth_chain, state, servers };
             if room.record.partial_state {
                 rooms.commit_further_join(room, &join, answer)
-            } else if members_omitted {
+            } else if members_omitted || rooms.has_partial_events(room.nid)? {
                 rooms.commit_partial_join(room, &join, answer)
             } else {
                 rooms.commit_join(room, &join, answer.auth_chain, answer.state)

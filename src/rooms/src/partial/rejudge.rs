@@ -8,7 +8,7 @@ use std::{
 };
 
 use chappe_store::{
-    Direction, EventNid, Order, Position, Stamped, Ticket, Topic,
+    Direction, EventNid, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
         events::{EVENT_LOG, EVENT_ORDERS, EventStatus, NEXT_EVENTS, TIMELINE, TOPOLOGY},
         partial_rooms::{
@@ -75,11 +75,28 @@ impl Rooms {
         if !changed.is_empty() {
             staging.recount_extremities(&changed)?;
         }
-        if !judged.events.is_empty() {
-            staging.resolve_current_state()?;
-        }
+        staging.resolve_current_state()?;
         staging.put_finished(&partial, missed)?;
         Ok(Some(staging.enqueue()?))
+    }
+
+    /// Leaves a room that this server is no longer in as it is. The caller holds the room's write lock.
+    ///
+    /// The noted events stay noted: they are judged again should the server come back, before anything is built upon them.
+    pub(super) fn abandon_partial(&self, room_id: &RoomId) -> Result<Ticket, RoomError> {
+        let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+        let room = staging.nid();
+        staging.room.record.partial_state = false;
+        staging.touched_servers.append(&mut staging.said_servers);
+        staging.batch.delete(&PARTIAL_ROOMS, &room);
+        staging.batch.delete_prefix(&PARTIAL_SERVERS, &(room,));
+        staging.batch.delete_prefix(&PENDING_DEVICE_LISTS, &(room,));
+        staging.enqueue()
+    }
+
+    /// Whether events of a room still wait to be judged again.
+    pub(crate) fn has_partial_events(&self, room: RoomNid) -> Result<bool, StoreError> {
+        Ok(self.store.scan(&PARTIAL_EVENTS, &(room,), Direction::Forward).next().transpose()?.is_some())
     }
 }
 

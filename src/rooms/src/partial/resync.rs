@@ -84,7 +84,9 @@ impl Rooms {
         let result = self.fetch_and_finish(&room).await;
         let result = match result {
             // Who is no longer in the room cannot learn who else was, and does not need to.
-            Err(RoomError::Remote(error)) if !self.is_server_joined(nid, &self.server_name)? => {
+            Err(error @ (RoomError::Remote(_) | RoomError::Invalid(_) | RoomError::NotFound(_)))
+                if !self.is_server_joined(nid, &self.server_name)? =>
+            {
                 tracing::info!(%error, room.id = %room.id, "this server has left the room before it knew all members");
                 self.abandon_resync(&room).await
             }
@@ -126,11 +128,9 @@ impl Rooms {
     async fn abandon_resync(&self, room: &Room) -> Result<(), RoomError> {
         let writing = self.locks.write(&room.id).await;
         let (rooms, room_id) = (self.clone(), room.id.clone());
-        let ticket = blocking(move || rooms.finish_resync(&room_id, Rejudged::default(), &Noted::new())).await?;
+        let ticket = blocking(move || rooms.abandon_partial(&room_id)).await?;
         drop(writing);
-        if let Some(ticket) = ticket {
-            ticket.durable().await?;
-        }
+        ticket.durable().await?;
         Ok(())
     }
 

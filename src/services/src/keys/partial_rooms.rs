@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 
 use chappe_rooms::Rooms;
 use chappe_store::{
-    Batch, CommitError, Direction, Position, Stamped, StoreError,
+    Batch, CommitError, Direction, Position, Stamped,
     tables::{
-        e2ee::{DEVICE_LIST_LATEST, REMOTE_DEVICE_LISTS},
+        e2ee::DEVICE_LIST_LATEST,
         partial_rooms::{FINISHED_RESYNCS, FinishedResync, PARTIAL_ROOMS, PARTIAL_SERVERS, PENDING_DEVICE_LISTS},
         rooms::MEMBERS,
     },
@@ -75,7 +75,7 @@ impl Keys {
             }
             if self.is_local(&user) {
                 local.push(user);
-            } else if updated_users.contains(&user) || (member.position > joined_at && self.is_known_list(&user)?) {
+            } else if updated_users.contains(&user) {
                 changed.insert(user);
             }
         }
@@ -93,11 +93,5 @@ impl Keys {
         batch.delete(&FINISHED_RESYNCS, &at);
         self.store.commit(batch).await?;
         Ok(())
-    }
-
-    /// Whether clients here may hold a device list of a remote user from earlier: of one of whom nothing was ever heard they do not.
-    fn is_known_list(&self, user: &UserId) -> Result<bool, StoreError> {
-        let user = user.to_owned();
-        Ok(self.store.contains(&REMOTE_DEVICE_LISTS, &user)? || self.store.contains(&DEVICE_LIST_LATEST, &user)?)
     }
 }
