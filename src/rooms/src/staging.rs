@@ -86,7 +86,7 @@ pub(crate) struct Staging {
     ids: HashMap<EventNid, OwnedEventId>,
     state_at_start: StateRoot,
     seen: Position,
-    last_position: Option<Position>,
+    pub(crate) last_position: Option<Position>,
     backfilled: Option<u64>,
     /// While not all members are known: the servers in the room by the word of another.
     pub(crate) said_servers: BTreeSet<OwnedServerName>,

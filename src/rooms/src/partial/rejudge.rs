@@ -296,6 +296,8 @@ impl Staging {
         self.batch.delete_prefix(&FETCHED_STATES, &(room,));
         self.batch.delete_prefix(&PENDING_DEVICE_LISTS, &(room,));
         let position = self.batch.next_position();
+        // From this position on the state is the whole one.
+        self.last_position.get_or_insert(position);
         self.batch.put(&RESYNCED_ROOMS, &room, &Stamped { position, value: partial.position });
         let finished = FinishedResync { room, missed: missed.into_iter().collect(), updated_users };
         self.batch.put(&FINISHED_RESYNCS, &position, &Stamped { position: partial.position, value: finished });

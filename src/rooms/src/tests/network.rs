@@ -63,6 +63,7 @@ impl Network {
             servers: Mutex::default(),
             keys: Mutex::default(),
             down: Mutex::default(),
+            omits_members: AtomicBool::default(),
             asked: Mutex::default(),
         })
     }

@@ -11,7 +11,6 @@ use chappe_store::{
     tables::{
         e2ee::{DEVICE_LIST_LOG, SIGNATURE_LOG},
         events::{EVENT_JSON, TIMELINE},
-        partial_rooms::RESYNCED_ROOMS,
         rooms::{MEMBERS, MEMBERSHIP_LOG, USER_ROOMS},
     },
 };
@@ -57,8 +56,8 @@ impl DeviceLists {
 
     /// What changed for a local user after `from` and up to `to`.
     ///
-    /// `changed` holds users in shared rooms whose keys changed and users who came to share a room, or are known to do so only now, the user included;
-    /// also those who were invited. `left` holds users who no longer share any room. A user who merely changed their display name
+    /// `changed` holds users in shared rooms whose keys changed and users who came to share a room, the user included; also
+    /// those who were invited. `left` holds users who no longer share any room. A user who merely changed their display name
     /// may be among the changed, which costs a client one query.
     pub fn changed_between(
         &self,
@@ -107,11 +106,6 @@ impl DeviceLists {
             if joined.contains(room) { changed.extend(members) } else { gone.extend(members) }
         }
         for room in active.iter().filter(|room| joined.contains(room)) {
-            let resync = self.store.get(&RESYNCED_ROOMS, room)?;
-            if resync.is_some_and(|resync| from < resync.position && resync.position <= to) {
-                // Who was in the room before the user joined it has become known only now.
-                changed.extend(joined_members(&self.store, *room)?);
-            }
             for other in self.moved_members(*room, from, to)? {
                 let member = self.store.get(&MEMBERS, &(*room, other.clone()))?;
                 match member.as_ref().map(|member| member.value.membership.as_str()) {

@@ -1,16 +1,16 @@
 //! Device lists and rooms whose members are not all known yet (see `chappe_rooms::partial`).
 //!
 //! While it cannot be told whether a remote user is in such a room, nothing of the user is cached, and that an update came is only
-//! remembered. Once all members are known, local users are told of those updates; and the servers of which nobody had said that
-//! they are in the room are told of the updates of local users that they have missed.
+//! remembered. Once all members are known, local users are told of those updates, and of the users whose lists were known here before;
+//! and the servers of which nobody had said that they are in the room are told of the updates of local users that they have missed.
 
 use std::collections::BTreeSet;
 
 use chappe_rooms::Rooms;
 use chappe_store::{
-    Batch, CommitError, Direction, Position, Stamped,
+    Batch, CommitError, Direction, Position, Stamped, StoreError,
     tables::{
-        e2ee::DEVICE_LIST_LATEST,
+        e2ee::{DEVICE_LIST_LATEST, REMOTE_DEVICE_LISTS},
         partial_rooms::{FINISHED_RESYNCS, FinishedResync, PARTIAL_ROOMS, PARTIAL_SERVERS, PENDING_DEVICE_LISTS},
         rooms::MEMBERS,
     },
@@ -75,7 +75,7 @@ impl Keys {
             }
             if self.is_local(&user) {
                 local.push(user);
-            } else if updated_users.contains(&user) {
+            } else if updated_users.contains(&user) || (member.position > joined_at && self.is_known_list(&user)?) {
                 changed.insert(user);
             }
         }
@@ -93,5 +93,11 @@ impl Keys {
         batch.delete(&FINISHED_RESYNCS, &at);
         self.store.commit(batch).await?;
         Ok(())
+    }
+
+    /// Whether clients here may hold a device list of a remote user from earlier: of one of whom nothing was ever heard they do not.
+    fn is_known_list(&self, user: &UserId) -> Result<bool, StoreError> {
+        let user = user.to_owned();
+        Ok(self.store.contains(&REMOTE_DEVICE_LISTS, &user)? || self.store.contains(&DEVICE_LIST_LATEST, &user)?)
     }
 }
