@@ -358,6 +358,16 @@ impl Rooms {
         if !levels.is_some_and(|levels| levels.can_send(user, &TimelineEventType::RoomCanonicalAlias, true)) {
             return Err(RoomError::Forbidden("You don't have permission to change the room's listing".to_owned()));
         }
+        self.put_listed(&room, is_listed).await
+    }
+
+    /// The same for an administrator of this server, who needs no power in the room.
+    pub async fn set_listed_by_admin(&self, room_id: &RoomId, is_listed: bool) -> Result<(), RoomError> {
+        let room = self.require_room(room_id)?;
+        self.put_listed(&room, is_listed).await
+    }
+
+    async fn put_listed(&self, room: &Room, is_listed: bool) -> Result<(), RoomError> {
         let mut batch = Batch::new();
         if is_listed {
             batch.put(&PUBLIC_ROOMS, &room.nid, &());

@@ -75,6 +75,11 @@ impl Rooms {
         self.store.get(&RESYNCED_ROOMS, &room)
     }
 
+    /// Every room that had partial state once.
+    pub fn scan_resynced_rooms(&self) -> impl Iterator<Item = Result<RoomNid, StoreError>> + '_ {
+        self.store.scan(&RESYNCED_ROOMS, &(), Direction::Forward).map(|row| row.map(|(room, _)| room))
+    }
+
     /// Whether not all members of a room were known at a position: not even if they are by now.
     pub fn is_partial_at(&self, room: &Room, position: Position) -> Result<bool, StoreError> {
         let is_still_to_come = |resync: Stamped<Position>| resync.position > position;

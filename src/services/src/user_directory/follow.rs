@@ -49,8 +49,16 @@ impl UserDirectory {
 
     async fn follow(&self) -> Result<(), FollowError> {
         let mut follower = EventFollower::open_from_start("user_directory", &self.rooms)?;
+        let mut completed = self.rooms.subscribe_resyncs();
+        self.apply_completed_rooms().await?;
         loop {
-            let events = follower.next(BATCH).await?;
+            let events = tokio::select! {
+                events = follower.next(BATCH) => events?,
+                Ok(()) = completed.changed() => {
+                    self.apply_completed_rooms().await?;
+                    continue;
+                }
+            };
             let Some((place, _)) = events.last() else { continue };
             let mut concerned = Concerned::new();
             let mut rooms = BTreeSet::new();
@@ -71,6 +79,17 @@ impl UserDirectory {
             self.store().commit(batch).await?;
             self.place.send_replace(*place);
         }
+    }
+
+    /// Takes in the members of rooms that this server was in before it knew them: they came without being events.
+    async fn apply_completed_rooms(&self) -> Result<(), FollowError> {
+        for room in self.rooms.scan_resynced_rooms() {
+            let room = room?;
+            if !self.store().contains(&DIRECTORY_ROOMS, &room)? {
+                self.apply_residency(room).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes all members of a room in when this server has come into it, since those who were there before came with its state and not as

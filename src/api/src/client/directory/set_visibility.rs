@@ -32,6 +32,10 @@ pub async fn handle(
         Visibility::Private => false,
         _ => return Err(ApiError::invalid_param("The visibility is neither public nor private")),
     };
-    rooms.set_listed(&session.user_id, &room_id, is_listed).await?;
+    if session.is_admin {
+        rooms.set_listed_by_admin(&room_id, is_listed).await?;
+    } else {
+        rooms.set_listed(&session.user_id, &room_id, is_listed).await?;
+    }
     Ok(Json(json!({})))
 }
