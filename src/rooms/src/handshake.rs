@@ -204,7 +204,9 @@ impl Rooms {
     fn require_whole_room(&self, origin: &ServerName, room_id: &RoomId) -> Result<Room, RoomError> {
         let room = self.require_resident_room(origin, room_id)?;
         if room.record.partial_state {
-            return Err(RoomError::NotFound("This server has only just joined the room, and lets nobody in yet".to_owned()));
+            return Err(RoomError::NotFound(
+                "This server has only just joined the room, and lets nobody in yet".to_owned(),
+            ));
         }
         Ok(room)
     }

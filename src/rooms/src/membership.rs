@@ -100,9 +100,7 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         let room = match self.get_room(room_id)? {
             // Nobody need be asked who cannot know it better.
-            Some(room)
-                if room.record.partial_state && self.get_membership(room.nid, user)? == MembershipState::Ban =>
-            {
+            Some(room) if room.record.partial_state && self.get_membership(room.nid, user)? == MembershipState::Ban => {
                 return Err(RoomError::Forbidden("You are banned from this room".to_owned()));
             }
             Some(room) if self.is_server_joined(room.nid, &self.server_name)? => room,

@@ -75,7 +75,8 @@ impl Rooms {
         match token {
             Token::Stream(position) => {
                 // While not all members were known nobody was told them: those that became known then were there before.
-                let resync = self.get_resync(room)?.filter(|resync| resync.value <= position && position < resync.position);
+                let resync =
+                    self.get_resync(room)?.filter(|resync| resync.value <= position && position < resync.position);
                 self.get_state_root_at(room, resync.map_or(position, |resync| resync.position))
             }
             Token::Topological { depth, order } => {

@@ -19,9 +19,7 @@ impl From<RoomError> for ApiError {
             RoomError::TooLarge(message) => Self::too_large(message),
             RoomError::NotThreadRoot(message) => bad_request(ErrorCode::Unknown, message),
             RoomError::DuplicateAnnotation => bad_request(ErrorCode::DuplicateAnnotation, error.to_string()),
-            RoomError::MembersUnknown => {
-                Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unknown, error.to_string())
-            }
+            RoomError::MembersUnknown => Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unknown, error.to_string()),
             RoomError::InUse(message) => bad_request(ErrorCode::RoomInUse, message),
             RoomError::UnableToAuthoriseJoin(message) => bad_request(ErrorCode::UnableToAuthorizeJoin, message),
             RoomError::UnableToGrantJoin(message) => bad_request(ErrorCode::UnableToGrantJoin, message),

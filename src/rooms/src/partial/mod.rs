@@ -124,7 +124,12 @@ impl Rooms {
     }
 
     /// Remembers such a state while the room has partial state: what follows it is judged again later.
-    pub(crate) fn note_fetched_state(&self, room: RoomNid, event_id: &EventId, root: StateRoot) -> Result<(), RoomError> {
+    pub(crate) fn note_fetched_state(
+        &self,
+        room: RoomNid,
+        event_id: &EventId,
+        root: StateRoot,
+    ) -> Result<(), RoomError> {
         if self.get_room_by_nid(room)?.is_some_and(|room| room.record.partial_state) {
             let mut batch = Batch::new();
             batch.put(&FETCHED_STATES, &(room, event_id.to_owned()), &root);

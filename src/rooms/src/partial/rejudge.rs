@@ -159,11 +159,7 @@ impl Staging {
     }
 
     /// Writes the events as they have been judged again. Answers those that were accepted and are no more, and the other way round.
-    fn apply_rejudged(
-        &mut self,
-        partial: &PartialRoomRecord,
-        judged: &Rejudged,
-    ) -> Result<Vec<Arc<Event>>, RoomError> {
+    fn apply_rejudged(&mut self, partial: &PartialRoomRecord, judged: &Rejudged) -> Result<Vec<Arc<Event>>, RoomError> {
         let mut changed = Vec::new();
         for event in judged.events.values() {
             let Some(before) = self.rooms.get_event_by_nid(event.nid)? else { continue };

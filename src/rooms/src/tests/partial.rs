@@ -119,8 +119,7 @@ async fn nobody_is_let_in_by_a_server_that_does_not_know_the_members() {
     let dora = user(&three, "dora");
     for wanted in [Wanted::Join, Wanted::Knock] {
         let versions = [RoomVersionId::V11];
-        let answer =
-            room.two.make_membership(three.server_name(), &room.room_id, &dora, wanted, Some(&versions)).await;
+        let answer = room.two.make_membership(three.server_name(), &room.room_id, &dora, wanted, Some(&versions)).await;
         assert!(matches!(answer, Err(RoomError::NotFound(_))));
     }
     assert!(join(&three, &dora, &room.room_id, &room.two).await.is_err());

@@ -61,11 +61,7 @@ impl Keys {
         }
     }
 
-    async fn apply_finished_resync(
-        &self,
-        at: Position,
-        finished: Stamped<FinishedResync>,
-    ) -> Result<(), CommitError> {
+    async fn apply_finished_resync(&self, at: Position, finished: Stamped<FinishedResync>) -> Result<(), CommitError> {
         let (joined_at, FinishedResync { room, missed, updated_users }) = (finished.position, finished.value);
         let (mut batch, mut changed, mut local) = (Batch::new(), BTreeSet::new(), Vec::new());
         for row in self.store.scan(&MEMBERS, &(room,), Direction::Forward) {

@@ -100,7 +100,12 @@ impl View<'_> {
         // Who was not in the room has no right to its state.
         let state = match event.record.state_after {
             Some(to) if was_joined => {
-                let span = StateSpan { room: room.nid, from: if was_known { known } else { EMPTY }, to, skips_new_members: false };
+                let span = StateSpan {
+                    room: room.nid,
+                    from: if was_known { known } else { EMPTY },
+                    to,
+                    skips_new_members: false,
+                };
                 self.read_state_section(StateQuery { room, span, timeline: &timeline, members: vec![user.clone()] })?
             }
             _ => self.no_state(),

@@ -157,9 +157,11 @@ impl View<'_> {
         if !self.was_joined_throughout(room.nid, since.position, changes)? {
             return Ok(Scope::newly_joined());
         }
-        let is_completed = self.sources.rooms.get_resync(room.nid)?.is_some_and(|resync| {
-            since.position < resync.position && resync.position <= self.to
-        });
+        let is_completed = self
+            .sources
+            .rooms
+            .get_resync(room.nid)?
+            .is_some_and(|resync| since.position < resync.position && resync.position <= self.to);
         if is_completed && !self.filter.lazy_load.is_on() {
             // The client has not been shown the room before all of its members were known.
             return Ok(Scope::newly_joined());
