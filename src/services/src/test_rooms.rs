@@ -10,7 +10,7 @@ use chappe_rooms::{
     EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
     create::{CreateRoom, Preset},
     membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
+    remote::{JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
     send::canonical_content,
 };
 use chappe_store::Store;
@@ -92,6 +92,7 @@ impl Remote for Nobody {
         _: &'a RoomId,
         _: &'a EventId,
         _: Box<RawValue>,
+        _: Members,
     ) -> RemoteResult<'a, JoinAnswer> {
         down()
     }
