@@ -10,7 +10,7 @@ use chappe_rooms::{
     EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
     create::{CreateRoom, Preset},
     membership::{MemberProfile, NoProfiles},
-    remote::{JoinAnswer, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
+    remote::{JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
     send::canonical_content,
 };
 use chappe_store::Store;
@@ -20,6 +20,13 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json, value::RawValue};
+
+use crate::{
+    account_data::AccountData,
+    push::{evaluate::Candidates, rules::PushRules, unread::Unread},
+    receipts::Receipts,
+    sync::waiters::Waiters,
+};
 
 /// No server answers; the keys of `there.example` are known.
 struct Nobody(PublicKeys);
@@ -92,6 +99,7 @@ impl Remote for Nobody {
         _: &'a RoomId,
         _: &'a EventId,
         _: Box<RawValue>,
+        _: Members,
     ) -> RemoteResult<'a, JoinAnswer> {
         down()
     }
@@ -243,4 +251,21 @@ pub(crate) async fn send_state(
 ) -> OwnedEventId {
     let content = canonical_content(&content.to_string()).unwrap();
     rooms.send(user, room, EventDraft::state(kind.to_owned(), state_key, content)).await.unwrap().event_id
+}
+
+/// Unread counts over these rooms.
+pub(crate) fn unread(
+    rooms: &Rooms,
+    receipts: &Arc<Receipts>,
+    account_data: &Arc<AccountData>,
+    waiters: &Waiters,
+) -> Arc<Unread> {
+    Arc::new(Unread::new(
+        rooms.clone(),
+        receipts.clone(),
+        account_data.clone(),
+        Arc::new(PushRules::new(rooms.store().clone())),
+        Arc::new(Candidates::new(rooms.clone())),
+        waiters.clone(),
+    ))
 }

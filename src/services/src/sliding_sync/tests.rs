@@ -52,6 +52,7 @@ impl Server {
         let account_data = Arc::new(AccountData::new(store.clone()));
         let receipts = Arc::new(Receipts::new(store.clone(), name.clone(), clock.clone()));
         let typing = Arc::new(Typing::new(store.clone(), name.clone(), clock.clone(), edus.clone()));
+        let waiters = Waiters::follow(&store);
         let sources = SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
@@ -61,7 +62,8 @@ impl Server {
             to_device: Arc::new(ToDevice::new(store.clone(), name, clock.clone(), keys)),
             device_lists: DeviceLists::new(store.clone()),
             filters: Arc::new(Filters::new(store.clone())),
-            waiters: Waiters::follow(&store),
+            unread: test_rooms::unread(&rooms, &receipts, &account_data, &waiters),
+            waiters,
         };
         let _wakes_for_typing = SyncService::new(sources.clone());
         let sync = Self::service(&sources, &rooms, &clock);

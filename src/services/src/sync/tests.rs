@@ -26,7 +26,6 @@ use crate::{
         testing::{FakeServers, raw},
     },
     presence::Presence,
-    push::{evaluate::Candidates, rules::PushRules, unread::Unread},
     receipts::{ReceiptKind, Receipts, Thread},
     test_rooms,
     to_device::ToDevice,
@@ -56,17 +55,6 @@ struct Server {
     waiters: Waiters,
     sync: Arc<SyncService>,
     there: ServerSigner,
-}
-
-fn unread(rooms: &Rooms, receipts: &Arc<Receipts>, account_data: &Arc<AccountData>, waiters: &Waiters) -> Arc<Unread> {
-    Arc::new(Unread::new(
-        rooms.clone(),
-        receipts.clone(),
-        account_data.clone(),
-        Arc::new(PushRules::new(rooms.store().clone())),
-        Arc::new(Candidates::new(rooms.clone())),
-        waiters.clone(),
-    ))
 }
 
 impl Server {
@@ -781,7 +769,7 @@ async fn answers_are_the_same_after_a_restart() {
         to_device: server.to_device.clone(),
         device_lists: DeviceLists::new(server.store.clone()),
         filters: Arc::new(Filters::new(server.store.clone())),
-        unread: unread(&server.rooms, &server.receipts, &server.account_data, &waiters),
+        unread: test_rooms::unread(&server.rooms, &server.receipts, &server.account_data, &waiters),
         waiters,
     };
     let restarted = Arc::new(SyncService::new(sources));
