@@ -238,8 +238,8 @@ impl Staging {
         if placement != Placement::Hidden {
             self.place(&event, placement)?;
         }
-        // A soft-failed event leads into the history of those that come to build on it.
-        if placement != Placement::Hidden || status == EventStatus::SoftFailed {
+        // Also a soft-failed event leads into the history of those that come to build on it.
+        if status == EventStatus::SoftFailed {
             self.note_missing_history(&event)?;
         }
         if placement == Placement::Live && status == EventStatus::Accepted {
@@ -275,7 +275,7 @@ impl Staging {
         self.events.insert(event.pdu.event_id.clone(), event.clone());
     }
 
-    /// Puts an event in timeline and topology.
+    /// Puts an event in timeline and topology, and keeps the graph's back edge.
     pub(crate) fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
         let room = self.room.nid;
         let order = match placement {
@@ -300,7 +300,7 @@ impl Staging {
         self.batch.put(&SENT_TIMES, &(room, sent_at, event.pdu.depth, order), &event.nid);
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
         self.put_relations(event, order)?;
-        Ok(())
+        self.note_missing_history(event)
     }
 
     /// Keeps the graph's back edge: what history is missing before the event.
