@@ -72,7 +72,7 @@ impl Server {
         let presence = Arc::new(Presence::new(store.clone(), name.clone(), clock.clone(), edus, true));
         let to_device = Arc::new(ToDevice::new(store.clone(), name, clock, keys));
         let waiters = Waiters::follow(&store);
-        let unread = unread(&rooms, &receipts, &account_data, &waiters);
+        let unread = test_rooms::unread(&rooms, &receipts, &account_data, &waiters);
         let sync = Arc::new(SyncService::new(SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
