@@ -64,6 +64,7 @@ impl Wanted {
 }
 
 pub(super) type UserRooms = HashMap<RoomNid, UserRoom>;
+type ListSections = BTreeMap<String, ListSection>;
 
 impl Reading<'_> {
     /// The rooms that the user is in, is invited to or knocks on; and those that the connection has told of, and the user is no longer in.
@@ -97,7 +98,7 @@ impl Reading<'_> {
     pub(super) fn read_lists(
         &self,
         rooms: &UserRooms,
-    ) -> Result<(BTreeMap<String, ListSection>, BTreeMap<RoomNid, Wanted>), StoreError> {
+    ) -> Result<(ListSections, BTreeMap<RoomNid, Wanted>), StoreError> {
         let mut wanted: BTreeMap<RoomNid, Wanted> = BTreeMap::new();
         let mut sections = BTreeMap::new();
         for (name, list) in &self.request.lists {

@@ -2,7 +2,8 @@
 //!
 //! A *connection* ([`connection`]) remembers, across restarts, what it has told of each room: a room is told in full when it first comes into a
 //! window, and from then on what changes. A client's `pos` is the number of an answer and the positions it was read up to. Rooms are
-//! read with the readers of [`crate::sync`]; waiting goes through the same waiters. Presence is not told, nor unread counts.
+//! read with the readers of [`crate::sync`]; waiting goes through the same waiters. Presence is not told. What is unread
+//! [`crate::push::unread`] counts.
 //!
 //! Start at [`SlidingSync::sync`], then [`lists`] and [`room`].
 //!

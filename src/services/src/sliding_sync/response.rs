@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruma::{OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UInt};
 use serde::Serialize;
 
-use crate::{sync::response::RawEvent, thread_subscriptions::SubscriptionSections};
+use crate::{push::unread::Count, sync::response::RawEvent, thread_subscriptions::SubscriptionSections};
 
 #[derive(Debug, Default, Serialize)]
 pub struct SlidingSyncResponse {
@@ -58,6 +58,9 @@ pub struct RoomSection {
     pub invited_count: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bump_stamp: Option<u64>,
+    /// What is unread, in the room and its threads together.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Count>,
 }
 
 #[derive(Debug, Serialize)]

@@ -136,8 +136,10 @@ impl Reading<'_> {
             Standing::New => (Position::ZERO, true),
             Standing::Told(from) => (from, false),
         };
+        let unread = self.sources.unread.get_counts(self.user, room, self.to)?;
+        let has_news_of_unread = unread.changed_at > from;
         let is_active = is_initial || self.is_active(room.nid, from);
-        if !is_active && !is_expanded && known.contains(&wanted.required_state) {
+        if !is_active && !has_news_of_unread && !is_expanded && known.contains(&wanted.required_state) {
             return Ok(self.without_news(room.nid));
         }
         let mut config = known.clone();
@@ -154,7 +156,9 @@ impl Reading<'_> {
         let mut section = self.read_section(&span, timeline.as_ref())?;
         section.unstable_expanded_timeline = is_expanded;
         section.is_dm = self.direct.contains(&user_room.id);
+        section.unread = Some(unread.total());
         let is_news = is_initial
+            || has_news_of_unread
             || is_expanded
             || !section.timeline.is_empty()
             || section.limited
