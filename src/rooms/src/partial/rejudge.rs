@@ -204,15 +204,13 @@ impl Staging {
                 continue;
             }
             let Some(event) = self.get_event(&id)? else { continue };
-            match event.record.status {
-                EventStatus::Accepted if event.record.state_after.is_some() => {
-                    if !self.is_superseded(&id)? {
-                        extremities.push((event.nid, id, event.record.depth));
-                    }
-                }
+            let is_accepted = event.record.status == EventStatus::Accepted && event.record.state_after.is_some();
+            if is_accepted && !self.is_superseded(&id)? {
+                extremities.push((event.nid, id, event.record.depth));
+            }
+            if matches!(event.record.status, EventStatus::Rejected | EventStatus::SoftFailed) {
                 // What it stands on may be the end of the room now.
-                EventStatus::Rejected | EventStatus::SoftFailed => open.extend(event.pdu.prev_events.iter().cloned()),
-                _ => {}
+                open.extend(event.pdu.prev_events.iter().cloned());
             }
         }
         if !extremities.is_empty() {
