@@ -67,7 +67,7 @@ impl Rooms {
                 self.leave_out(origin, &room, &pdu).await
             }
             Err(error) => Err(error),
-            Ok(()) => self.take_in_followers(&room, origin).await,
+            Ok(()) => self.hasten_followers(&room).await,
         }
     }
 

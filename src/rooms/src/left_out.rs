@@ -1,5 +1,5 @@
 //! Events that were received in good order and could not be given a place: something before them was not to be had. They are kept
-//! and tried again, when an event before them arrives, and every now and then with the servers in the room.
+//! and tried again: soon after what is before them has arrived, and every now and then with the servers in the room.
 //!
 //! When to try is its owner's business (`services::federation::left_out`); this module says what is due.
 
@@ -18,6 +18,9 @@ use crate::{Room, RoomError, Rooms};
 const LEFT_OUT_MAX: usize = 200;
 /// The pause before the second try, in milliseconds; each further one is twice as long.
 const PAUSE_FIRST_MS: u64 = 60_000;
+/// The pause before the next try once nothing before an event is missing any more, in milliseconds: as like as not its server sends
+/// it again itself.
+const PAUSE_SHORT_MS: u64 = 10_000;
 /// The longest pause, in milliseconds.
 const PAUSE_MAX_MS: u64 = 6 * 3_600_000;
 /// After how many tries an event is given up.
@@ -47,30 +50,25 @@ impl Rooms {
         Ok(())
     }
 
-    /// Takes in what was left out of a room and can be placed by now. The caller holds the room's ingest lock.
-    pub(crate) async fn take_in_followers(&self, room: &Room, origin: &ServerName) -> Result<(), RoomError> {
-        let mut rows = self.scan_left_out(room.nid)?;
-        loop {
-            let before = rows.len();
-            let mut waiting = Vec::new();
-            for row in rows {
-                match self.read_left_out(room, &row) {
-                    Some(pdu) if !self.is_placed(&pdu.event_id)? => {
-                        if self.unplaced_prevs(&pdu)?.is_empty() && self.ingest_pushed(origin, room, pdu).await.is_ok()
-                        {
-                            self.delete_left_out(&row).await?;
-                        } else {
-                            waiting.push(row);
-                        }
-                    }
-                    _ => self.delete_left_out(&row).await?,
-                }
+    /// Has what was left out of a room tried again soon, where nothing before it is missing any more. The caller holds the room's
+    /// ingest lock.
+    pub(crate) async fn hasten_followers(&self, room: &Room) -> Result<(), RoomError> {
+        let soon_ms = self.clock.now_ms().saturating_add(PAUSE_SHORT_MS);
+        let mut batch = Batch::new();
+        for row in self.scan_left_out(room.nid)? {
+            let is_complete = match self.read_left_out(room, &row) {
+                Some(pdu) => self.unplaced_prevs(&pdu)?.is_empty(),
+                None => true,
+            };
+            let (key, record) = row;
+            if is_complete && record.retry_at_ms > soon_ms {
+                batch.put(&LEFT_OUT_EVENTS, &key, &LeftOutRecord { retry_at_ms: soon_ms, ..record });
             }
-            if waiting.is_empty() || waiting.len() == before {
-                return Ok(());
-            }
-            rows = waiting;
         }
+        if !batch.is_empty() {
+            self.store.commit(batch).await?;
+        }
+        Ok(())
     }
 
     /// Tries again what is due. Answers how many events found their place.
@@ -111,7 +109,7 @@ impl Rooms {
             match self.ingest_pushed(&server, room, pdu.clone()).await {
                 Ok(()) => {
                     self.delete_left_out(&row).await?;
-                    self.take_in_followers(room, &server).await?;
+                    self.hasten_followers(room).await?;
                     return Ok(true);
                 }
                 Err(error @ (RoomError::Store(_) | RoomError::Commit(_))) => return Err(error),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chappe_rooms::Rooms;
 
 /// How often it is looked whether something is due.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Never ends.
 pub async fn run(rooms: Rooms) {

@@ -136,6 +136,11 @@ impl Keys {
             self.note_pending_list(&user).await?;
             return self.forget_remote(&user).await;
         }
+        // An update that follows none before it, of a list that is not known here: its server has come to share a room with us. Local
+        // users are told by the join itself, and the list is fetched when it is needed.
+        if update.prev_id.is_empty() && self.freshness(&user)? == Freshness::Outdated && !self.is_stale(&user)? {
+            return Ok(());
+        }
         let record = self.store.get(&REMOTE_DEVICE_LISTS, &user)?;
         if let Some(record) = &record
             && record.stream_id == update.stream_id
