@@ -53,7 +53,9 @@ impl Keys {
             let events = follower.next(EVENTS_AT_ONCE).await?;
             let mut batch = Batch::new();
             for (_, event) in &events {
-                if let Some(user) = newly_joined(rooms, event)? {
+                if let Some(user) = newly_joined(rooms, event)?
+                    && !is_partial(rooms, event.record.room)?
+                {
                     self.queue_to_newly_sharing(&mut batch, event.record.room, &user)?;
                 }
             }
@@ -117,6 +119,12 @@ impl Keys {
         super::device_keys::add_stored_signatures(&self.store, &mut keys, user, device.as_str(), None)?;
         Ok(Some(keys))
     }
+}
+
+/// Whether a room's members are still being fetched. The servers of such a room take joins for changes of device lists themselves: one
+/// that leaves members out of its answer to a join knows that it may not be asked about them for long.
+fn is_partial(rooms: &Rooms, room: RoomNid) -> Result<bool, StoreError> {
+    Ok(rooms.get_room_by_nid(room)?.is_some_and(|room| room.record.partial_state))
 }
 
 /// Who joined by this event, having been out of the room before.
