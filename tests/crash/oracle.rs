@@ -176,8 +176,7 @@ async fn check_keys(ledger: &Ledger, witnesses: &Witnesses, faults: &mut Vec<Str
     ledger
         .write(|entries| {
             let (uploaded, claimed) = (entries.one_time_keys.len(), entries.claimed_keys.len());
-            // The last upload may have arrived and not been acknowledged.
-            if left + claimed > uploaded + 1 || left + claimed + entries.claims_lost < uploaded {
+            if left + claimed > uploaded + entries.uploads_lost || left + claimed + entries.claims_lost < uploaded {
                 faults.push(format!(
                     "of {uploaded} one-time keys {left} are left and {claimed} were claimed, with {} answers lost",
                     entries.claims_lost
