@@ -15,6 +15,7 @@ pub mod client_event;
 pub mod create;
 pub mod error;
 pub mod event;
+pub mod fsck;
 pub mod handshake;
 pub mod ingest;
 pub mod invite;

@@ -27,11 +27,36 @@ const DEPTH_END: u64 = 1 << 53;
 pub struct PageRequest {
     pub from: Place,
     /// The page stops here, if it comes that far.
-    pub to: Option<Place>,
-    /// Live events that came later than this are passed over: whoever pages back from a point in the stream has been given them.
-    pub seen_up_to: Option<Position>,
+    pub to: Option<PageEnd>,
+    /// Live events that came later than this are passed over: whoever pages back from a position has been given them.
+    pub up_to: Option<Position>,
     pub direction: Paging,
     pub limit: usize,
+}
+
+/// Where paging ends.
+#[derive(Clone, Copy, Debug)]
+pub struct PageEnd {
+    place: Place,
+    /// A client that pages back to a position wants what it was not given by then: also late arrivals that have their place
+    /// before the place of the position, and of the rest there nothing.
+    since: Option<(Position, Place)>,
+}
+
+impl PageEnd {
+    fn ends_at(self, place: Place, direction: Paging) -> bool {
+        match direction {
+            Paging::Backward => place <= self.place,
+            Paging::Forward => place > self.place,
+        }
+    }
+
+    fn was_given(self, place: Place) -> bool {
+        self.since.is_some_and(|(since, since_place)| match place.1 {
+            Order::Live(position) => position <= since,
+            Order::Backfilled(_) => place <= since_place,
+        })
+    }
 }
 
 /// A page of history.
@@ -55,6 +80,16 @@ impl Rooms {
         Ok(last.first().map_or(self.start_of_room(), |(place, _)| *place))
     }
 
+    /// Where paging up to a token ends.
+    pub fn get_page_end(&self, room: RoomNid, token: Token, direction: Paging) -> Result<PageEnd, StoreError> {
+        let place = self.get_place_of_token(room, token)?;
+        let (Token::Stream(since), Paging::Backward) = (token, direction) else {
+            return Ok(PageEnd { place, since: None });
+        };
+        let late = self.get_lowest_late_place(room, since)?;
+        Ok(PageEnd { place: late.map_or(place, |late| late.min(place)), since: Some((since, place)) })
+    }
+
     /// A page of the events that the user may see and `admits` lets pass.
     ///
     /// The page may be short, and still have an end from which to go on: where much had to be passed over, or nobody could be
@@ -66,7 +101,7 @@ impl Rooms {
         request: PageRequest,
         admits: impl Fn(&Event) -> Result<bool, StoreError> + Send + Sync,
     ) -> Result<Page, RoomError> {
-        let PageRequest { from, to, seen_up_to, direction, limit } = request;
+        let PageRequest { from, to, up_to, direction, limit } = request;
         let is_back = direction == Paging::Backward;
         let mut page = Page::default();
         let mut eyes = self.eyes_of(room.nid, user)?;
@@ -86,23 +121,24 @@ impl Rooms {
                 self.get_page(room.nid, place, if is_back { Direction::Reverse } else { Direction::Forward }, count)?;
             if read.is_empty() {
                 // Only an empty page says that there is no more: a client may look for what comes after the last event it was given.
-                page.end = (!page.events.is_empty()).then(|| after(place));
+                page.end = (!page.events.is_empty()).then(|| after(place).with_up_to(up_to));
                 return Ok(page);
             }
             let gaps = if backfills_left > 0 { self.get_backward_extremities(room.nid)? } else { Vec::new() };
             for (at, event) in read {
-                if to.is_some_and(|to| if is_back { at <= to } else { at > to }) {
-                    page.end = to.filter(|_| !page.events.is_empty()).map(after);
+                if let Some(to) = to.filter(|to| to.ends_at(at, direction)) {
+                    page.end = (!page.events.is_empty()).then(|| after(to.place).with_up_to(up_to));
                     return Ok(page);
                 }
                 let next = if is_back { before(at) } else { after(at) };
-                if let Token::Topological { depth, order } = next {
+                if let Token::Topological { depth, order, .. } = next {
                     place = (depth, order);
                 }
-                page.end = Some(next);
+                page.end = Some(next.with_up_to(up_to));
                 looked_at += 1;
-                let is_later = seen_up_to.is_some_and(|seen| matches!(at.1, Order::Live(position) if position > seen));
-                if !is_later && eyes.sees(&event)? && admits(&event)? {
+                let is_later = up_to.is_some_and(|up_to| matches!(at.1, Order::Live(position) if position > up_to));
+                let was_given = is_later || to.is_some_and(|to| to.was_given(at));
+                if !was_given && eyes.sees(&event)? && admits(&event)? {
                     page.events.push((at, event));
                 }
                 if page.events.len() >= limit || looked_at >= EVENTS_LOOKED_AT_MAX {

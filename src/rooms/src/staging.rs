@@ -19,7 +19,7 @@ use chappe_store::{
         catch_up::CATCH_UP,
         events::{
             BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
-            EventStatus, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
+            EventStatus, LATE_ARRIVALS, LateArrival, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
         rooms::{
@@ -41,6 +41,7 @@ use crate::{
     auth_chain::ChainBatch,
     relations::ThreadStage,
     state::{StateChange, StateRoot, TreeBatch},
+    timeline::Place,
 };
 
 /// Where an event is put among the room's events.
@@ -89,6 +90,8 @@ pub(crate) struct Staging {
     seen: Position,
     pub(crate) last_position: Option<Position>,
     backfilled: Option<u64>,
+    /// Where the deepest live event stands, once it has been looked for.
+    deepest: Option<Place>,
     /// While not all members are known: the servers in the room by the word of another.
     pub(crate) said_servers: BTreeSet<OwnedServerName>,
     /// Servers whose rows may have to change though none of their users does.
@@ -117,6 +120,7 @@ impl Staging {
             state_at_start: room.record.state,
             last_position: None,
             backfilled: None,
+            deepest: None,
             said_servers: rooms.get_said_servers(&room)?,
             touched_servers: BTreeSet::new(),
             outgoing: Vec::new(),
@@ -284,6 +288,7 @@ impl Staging {
                 self.last_position = Some(position);
                 self.batch.put(&TIMELINE, &(room, position), &event.nid);
                 self.batch.put(&EVENT_LOG, &position, &event.nid);
+                self.note_if_late((event.pdu.depth, Order::Live(position)), position)?;
                 Order::Live(position)
             }
             _ => {
@@ -301,6 +306,19 @@ impl Staging {
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
         self.put_relations(event, order)?;
         self.note_missing_history(event)
+    }
+
+    /// Notes a live event that comes after deeper ones.
+    fn note_if_late(&mut self, place: Place, position: Position) -> Result<(), RoomError> {
+        let deepest = match self.deepest {
+            Some(deepest) => deepest,
+            None => self.rooms.get_deepest_live_place(self.room.nid)?.unwrap_or(place),
+        };
+        if deepest > place {
+            self.batch.put(&LATE_ARRIVALS, &(self.room.nid, position), &LateArrival { depth: place.0, deepest });
+        }
+        self.deepest = Some(deepest.max(place));
+        Ok(())
     }
 
     /// Keeps the graph's back edge: what history is missing before the event.

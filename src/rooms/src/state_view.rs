@@ -82,7 +82,7 @@ impl Rooms {
                     self.get_resync(room)?.filter(|resync| resync.value <= position && position < resync.position);
                 self.get_state_root_at(room, resync.map_or(position, |resync| resync.position))
             }
-            Token::Topological { depth, order } => {
+            Token::Topological { depth, order, .. } => {
                 let page = self.get_page(room, (depth, order), Direction::Reverse, 1)?;
                 match page.first() {
                     Some((_, event)) => Ok(event.record.state_after),

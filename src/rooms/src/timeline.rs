@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use chappe_store::{
     Direction, Order, Position, RoomNid, StoreError,
-    tables::events::{BACKWARD_EXTREMITIES, EVENT_ORDERS, TIMELINE, TOPOLOGY},
+    tables::events::{BACKWARD_EXTREMITIES, EVENT_ORDERS, LATE_ARRIVALS, TIMELINE, TOPOLOGY},
 };
 use ruma::OwnedEventId;
 
@@ -12,19 +12,41 @@ use crate::{Event, Rooms};
 
 /// A point between events of a room, as clients hold it.
 ///
-/// `s<position>` is a place in the log, for all rooms, as `/sync` gives out; `t<depth>-<order>` is right after an event in a room's
-/// topological order.
+/// `s<position>` is a place in the log, for all rooms, as `/sync` gives out; `t<depth>_<order>` is right after an event in a room's
+/// topological order; `t<depth>_<order>_<position>` is the same for a client that pages back from a position, and has been given
+/// what came after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Token {
     Stream(Position),
-    Topological { depth: u64, order: Order },
+    Topological { depth: u64, order: Order, up_to: Option<Position> },
+}
+
+impl Token {
+    /// The position that paging back with this token began at: what came later has been given to the client.
+    pub fn up_to(self) -> Option<Position> {
+        match self {
+            Self::Stream(position) => Some(position),
+            Self::Topological { up_to, .. } => up_to,
+        }
+    }
+
+    /// The same point, for a client that pages back from a position.
+    pub fn with_up_to(self, up_to: Option<Position>) -> Self {
+        match self {
+            Self::Stream(_) => self,
+            Self::Topological { depth, order, .. } => Self::Topological { depth, order, up_to },
+        }
+    }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stream(position) => write!(f, "s{position}"),
-            Self::Topological { depth, order } => write!(f, "t{depth}_{}", order.to_signed()),
+            Self::Topological { depth, order, up_to: None } => write!(f, "t{depth}_{}", order.to_signed()),
+            Self::Topological { depth, order, up_to: Some(position) } => {
+                write!(f, "t{depth}_{}_{position}", order.to_signed())
+            }
         }
     }
 }
@@ -40,18 +62,20 @@ impl FromStr for Token {
     /// What follows the first part of a sync token (the positions of other streams) is of no interest here.
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         if let Some(rest) = text.strip_prefix('t') {
-            let (depth, order) = rest.split_once('_').ok_or(InvalidToken)?;
-            let depth = depth.parse().map_err(|_| InvalidToken)?;
-            let order = order.parse().map_err(|_| InvalidToken)?;
-            return Ok(Self::Topological { depth, order: Order::from_signed(order) });
+            let mut parts = rest.split('_');
+            let depth = parts.next().unwrap_or_default().parse().map_err(|_| InvalidToken)?;
+            let order = parts.next().unwrap_or_default().parse().map_err(|_| InvalidToken)?;
+            let up_to = parts.next().map(parse_position).transpose()?;
+            return Ok(Self::Topological { depth, order: Order::from_signed(order), up_to });
         }
         let rest = text.strip_prefix('s').ok_or(InvalidToken)?;
-        let position = rest.split('_').next().unwrap_or_default().parse().map_err(|_| InvalidToken)?;
-        if position > Position::MAX.0 {
-            return Err(InvalidToken);
-        }
-        Ok(Self::Stream(Position(position)))
+        parse_position(rest.split('_').next().unwrap_or_default()).map(Self::Stream)
     }
+}
+
+fn parse_position(text: &str) -> Result<Position, InvalidToken> {
+    let position = text.parse().map(Position).map_err(|_| InvalidToken)?;
+    if position > Position::MAX { Err(InvalidToken) } else { Ok(position) }
 }
 
 /// Live events with their positions, in the order they came.
@@ -98,26 +122,51 @@ impl Rooms {
     /// Where a token stands in a room's topological order: after everything it has seen.
     pub fn get_place_of_token(&self, room: RoomNid, token: Token) -> Result<Place, StoreError> {
         match token {
-            Token::Topological { depth, order } => Ok((depth, order)),
-            Token::Stream(position) => {
-                // The deepest live event up to the position: among the newest ones, as depth grows with time but for forks.
-                let mut deepest = None;
-                for row in self
-                    .store
-                    .scan_range(&TIMELINE, &(room,), &(room, position.next()), Direction::Reverse)
-                    .take(NEWEST_EVENTS)
-                {
-                    let ((_, position), nid) = row?;
-                    let Some(event) = self.get_event_by_nid(nid)? else { continue };
-                    deepest = deepest.max(Some((event.record.depth, Order::Live(position))));
-                }
-                match deepest {
-                    Some(place) => Ok(place),
-                    // Right before the first live event: what comes before that is history from elsewhere.
-                    None => Ok(self.get_first_place(room)?.unwrap_or((0, Order::FIRST))),
-                }
+            Token::Topological { depth, order, .. } => Ok((depth, order)),
+            Token::Stream(position) => match self.get_deepest_place_at(room, position)? {
+                Some(place) => Ok(place),
+                // Right before the first live event: what comes before that is history from elsewhere.
+                None => Ok(self.get_first_place(room)?.unwrap_or((0, Order::FIRST))),
+            },
+        }
+    }
+
+    /// The place of the deepest of the live events that had come by a position.
+    fn get_deepest_place_at(&self, room: RoomNid, position: Position) -> Result<Option<Place>, StoreError> {
+        let newest = self
+            .store
+            .scan_range(&TIMELINE, &(room,), &(room, position.next()), Direction::Reverse)
+            .next()
+            .transpose()?;
+        let Some(((_, position), nid)) = newest else { return Ok(None) };
+        if let Some(late) = self.store.get(&LATE_ARRIVALS, &(room, position))? {
+            return Ok(Some(late.deepest));
+        }
+        Ok(self.get_event_by_nid(nid)?.map(|event| (event.record.depth, Order::Live(position))))
+    }
+
+    /// The place of the room's deepest live event.
+    pub(crate) fn get_deepest_live_place(&self, room: RoomNid) -> Result<Option<Place>, StoreError> {
+        for row in self.store.scan(&TOPOLOGY, &(room,), Direction::Reverse) {
+            let ((_, depth, order), _) = row?;
+            if matches!(order, Order::Live(_)) {
+                return Ok(Some((depth, order)));
             }
         }
+        Ok(None)
+    }
+
+    /// Right before the shallowest of the events that came later than a position and have their place before those that had come by
+    /// then; `None` if there are none.
+    pub(crate) fn get_lowest_late_place(&self, room: RoomNid, since: Position) -> Result<Option<Place>, StoreError> {
+        let late = self.store.scan_range(&LATE_ARRIVALS, &(room, since.next()), &(room, Position::MAX), Direction::Forward);
+        let mut lowest = None::<Place>;
+        for row in late {
+            let ((_, position), late) = row?;
+            let place = (late.depth, Order::Live(Position(position.0.saturating_sub(1))));
+            lowest = Some(lowest.map_or(place, |lowest| lowest.min(place)));
+        }
+        Ok(lowest)
     }
 
     /// Right before the first live event of a room.
@@ -165,9 +214,6 @@ impl Rooms {
     }
 }
 
-/// How many of the newest events are looked at for the deepest.
-const NEWEST_EVENTS: usize = 20;
-
 /// The first place that comes after a place.
 pub(crate) fn next_place((depth, order): Place) -> Place {
     match order {
@@ -184,12 +230,12 @@ pub fn before((depth, order): Place) -> Token {
         Order::Live(position) => Order::Live(Position(position.0 - 1)),
         Order::Backfilled(n) => Order::Backfilled(n.saturating_add(1)),
     };
-    Token::Topological { depth, order }
+    Token::Topological { depth, order, up_to: None }
 }
 
 /// Right after a place.
 pub fn after((depth, order): Place) -> Token {
-    Token::Topological { depth, order }
+    Token::Topological { depth, order, up_to: None }
 }
 
 #[cfg(test)]
@@ -201,8 +247,9 @@ mod tests {
         for token in [
             Token::Stream(Position(0)),
             Token::Stream(Position(77)),
-            Token::Topological { depth: 5, order: Order::Live(Position(9)) },
-            Token::Topological { depth: 5, order: Order::Backfilled(3) },
+            Token::Topological { depth: 5, order: Order::Live(Position(9)), up_to: None },
+            Token::Topological { depth: 5, order: Order::Backfilled(3), up_to: None },
+            Token::Topological { depth: 5, order: Order::Backfilled(3), up_to: Some(Position(77)) },
         ] {
             assert_eq!(token.to_string().parse::<Token>().ok(), Some(token));
         }
@@ -210,7 +257,7 @@ mod tests {
 
     #[test]
     fn foreign_tokens_are_refused() {
-        for text in ["", "s", "t1", "t1_", "sx", "x1", "t_1", "s-1", "s18446744073709551615"] {
+        for text in ["", "s", "t1", "t1_", "t1_2_", "t1_2_x", "sx", "x1", "t_1", "s-1", "s18446744073709551615"] {
             assert!(text.parse::<Token>().is_err(), "{text}");
         }
     }

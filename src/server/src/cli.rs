@@ -23,6 +23,12 @@ pub enum Command {
     Serve,
     /// Say whether the configuration would be accepted, and what it comes to.
     CheckConfig,
+    /// Check the data of a server that is not running, and say what would be repaired. The exit code is 1 if anything was found.
+    Fsck {
+        /// Do not read the files of the media repository.
+        #[arg(long)]
+        skip_media: bool,
+    },
     /// Manage accounts, whether the server is running or not.
     #[command(subcommand)]
     User(UserCommand),

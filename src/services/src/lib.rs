@@ -14,6 +14,7 @@ pub mod edu;
 pub mod event_follower;
 pub mod federation;
 pub mod filters;
+pub mod fsck;
 mod guarded;
 pub mod guests;
 pub mod invite_filter;

@@ -107,6 +107,18 @@ impl Store {
         })
     }
 
+    /// Reads every row of every table, as the engine has them, so that it finds what is damaged. Answers how many rows there are.
+    pub fn read_all(&self, mut failed: impl FnMut(EngineError)) -> u64 {
+        let mut rows = 0;
+        for item in self.engine.scan(&[0], &[u8::MAX], Direction::Forward) {
+            match item {
+                Ok(_) => rows += 1,
+                Err(error) => failed(error),
+            }
+        }
+        rows
+    }
+
     /// The version of a consistency domain: the position of the last batch guarded by it; zero if there was none.
     pub fn domain_version(&self, domain: &Domain) -> Result<Position, StoreError> {
         Ok(self.get(&tables::domains::DOMAINS, &domain.name())?.unwrap_or_default())

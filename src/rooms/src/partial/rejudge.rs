@@ -10,7 +10,7 @@ use std::{
 use chappe_store::{
     Direction, EventNid, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
-        events::{EVENT_LOG, EVENT_ORDERS, EventStatus, NEXT_EVENTS, TIMELINE, TOPOLOGY},
+        events::{EVENT_LOG, EVENT_ORDERS, EventStatus, LATE_ARRIVALS, NEXT_EVENTS, TIMELINE, TOPOLOGY},
         partial_rooms::{
             FETCHED_STATES, FINISHED_RESYNCS, FinishedResync, PARTIAL_EVENTS, PARTIAL_ROOMS, PARTIAL_SERVERS,
             PENDING_DEVICE_LISTS, PartialRoomRecord, RESYNCED_ROOMS,
@@ -188,6 +188,7 @@ impl Staging {
         self.batch.delete(&EVENT_ORDERS, &event.nid);
         if let Order::Live(position) = order {
             self.batch.delete(&TIMELINE, &(room, position));
+            self.batch.delete(&LATE_ARRIVALS, &(room, position));
             self.batch.delete(&EVENT_LOG, &position);
         }
         self.delete_relations(event)

@@ -24,6 +24,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 pub use self::diff::StateChange;
+pub(crate) use self::tree::NodeParts;
 use self::tree::{Node, NodeSource};
 
 /// A whole room state: the hash of its tree's root node.

@@ -118,6 +118,31 @@ impl Node {
     }
 }
 
+/// What the bytes of a node come to, for who checks stored nodes.
+pub(crate) struct NodeParts {
+    /// The name that goes with these bytes.
+    pub(crate) name: StateRoot,
+    pub(crate) children: Vec<StateRoot>,
+    pub(crate) entries: Vec<(StateKeyNid, EventNid)>,
+}
+
+impl NodeParts {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let node = Node::decode(bytes)?;
+        let name = node.hash();
+        Ok(match node {
+            Node::Leaf(entries) => Self {
+                name,
+                children: Vec::new(),
+                entries: entries.into_iter().map(|entry| (entry.key, entry.event)).collect(),
+            },
+            Node::Branch(branch) => {
+                Self { name, children: branch.children.into_iter().flatten().collect(), entries: Vec::new() }
+            }
+        })
+    }
+}
+
 fn decode_leaf(bytes: &[u8]) -> Result<Vec<Entry>, DecodeError> {
     let (entries, rest) = bytes.as_chunks::<16>();
     if !rest.is_empty() || entries.is_empty() || entries.len() > LEAF_MAX {

@@ -4,5 +4,6 @@ mod closed;
 mod federation;
 mod local;
 pub(crate) mod network;
+mod paging;
 mod partial;
 mod simulation;

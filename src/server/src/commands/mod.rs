@@ -1,6 +1,7 @@
 //! What each command does; the words it is called with are in [`crate::cli`].
 
 mod check_config;
+mod fsck;
 mod health;
 mod serve;
 mod signing_key;
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => load(config).and_then(|loaded| serve::run(&loaded)),
         Command::CheckConfig => load(config).and_then(|loaded| check_config::run(&loaded)),
+        Command::Fsck { skip_media } => load(config).and_then(|loaded| fsck::run(&loaded.config, skip_media)),
         Command::SigningKey(command) => load(config).and_then(|loaded| signing_key::run(&loaded.config, &command)),
         Command::User(command) => load(config).and_then(|loaded| user::run(&loaded.config, command)),
         Command::Reports(command) => load(config).and_then(|loaded| user::run_reports(&loaded.config, &command)),

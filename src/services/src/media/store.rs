@@ -119,7 +119,7 @@ impl MediaFiles {
     }
 
     pub fn content_path(&self, sha256: &[u8; 32]) -> PathBuf {
-        spread(self.root.join("content"), &hex::encode(sha256))
+        content_path(&self.root, sha256)
     }
 
     /// Where a thumbnail of this content is, if it was made. `name` tells its size and method, and is chosen here, never by a client.
@@ -166,6 +166,11 @@ impl Drop for Temporary {
         // After a rename there is nothing to remove any more, which is the normal case.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Where content with this hash is, under the root of the media files.
+pub fn content_path(root: &Path, sha256: &[u8; 32]) -> PathBuf {
+    spread(root.join("content"), &hex::encode(sha256))
 }
 
 fn spread(root: PathBuf, hash: &str) -> PathBuf {

@@ -330,10 +330,10 @@ async fn context_of(
     let Some(place) = rooms.get_place(event)? else { return Ok(None) };
     let limit = |wanted: UInt| usize::try_from(wanted).unwrap_or(CONTEXT_EVENTS_MAX).min(CONTEXT_EVENTS_MAX);
     let place_before = match before(place) {
-        Token::Topological { depth, order } => (depth, order),
+        Token::Topological { depth, order, .. } => (depth, order),
         Token::Stream(_) => place,
     };
-    let page = |from, direction, limit| PageRequest { from, to: None, seen_up_to: None, direction, limit };
+    let page = |from, direction, limit| PageRequest { from, to: None, up_to: None, direction, limit };
     let older = page(place_before, Paging::Backward, limit(wanted.before_limit));
     let older = rooms.get_visible_page(&room, user, older, |event| Ok(!is_ignored(ignored, event))).await?.events;
     let newer = page(place, Paging::Forward, limit(wanted.after_limit));

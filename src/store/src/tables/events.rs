@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{EventNid, Order, Position, RoomNid},
     record,
+    record::{DecodeError, Value, ValueWriter, split_version},
     table::Table,
 };
 
@@ -49,6 +50,32 @@ pub struct SentBy {
     pub transaction_id: String,
 }
 
+/// A live event that has its place before one that was there already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LateArrival {
+    /// Its own depth.
+    pub depth: u64,
+    /// Depth and order of the deepest live event when it came.
+    pub deepest: (u64, Order),
+}
+
+impl Value for LateArrival {
+    fn encode(&self, writer: &mut ValueWriter) {
+        writer.bytes(&[1]);
+        self.depth.encode(writer);
+        self.deepest.0.encode(writer);
+        self.deepest.1.encode(writer);
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let (1, fields) = split_version(bytes)? else { return Err(DecodeError::new("unknown version of a late arrival")) };
+        let (Some(depth), Some(deepest), Some(order)) = (fields.get(..8), fields.get(8..16), fields.get(16..)) else {
+            return Err(DecodeError::new("late arrival is too short"));
+        };
+        Ok(Self { depth: u64::decode(depth)?, deepest: (u64::decode(deepest)?, Order::decode(order)?) })
+    }
+}
+
 /// Number -> record.
 pub const EVENTS: Table<EventNid, EventRecord> = Table::new(10, "events");
 
@@ -60,6 +87,10 @@ pub const EVENT_NIDS: Table<OwnedEventId, EventNid> = Table::new(12, "event_nids
 
 /// Room, position -> event: the timeline as this server learnt it, accepted events only. Read by sync.
 pub const TIMELINE: Table<(RoomNid, Position), EventNid> = Table::new(13, "timeline");
+
+/// Room, position -> how an event of [`TIMELINE`] came late: no row for one that was deeper than all live events before it.
+/// Read where a position is to become a place in the topological order, and the other way round.
+pub const LATE_ARRIVALS: Table<(RoomNid, Position), LateArrival> = Table::new(220, "late_arrivals");
 
 /// Position -> event: the same events over all rooms, in order. Read by the followers of the event log.
 pub const EVENT_LOG: Table<Position, EventNid> = Table::new(144, "event_log");

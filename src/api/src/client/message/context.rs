@@ -58,7 +58,7 @@ pub async fn handle(
     let ignored = account_data.get_ignored_users(&session.user_id)?;
     let is_ignored = |event: &Event| !event.pdu.is_state() && ignored.contains(&event.pdu.sender);
     let admits = |event: &Event| Ok(!is_ignored(event) && filter.admits_event(&rooms, event)?);
-    let page = |from: Place, direction, limit| PageRequest { from, to: None, seen_up_to: None, direction, limit };
+    let page = |from: Place, direction, limit| PageRequest { from, to: None, up_to: None, direction, limit };
     let user = &session.user_id;
     let older = rooms
         .get_visible_page(&room, user, page(place_of(before(place), place), Direction::Backward, limit / 2), admits)
@@ -88,7 +88,7 @@ fn events_of(page: &Page) -> impl Iterator<Item = &Arc<Event>> {
 
 fn place_of(token: Token, otherwise: Place) -> Place {
     match token {
-        Token::Topological { depth, order } => (depth, order),
+        Token::Topological { depth, order, .. } => (depth, order),
         Token::Stream(_) => otherwise,
     }
 }

@@ -66,16 +66,13 @@ pub async fn handle(
         None => start(&rooms, &room, view, direction)?,
     };
     let to = match &parameters.to {
-        Some(token) => Some(rooms.get_place_of_token(room.nid, token.parse()?)?),
+        Some(token) => Some(rooms.get_page_end(room.nid, token.parse()?, direction)?),
         None => None,
     };
-    let seen_up_to = match (direction, from_token) {
-        (Direction::Backward, Some(Token::Stream(position))) => Some(position),
-        _ => None,
-    };
+    let up_to = from_token.filter(|_| direction == Direction::Backward).and_then(Token::up_to);
     let limit = parameters.limit.map_or(LIMIT_DEFAULT, |limit| usize::try_from(limit).unwrap_or(LIMIT_MAX));
     let (filter, lazy_load) = filter_of(query.as_deref())?;
-    let wanted = PageRequest { from, to, seen_up_to, direction, limit: limit.clamp(1, LIMIT_MAX) };
+    let wanted = PageRequest { from, to, up_to, direction, limit: limit.clamp(1, LIMIT_MAX) };
     let admits_room = filter.admits_room(&room.id);
     let ignored = account_data.get_ignored_users(&session.user_id)?;
     let is_ignored = |event: &Event| !event.pdu.is_state() && ignored.contains(&event.pdu.sender);
