@@ -2,17 +2,17 @@
 # Runs clients that others wrote, unmodified, against a server that is started for them.
 #
 #   run.sh            all of them
-#   run.sh nio|js     one of them
+#   run.sh nio|js|web one of them
 #
 # The server is HOMESERVER_BINARY, or the one built in the target folder. What the clients need is installed below the
 # target folder, as the pinned lists beside this file say. Needs Python 3 with venv for matrix-nio, and Node.js with npm
-# (any version) for matrix-js-sdk: one that is missing is a failure.
+# (any version) for matrix-js-sdk, the same and Chromium for Hydrogen: one that is missing is a failure.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 : "${CARGO_TARGET_DIR:=${XDG_CACHE_HOME:-$HOME/.cache}/chappe/target}"
 binary="${HOMESERVER_BINARY:-$CARGO_TARGET_DIR/debug/chappe}"
 installed="$CARGO_TARGET_DIR/clients"
-[ $# -gt 0 ] || set -- nio js
+[ $# -gt 0 ] || set -- nio js web
 
 if ! [ -x "$binary" ]; then
     echo "$binary is not there: build the server first, or set HOMESERVER_BINARY" >&2
@@ -47,9 +47,28 @@ install_js() {
     cp "$here/js/client.mjs" "$installed/js/client.mjs"
 }
 
+install_web() {
+    if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
+        echo "Node.js or npm is missing: the test with Hydrogen cannot run" >&2
+        return 1
+    fi
+    browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
+        echo "Chromium is missing: the test with Hydrogen cannot run" >&2
+        return 1
+    }
+    mkdir -p "$installed/web"
+    if ! cmp -s "$here/web/package-lock.json" "$installed/web/installed.json"; then
+        cp "$here/web/package.json" "$here/web/package-lock.json" "$installed/web/"
+        (cd "$installed/web" && npm ci --no-audit --no-fund --loglevel=error) || return 1
+        cp "$here/web/package-lock.json" "$installed/web/installed.json"
+    fi
+    cp "$here/web/client.mjs" "$here/web/page.mjs" "$here/web/index.html" "$installed/web/"
+}
+
 run_nio() { "$installed/nio/bin/python" "$here/nio/client.py" "$1"; }
 # With the Node.js that the list pins, since the client asks for a newer one than systems have.
 run_js() { "$installed/js/node_modules/.bin/node" "$installed/js/client.mjs" "$1"; }
+run_web() { node "$installed/web/client.mjs" "$1" "$browser"; }
 
 data=$(mktemp -d)
 server=
