@@ -11,7 +11,7 @@ help:
 	@echo "make test-interop      this server beside a real Synapse, which it installs; needs Python 3 and its package index"
 	@echo "make sim               servers over a bad network, by SEEDS (how many) or SEED (one)"
 	@echo "make demo              two servers, two people, one encrypted room between them"
-	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill or power-cut (root)"
+	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill, torn-tail, failed-flush, flipped-bytes, power-cut or full-disk (both root)"
 	@echo "make lint              check format and lints"
 	@echo "make fmt               format the code"
 	@echo "make docker-image      build the production image"

@@ -1,8 +1,7 @@
 //! `make crash`: people use two servers that federate, one of which is killed again and again; at the end, everything it ever acknowledged
 //! must be there. Exits with 1 if anything was lost, repeated or altered.
 //!
-//! Variants: `kill` (`kill -9`); `power-cut` (the data directory is a file system in a file, frozen as it is at the kill, and the copy
-//! recovered: what the kernel had not written yet is gone too; needs root). Seeded: the same seed kills after the same times.
+//! [`harm::Variant`] says how it comes to harm. Seeded: the same seed strikes after the same times.
 
 use std::{
     process::ExitCode,
@@ -11,13 +10,19 @@ use std::{
 };
 
 use chappe_tests::{Failure, authority::Authority, client::Client, server::Server};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
 
-use crate::{actors::Stop, ledger::Ledger, oracle::Witnesses, power::Disk};
+use crate::{
+    actors::Stop,
+    harm::{Harm, Variant},
+    ledger::Ledger,
+    oracle::Witnesses,
+};
 
 mod actors;
+mod harm;
 mod ledger;
 mod oracle;
 mod power;
@@ -32,12 +37,6 @@ struct Arguments {
     seed: u64,
     #[arg(long, value_enum, default_value_t = Variant::Kill)]
     variant: Variant,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Variant {
-    Kill,
-    PowerCut,
 }
 
 /// How long the server lives between kills, in milliseconds.
@@ -69,13 +68,11 @@ async fn main() -> ExitCode {
 async fn run(arguments: &Arguments) -> Result<Vec<String>, Failure> {
     let directory = tempfile::tempdir()?;
     let authority = Authority::create(directory.path().to_owned())?;
-    let disk = match arguments.variant {
-        Variant::Kill => None,
-        Variant::PowerCut => Some(Disk::mount(directory.path(), &directory.path().join("killed.localhost/data"))?),
-    };
-    let mut killed = Server::start(directory.path(), "killed.localhost", &authority, "").await?;
+    let data = directory.path().join("killed.localhost/data");
+    let harm = Harm::prepare(arguments.variant, directory.path(), &data)?;
+    let mut killed = Server::start_in(directory.path(), "killed.localhost", &authority, "", harm.environment()).await?;
     let spared = Server::start(directory.path(), "spared.localhost", &authority, "").await?;
-    let outcome = play(arguments, &mut killed, &spared, disk.as_ref()).await;
+    let outcome = play(arguments, &mut killed, &spared, &harm).await;
     outcome.map_err(|failure| format!("{failure}\n--- the killed server ---\n{}", killed.log()).into())
 }
 
@@ -83,7 +80,7 @@ async fn play(
     arguments: &Arguments,
     killed: &mut Server,
     spared: &Server,
-    disk: Option<&Disk>,
+    harm: &Harm,
 ) -> Result<Vec<String>, Failure> {
     let here = Client::at(&killed.client_url)?;
     let alice = here.register("alice").await?;
@@ -121,16 +118,7 @@ async fn play(
     let begun = Instant::now();
     for cycle in 1..=arguments.cycles {
         tokio::time::sleep(Duration::from_millis(random.random_range(LIFE_MS))).await;
-        match disk {
-            None => killed.kill()?,
-            Some(disk) => {
-                killed.freeze()?;
-                disk.snapshot()?;
-                killed.kill()?;
-                disk.restore()?;
-            }
-        }
-        killed.restart().await?;
+        harm.strike(killed, &carol, &ledger, &mut random).await?;
         if cycle % 10 == 0 || cycle == arguments.cycles {
             let acked = ledger.write(|entries| entries.events.len()).await;
             println!("{:>7.1} s  {cycle} kills, {acked} events acknowledged", begun.elapsed().as_secs_f64());
@@ -140,11 +128,13 @@ async fn play(
     while let Some(ended) = people.join_next().await {
         ended??;
     }
+    let reader = bob.clone();
     let witnesses = Witnesses { reader: bob, visitor: eve, counter: carol, abroad: dave, shared_room };
     oracle::wait_for_agreement(&ledger, &witnesses).await?;
     syncing_until.store(true, std::sync::atomic::Ordering::Relaxed);
     syncer.await??;
     oracle::check(&ledger, &witnesses).await?;
+    harm.finish(killed, &reader, &ledger).await?;
     let faults = ledger
         .write(|entries| {
             println!(

@@ -9,9 +9,6 @@ use std::{
 
 use chappe_tests::Failure;
 
-/// Size of the file system, in MiB.
-const SIZE_MIB: u64 = 2048;
-
 /// A file system in a file, mounted. Needs root.
 pub struct Disk {
     image: PathBuf,
@@ -28,9 +25,10 @@ fn run(program: &str, arguments: &[&Path]) -> Result<(), Failure> {
 }
 
 impl Disk {
-    pub fn mount(directory: &Path, mounted_at: &Path) -> Result<Self, Failure> {
+    /// A file system of `size_mib` MiB, in a file in `directory`.
+    pub fn mount(directory: &Path, mounted_at: &Path, size_mib: u64) -> Result<Self, Failure> {
         let image = directory.join("disk.img");
-        fs::File::create(&image)?.set_len(SIZE_MIB << 20)?;
+        fs::File::create(&image)?.set_len(size_mib << 20)?;
         fs::create_dir_all(mounted_at)?;
         run("mkfs.ext4", &[Path::new("-q"), Path::new("-F"), &image])?;
         let disk = Self { copy: directory.join("disk.copy"), image, mounted_at: mounted_at.to_owned() };

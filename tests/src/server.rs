@@ -20,6 +20,7 @@ pub struct Server {
     /// Where its clients connect.
     pub client_url: String,
     directory: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
     process: Option<Child>,
 }
 
@@ -44,14 +45,40 @@ impl Server {
     /// Writes the configuration of a server called `host` that trusts `authority`, and starts it. `settings` are further lines of
     /// the configuration.
     pub async fn start(root: &Path, host: &str, authority: &Authority, settings: &str) -> Result<Self, Failure> {
+        Self::start_in(root, host, authority, settings, Vec::new()).await
+    }
+
+    /// As [`Server::start`], in an environment that has these variables too.
+    pub async fn start_in(
+        root: &Path,
+        host: &str,
+        authority: &Authority,
+        settings: &str,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Result<Self, Failure> {
         let federation_port = free_port()?;
         let name = format!("{host}:{federation_port}");
-        Self::start_as(&root.join(host), &name, federation_port, authority, settings).await
+        let mut server = Self::configure(&root.join(host), &name, federation_port, authority, settings)?;
+        server.environment = environment;
+        server.restart().await?;
+        Ok(server)
     }
 
     /// Starts a server called `name`, a host and a port, that listens for other servers on `federation_port`, which may be another
     /// port than the one in its name.
     pub async fn start_as(
+        directory: &Path,
+        name: &str,
+        federation_port: u16,
+        authority: &Authority,
+        settings: &str,
+    ) -> Result<Self, Failure> {
+        let mut server = Self::configure(directory, name, federation_port, authority, settings)?;
+        server.restart().await?;
+        Ok(server)
+    }
+
+    fn configure(
         directory: &Path,
         name: &str,
         federation_port: u16,
@@ -90,14 +117,13 @@ enabled = false
             root_certificate = authority.certificate(),
         );
         fs::write(directory.join("conduit.toml"), configuration)?;
-        let mut server = Self {
+        Ok(Self {
             name: name.to_owned(),
             client_url: format!("http://127.0.0.1:{client_port}"),
             directory: directory.to_owned(),
+            environment: Vec::new(),
             process: None,
-        };
-        server.restart().await?;
-        Ok(server)
+        })
     }
 
     /// Starts the server, again after [`Server::kill`], and waits until it answers.
@@ -107,6 +133,7 @@ enabled = false
             .arg("--config")
             .arg(self.directory.join("conduit.toml"))
             .arg("serve")
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -133,6 +160,26 @@ enabled = false
             process.wait()?;
         }
         Ok(())
+    }
+
+    /// Ends the server as an operator does, and waits until it has put everything away.
+    pub fn stop(&mut self) -> Result<(), Failure> {
+        if let Some(mut process) = self.process.take() {
+            Command::new("kill").arg("-TERM").arg(process.id().to_string()).status()?;
+            let status = process.wait()?;
+            if !status.success() {
+                return Err(format!("{} ended with {status}", self.name).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a command of the binary on the data of the server, which must have ended. Answers whether it succeeded, and what it said.
+    pub fn run_command(&self, arguments: &[&str]) -> Result<(bool, String), Failure> {
+        let mut command = Command::new(binary()?);
+        let output = command.arg("--config").arg(self.directory.join("conduit.toml")).args(arguments).output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
     }
 
     /// Stops the server in its tracks, as it is. Only [`Server::kill`] may follow.

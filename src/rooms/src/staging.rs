@@ -19,7 +19,8 @@ use chappe_store::{
         catch_up::CATCH_UP,
         events::{
             BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
-            EventStatus, LATE_ARRIVALS, LateArrival, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE, TOPOLOGY, TRANSACTIONS,
+            EventStatus, LATE_ARRIVALS, LateArrival, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE,
+            TOPOLOGY, TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
         rooms::{

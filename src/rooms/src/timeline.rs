@@ -159,7 +159,8 @@ impl Rooms {
     /// Right before the shallowest of the events that came later than a position and have their place before those that had come by
     /// then; `None` if there are none.
     pub(crate) fn get_lowest_late_place(&self, room: RoomNid, since: Position) -> Result<Option<Place>, StoreError> {
-        let late = self.store.scan_range(&LATE_ARRIVALS, &(room, since.next()), &(room, Position::MAX), Direction::Forward);
+        let late =
+            self.store.scan_range(&LATE_ARRIVALS, &(room, since.next()), &(room, Position::MAX), Direction::Forward);
         let mut lowest = None::<Place>;
         for row in late {
             let ((_, position), late) = row?;

@@ -28,9 +28,10 @@ pub(super) fn check_events(check: &mut Check<'_>) {
         if check.get(&EVENT_NIDS, &id) != Some(nid) {
             check.report(&EVENT_NIDS, format!("{id} does not lead to its number {nid}"), Repair::Derive);
         }
-        match check.get(&EVENT_JSON, &nid) {
-            None => check.report(&EVENT_JSON, format!("{id} (number {nid}) has no JSON"), Repair::Fetch),
-            Some(json) => check_json(check, &record, &json),
+        match check.find(&EVENT_JSON, &nid) {
+            None => {}
+            Some(None) => check.report(&EVENT_JSON, format!("{id} (number {nid}) has no JSON"), Repair::Fetch),
+            Some(Some(json)) => check_json(check, &record, &json),
         }
         for prev in &record.auth_events {
             if !check.store.contains(&EVENTS, prev).unwrap_or(false) {
@@ -105,11 +106,7 @@ pub(super) fn check_orders(check: &mut Check<'_>) {
     });
     check.each(&EVENT_LOG, &(), |check, position, nid| {
         if check.get(&EVENT_ORDERS, &nid) != Some(Order::Live(position)) {
-            check.report(
-                &EVENT_LOG,
-                format!("position {position}: event {nid} does not stand there"),
-                Repair::Derive,
-            );
+            check.report(&EVENT_LOG, format!("position {position}: event {nid} does not stand there"), Repair::Derive);
         }
     });
 }

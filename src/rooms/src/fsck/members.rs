@@ -17,11 +17,14 @@ use super::{Check, Repair};
 
 pub(super) fn check_members(check: &mut Check<'_>) {
     check.each(&ROOMS, &(), |check, room, record| {
-        let Some(room_id) = check.get(&ROOM_IDS, &room).and_then(|id| ruma::OwnedRoomId::try_from(id).ok()) else { return };
+        let Some(room_id) = check.get(&ROOM_IDS, &room).and_then(|id| ruma::OwnedRoomId::try_from(id).ok()) else {
+            return;
+        };
         let mut expected = BTreeMap::new();
         check.each(&CURRENT_STATE, &(room,), |check, (_, key), nid| {
             let Some(pair) = check.get(&STATE_KEYS, &key) else { return };
-            let Some(user) = pair.strip_prefix("m.room.member\0").and_then(|user| OwnedUserId::try_from(user).ok()) else {
+            let Some(user) = pair.strip_prefix("m.room.member\0").and_then(|user| OwnedUserId::try_from(user).ok())
+            else {
                 return;
             };
             let (Some(event), Some(json)) = (check.get(&EVENTS, &nid), check.get(&EVENT_JSON, &nid)) else { return };
@@ -54,7 +57,11 @@ pub(super) fn check_members(check: &mut Check<'_>) {
         let mut counted = BTreeMap::new();
         check.each(&JOINED_SERVERS, &(room,), |check, (_, server), count| {
             if check.get(&SERVER_ROOMS, &(server.clone(), room)).is_none() {
-                check.report(&SERVER_ROOMS, format!("{room_id}: {server} is in the room, and has no row"), Repair::Derive);
+                check.report(
+                    &SERVER_ROOMS,
+                    format!("{room_id}: {server} is in the room, and has no row"),
+                    Repair::Derive,
+                );
             }
             counted.insert(server, count);
         });

@@ -11,7 +11,7 @@ mod trees;
 
 use std::fmt;
 
-use chappe_store::{Direction, Store, StoreError, Table, Value, key::Key};
+use chappe_store::{Direction, Store, Table, Value, key::Key};
 use ruma::ServerName;
 
 /// The name under which findings about the engine's files are told.
@@ -102,16 +102,17 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// The value of a row; one that cannot be read is a finding.
+    /// The value of a row, if there is one. One that cannot be read is a finding, and is as good as none.
     pub fn get<K: Key, V: Value>(&mut self, table: &Table<K, V>, key: &K) -> Option<V> {
-        self.readable(table.name, self.store.get(table, key)).flatten()
+        self.find(table, key).flatten()
     }
 
-    fn readable<T>(&mut self, place: &'static str, read: Result<T, StoreError>) -> Option<T> {
-        match read {
-            Ok(read) => Some(read),
+    /// As [`Check::get`], but `None` for a row that cannot be read, and `Some(None)` where there is none.
+    pub fn find<K: Key, V: Value>(&mut self, table: &Table<K, V>, key: &K) -> Option<Option<V>> {
+        match self.store.get(table, key) {
+            Ok(value) => Some(value),
             Err(error) => {
-                self.report_at(place, error.to_string(), Repair::Restore);
+                self.report(table, error.to_string(), Repair::Restore);
                 None
             }
         }

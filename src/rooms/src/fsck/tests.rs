@@ -102,7 +102,8 @@ async fn a_head_that_is_not_the_end_is_found() {
     batch.delete(&MEMBERS, &(room, user.clone()));
     rooms.store().commit(batch).await.expect("damaged");
     let found = findings(&rooms);
-    let says = |place: &str, words: &str| found.iter().any(|finding| finding.place == place && finding.what.contains(words));
+    let says =
+        |place: &str, words: &str| found.iter().any(|finding| finding.place == place && finding.what.contains(words));
     assert!(says(ROOMS.name, "is followed by accepted event"), "{found:#?}");
     assert!(says(MEMBERS.name, &format!("{user} is in the state, and has no row")), "{found:#?} {member:?}");
 }

@@ -21,7 +21,11 @@ pub(super) fn check_nodes(check: &mut Check<'_>) {
         }
         for child in parts.children {
             if !check.store.contains(&STATE_NODES, &(room, child)).unwrap_or(false) {
-                check.report(&STATE_NODES, format!("{node} has child {}, which is missing", hex(&child)), Repair::Restore);
+                check.report(
+                    &STATE_NODES,
+                    format!("{node} has child {}, which is missing", hex(&child)),
+                    Repair::Restore,
+                );
             }
         }
         for (key, event) in parts.entries {

@@ -3,12 +3,7 @@ use ruma::{RoomId, RoomVersionId, UserId, api::Direction};
 use serde_json::Value;
 
 use super::network::{Network, public_room, text, user};
-use crate::{
-    Rooms,
-    membership::MemberProfile,
-    paging::PageRequest,
-    timeline::Token,
-};
+use crate::{Rooms, membership::MemberProfile, paging::PageRequest, timeline::Token};
 
 /// What a client is given that pages from one token to another, in pages of `limit`.
 async fn walk(rooms: &Rooms, room: &RoomId, reader: &UserId, from: Token, to: Token, limit: usize) -> Vec<String> {

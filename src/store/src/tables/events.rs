@@ -68,7 +68,9 @@ impl Value for LateArrival {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        let (1, fields) = split_version(bytes)? else { return Err(DecodeError::new("unknown version of a late arrival")) };
+        let (1, fields) = split_version(bytes)? else {
+            return Err(DecodeError::new("unknown version of a late arrival"));
+        };
         let (Some(depth), Some(deepest), Some(order)) = (fields.get(..8), fields.get(8..16), fields.get(16..)) else {
             return Err(DecodeError::new("late arrival is too short"));
         };
