@@ -29,6 +29,8 @@ use crate::{
 };
 
 const FULLY_READ: &str = "m.fully_read";
+/// The longest event id of any room version, in bytes.
+const EVENT_ID_BYTES_MAX: usize = 255;
 
 /// Who may see a receipt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,7 +87,7 @@ pub struct Receipt {
     pub receipt_type: String,
     /// `thread_id` as clients see it; `None`: unthreaded.
     pub thread_id: Option<String>,
-    pub event_id: OwnedEventId,
+    pub event_id: String,
     pub ts_ms: Option<u64>,
 }
 
@@ -148,7 +150,7 @@ impl Receipts {
         }
         let ts_ms = self.clock.now_ms();
         let key = (room, user_id.to_owned(), kind.as_str().to_owned(), thread.key().to_owned());
-        let record = ReceiptRecord { event_id: event_id.to_owned(), ts_ms: Some(ts_ms) };
+        let record = ReceiptRecord { event_id: event_id.to_string(), ts_ms: Some(ts_ms) };
         let servers = match kind {
             ReceiptKind::Public => scan_other_servers(&self.store, room, &self.server_name)?,
             ReceiptKind::Private => Vec::new(),
@@ -199,7 +201,7 @@ impl Receipts {
                 self.store.get(&ACCOUNT_DATA, &(user_id.to_owned(), room_id.to_string(), FULLY_READ.to_owned()))?;
             if let Some(current) = current
                 && let Some(marked) = marked_event(&current.value)
-                && !self.is_ahead(event_id, &marked)?
+                && !self.is_ahead(event_id.as_str(), &marked)?
             {
                 return Ok(());
             }
@@ -224,7 +226,9 @@ impl Receipts {
                     continue;
                 }
                 let Some((thread, record)) = read_incoming(data) else { continue };
-                if self.room_of(&record.event_id)?.is_some_and(|found| found != room) {
+                if let Ok(event_id) = EventId::parse(record.event_id.as_str())
+                    && self.room_of(&event_id)?.is_some_and(|found| found != room)
+                {
                     continue;
                 }
                 incoming
@@ -299,15 +303,17 @@ impl Receipts {
     }
 
     /// Whether `event_id` comes after `than` in the room, as this server learnt of them. True if `than` is not known.
-    fn is_ahead(&self, event_id: &EventId, than: &EventId) -> Result<bool, StoreError> {
+    fn is_ahead(&self, event_id: &str, than: &str) -> Result<bool, StoreError> {
         if event_id == than {
             return Ok(false);
         }
-        let Some(nid) = self.store.get(&EVENT_NIDS, &event_id.to_owned())? else {
-            // An event that is still on its way here is newer than all that have arrived.
-            return Ok(true);
+        let get_nid = |event_id: &str| match OwnedEventId::try_from(event_id) {
+            Ok(event_id) => self.store.get(&EVENT_NIDS, &event_id),
+            Err(_) => Ok(None),
         };
-        let Some(than) = self.store.get(&EVENT_NIDS, &than.to_owned())? else { return Ok(true) };
+        // An event that is still on its way here is newer than all that have arrived.
+        let Some(nid) = get_nid(event_id)? else { return Ok(true) };
+        let Some(than) = get_nid(than)? else { return Ok(true) };
         let order = self.store.get(&EVENT_ORDERS, &nid)?;
         let than_order = self.store.get(&EVENT_ORDERS, &than)?;
         Ok(match (order, than_order) {
@@ -357,7 +363,7 @@ fn receipt(user_id: OwnedUserId, receipt_type: String, thread: String, current: 
 /// threads at one event, which one content cannot hold.
 pub fn contents(receipts: &[Receipt]) -> Vec<JsonValue> {
     type ByUser = BTreeMap<OwnedUserId, JsonValue>;
-    let mut contents: Vec<BTreeMap<OwnedEventId, BTreeMap<String, ByUser>>> = Vec::new();
+    let mut contents: Vec<BTreeMap<String, BTreeMap<String, ByUser>>> = Vec::new();
     for receipt in receipts {
         let mut data = Map::new();
         if let Some(ts_ms) = receipt.ts_ms {
@@ -366,7 +372,7 @@ pub fn contents(receipts: &[Receipt]) -> Vec<JsonValue> {
         if let Some(thread_id) = &receipt.thread_id {
             data.insert("thread_id".to_owned(), thread_id.as_str().into());
         }
-        let taken = |content: &BTreeMap<OwnedEventId, BTreeMap<String, ByUser>>| {
+        let taken = |content: &BTreeMap<String, BTreeMap<String, ByUser>>| {
             content
                 .get(&receipt.event_id)
                 .and_then(|by_type| by_type.get(&receipt.receipt_type))
@@ -387,14 +393,16 @@ pub fn contents(receipts: &[Receipt]) -> Vec<JsonValue> {
     contents.into_iter().map(|content| json!(content)).collect()
 }
 
-fn marked_event(content: &str) -> Option<OwnedEventId> {
+fn marked_event(content: &str) -> Option<String> {
     let content: JsonValue = serde_json::from_str(content).ok()?;
-    OwnedEventId::try_from(content.get("event_id")?.as_str()?).ok()
+    Some(content.get("event_id")?.as_str()?.to_owned())
 }
 
 fn read_incoming(data: &JsonValue) -> Option<(Thread, ReceiptRecord)> {
     let event_id = data.get("event_ids")?.as_array()?.last()?.as_str()?;
-    let event_id = OwnedEventId::try_from(event_id).ok()?;
+    if event_id.is_empty() || event_id.len() > EVENT_ID_BYTES_MAX || event_id.contains(char::is_control) {
+        return None;
+    }
     let body = data.get("data");
     let thread = match body.and_then(|body| body.get("thread_id")) {
         None | Some(JsonValue::Null) => Thread::Unthreaded,
@@ -402,7 +410,7 @@ fn read_incoming(data: &JsonValue) -> Option<(Thread, ReceiptRecord)> {
     };
     let ts_ms =
         body.and_then(|body| body.get("ts")).and_then(JsonValue::as_u64).filter(|ts_ms| UInt::new(*ts_ms).is_some());
-    Some((thread, ReceiptRecord { event_id, ts_ms }))
+    Some((thread, ReceiptRecord { event_id: event_id.to_owned(), ts_ms }))
 }
 
 fn outgoing(room_id: &RoomId, user_id: &UserId, thread: &Thread, event_id: &EventId, ts_ms: u64) -> Edu {

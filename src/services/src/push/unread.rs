@@ -435,7 +435,8 @@ impl Unread {
         let mut marks = ReadMarks::default();
         for receipt in self.receipts.scan_own(room, user_id)? {
             // A receipt for an event that is still on its way counts once the event is here.
-            let Some(read_to) = self.get_position(&receipt.event_id)? else { continue };
+            let Ok(event_id) = EventId::parse(receipt.event_id.as_str()) else { continue };
+            let Some(read_to) = self.get_position(&event_id)? else { continue };
             marks.newest = marks.newest.max(receipt.position);
             match receipt.thread_id.as_deref() {
                 None => marks.all = marks.all.max(read_to),

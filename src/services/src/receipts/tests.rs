@@ -194,6 +194,24 @@ async fn edu_is_believed_only_about_the_origins_members_and_survives_malformed_p
 }
 
 #[tokio::test]
+async fn receipts_for_what_is_not_known_here_are_told_as_they_came() {
+    let setup = setup().await;
+    let receive = async |event_id: &str| {
+        let edu = json!({ "!r:a.example": { "m.read": {
+            "@bob:b.example": { "data": { "ts": 5 }, "event_ids": [event_id] } } } });
+        setup.receipts.apply_edu(server_name!("b.example"), &edu).await.unwrap();
+        json!(setup.seen_by(alice(), Position::ZERO))
+    };
+    let told = |event_id: &str| json!([{ event_id: { "m.read": { "@bob:b.example": { "ts": 5 } } } }]);
+    for event_id in ["$2", "$not-here-yet", "of another kind", "$3"] {
+        assert_eq!(receive(event_id).await, told(event_id));
+    }
+    for event_id in ["", "with\0zero", &"x".repeat(256)] {
+        assert_eq!(receive(event_id).await, told("$3"), "what no id can be is passed over");
+    }
+}
+
+#[tokio::test]
 async fn fully_read_marker_is_room_account_data_and_moves_forward_only() {
     let setup = setup().await;
     let account_data = account_data::AccountData::new(setup.store.clone());

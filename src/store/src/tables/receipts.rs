@@ -1,6 +1,6 @@
 //! Read receipts, of local users and remote ones. Written by the services' receipts module; read by it, by sync and by push.
 
-use ruma::{OwnedEventId, OwnedUserId};
+use ruma::OwnedUserId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,7 +13,8 @@ use crate::{
 /// How far a user has read.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReceiptRecord {
-    pub event_id: OwnedEventId,
+    /// As it was given: what other servers have receipts for need not be an event id of a room version that is known here.
+    pub event_id: String,
     /// When the user's server took it, in milliseconds since the Unix epoch. Remote servers' words are kept as they are.
     pub ts_ms: Option<u64>,
 }
