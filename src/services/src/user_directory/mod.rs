@@ -109,8 +109,9 @@ impl UserDirectory {
             directory: self,
             joined: self.rooms.get_joined_rooms(&searcher)?.into_iter().collect(),
             open: HashMap::new(),
+            searcher,
         };
-        let mut looked_at = HashSet::from([searcher]);
+        let mut looked_at = HashSet::new();
         let mut found = Vec::new();
         let mut rows = 0;
         // Every word that begins with this one: no character is behind the last one there is.
@@ -182,6 +183,7 @@ type Rank = (Fit, bool, bool);
 /// What one user may see of others.
 struct Eyes<'a> {
     directory: &'a UserDirectory,
+    searcher: OwnedUserId,
     joined: HashSet<RoomNid>,
     open: HashMap<RoomNid, bool>,
 }
@@ -204,7 +206,9 @@ impl Eyes<'_> {
         let mut names: BTreeMap<(bool, RoomNid), (Option<String>, Option<String>)> = BTreeMap::new();
         for row in directory.store().scan(&DIRECTORY_MEMBERS, &(user.clone(),), Direction::Forward).take(ROOMS_MAX) {
             let ((_, room), ()) = row?;
-            let (is_shared, is_open) = (self.joined.contains(&room), self.is_open(room)?);
+            // With oneself one shares nothing: who searches finds themselves where everybody would.
+            let is_shared = user != self.searcher && self.joined.contains(&room);
+            let is_open = self.is_open(room)?;
             if !is_shared && !is_open {
                 continue;
             }

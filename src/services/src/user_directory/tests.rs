@@ -105,7 +105,8 @@ async fn name_of_a_private_room_is_for_those_in_it() {
     assert!(rig.ids(eve, "Freddy").await.is_empty());
     assert!(rig.ids(eve, "bob").await.is_empty(), "whose only room is private");
     assert!(rig.ids(eve, "@alice:elsewhere").await.is_empty());
-    assert!(rig.ids(alice, "alice").await.is_empty(), "nobody looks for themselves");
+    assert_eq!(rig.ids(alice, "alice").await, [alice.as_str()], "who searches is found as by everybody");
+    assert!(rig.ids(bob, "bob").await.is_empty());
 }
 
 #[tokio::test]
