@@ -67,6 +67,7 @@ pub fn server_keys(config: &Config, old_keys: Vec<OldKey>) -> ServerKeysConfig {
     ServerKeysConfig {
         notaries: config.federation.trusted_key_servers.clone(),
         denied_keys: Vec::new(),
+        pinned_keys: config.federation.parse_pinned_keys(),
         retired_keys: old_keys.into_iter().map(retired).collect(),
     }
 }

@@ -59,9 +59,14 @@ pub struct ServerKeysConfig {
     pub notaries: Vec<OwnedServerName>,
     /// Keys that are never believed, whoever vouches for them.
     pub denied_keys: Vec<(OwnedServerName, OwnedServerSigningKeyId)>,
+    /// Servers of which only these keys are believed, whatever the servers themselves or notaries say.
+    pub pinned_keys: BTreeMap<OwnedServerName, PinnedKeys>,
     /// Own keys of the past.
     pub retired_keys: Vec<RetiredKey>,
 }
+
+/// The ids and bytes of the keys that a server is known by.
+pub type PinnedKeys = BTreeMap<OwnedServerSigningKeyId, Vec<u8>>;
 
 /// A key this server signed with once.
 #[derive(Clone, Debug)]
@@ -162,6 +167,9 @@ impl ServerKeys {
         key_ids: &BTreeSet<OwnedServerSigningKeyId>,
         valid_until_ms: u64,
     ) -> Result<BTreeMap<OwnedServerSigningKeyId, ServerKeyRecord>, StoreError> {
+        if let Some(pinned) = self.inner.config.pinned_keys.get(server) {
+            return Ok(self.pinned_records(pinned, key_ids));
+        }
         let good = |record: &ServerKeyRecord| record.retired || usable_until_ms(record) >= valid_until_ms;
         let enough = |known: &Known| key_ids.iter().all(|key_id| known.get(key_id).is_some_and(good));
         let mut known = self.get_known(server, key_ids)?;
@@ -175,6 +183,15 @@ impl ServerKeys {
             key_ids.contains(key_id) && !self.inner.denied.contains(&(server.to_owned(), key_id.clone()))
         });
         Ok(known)
+    }
+
+    /// Pinned keys are good for as long as they are pinned: nothing is fetched for them.
+    fn pinned_records(&self, pinned: &PinnedKeys, key_ids: &BTreeSet<OwnedServerSigningKeyId>) -> Known {
+        let fetched_ms = self.inner.clock.now_ms();
+        let record =
+            |key: &Vec<u8>| ServerKeyRecord { key: key.clone(), valid_until_ms: u64::MAX, retired: false, fetched_ms };
+        let wanted = pinned.iter().filter(|(key_id, _)| key_ids.contains(*key_id));
+        wanted.map(|(key_id, key)| (key_id.clone(), record(key))).collect()
     }
 
     /// The key for checking a request that `server` makes now: empty if it is unknown, retired, expired or denied.

@@ -75,7 +75,12 @@ impl ServerKeys {
             }
             self.get_document(server).or(stored)
         };
-        let mut object = document?.object;
+        let document = document?;
+        if !self.is_as_pinned(&document) {
+            tracing::warn!(server = %server, "the server publishes other keys than those pinned: they are not vouched for");
+            return None;
+        }
+        let mut object = document.object;
         self.inner.signer.sign_json(&mut object).ok()?;
         RawJsonValue::from_string(CanonicalJsonValue::Object(object).to_string()).ok()
     }
@@ -83,6 +88,13 @@ impl ServerKeys {
     fn get_document(&self, server: &ServerName) -> Option<KeyDocument> {
         let text: Bytes = self.inner.store.get(&SERVER_KEY_DOCUMENTS, &server.to_owned()).ok()??;
         KeyDocument::verify(std::str::from_utf8(&text).ok()?, server).ok()
+    }
+
+    /// Whether a document lists no key but those pinned of its server, if some are.
+    fn is_as_pinned(&self, document: &KeyDocument) -> bool {
+        let Some(pinned) = self.inner.config.pinned_keys.get(&document.server) else { return true };
+        let mut current = document.keys().filter(|(_, _, retired)| retired.is_none());
+        current.all(|(key_id, key, _)| pinned.get(key_id).is_some_and(|pinned| pinned == key))
     }
 
     /// Asks a notary for the keys of another server. The notary must have signed the answer, and so must the other server.
@@ -108,6 +120,9 @@ impl ServerKeys {
                     document
                 }
             };
+        if !self.is_as_pinned(&notary_keys) {
+            return Err(FetchKeysError::NoNotary(server.to_owned()));
+        }
         let current = notary_keys.keys().filter(|(_, _, retired)| retired.is_none());
         let by_id =
             current.map(|(key_id, key, _)| (key_id.to_string(), ruma::serde::Base64::new(key.to_vec()))).collect();

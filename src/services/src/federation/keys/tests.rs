@@ -117,6 +117,72 @@ async fn denied_key_is_never_given_out() {
 }
 
 #[tokio::test]
+async fn of_a_pinned_server_only_the_pinned_keys_are_believed_and_none_are_fetched() {
+    let peer = Peer::start().await;
+    let pinned = ServerSigner::from_seed(peer.setting.peer.clone(), "pinned", &[3; 32]).expect("a signer");
+    let bytes_of = |signer: &ServerSigner| {
+        let key: Base64 = Base64::parse(signer.verify_key_base64()).expect("base64");
+        key.into_inner()
+    };
+    let with_pins = |keys: PinnedKeys| {
+        let pinned_keys = BTreeMap::from([(peer.setting.peer.clone(), keys)]);
+        peer.keys(ServerKeysConfig { pinned_keys, ..ServerKeysConfig::default() })
+    };
+    let keys = with_pins([(key_id("ed25519:pinned"), bytes_of(&pinned))].into());
+    let ask = async |id: &str| keys.get_keys_for_request(&peer.setting.peer, &key_id(id)).await.expect("an answer");
+    assert_eq!(ask("ed25519:pinned").await, pinned.public_keys());
+    assert!(ask("ed25519:p1").await.is_empty(), "what the server itself publishes does not count");
+    assert_eq!(peer.fetches(), 0);
+
+    // A request signed with the key that the server publishes is not from it; one signed with the pinned key is.
+    let verifier = RequestVerifier::new(
+        ruma::owned_server_name!("own.example"),
+        keys.clone(),
+        peer.setting.policy.clone(),
+        peer.setting.client.destinations().clone(),
+    );
+    let request = SignedRequest {
+        method: "GET",
+        uri: "/x",
+        origin: &peer.setting.peer,
+        destination: server_name!("own.example"),
+        content: None,
+    };
+    let theirs = request.sign(&peer_signer(&peer.setting.peer));
+    let refused = verifier.verify([theirs.as_str()], &Method::GET, "/x", None).await;
+    assert!(matches!(refused, Err(RequestRejection::NoKey(_))));
+    let forged =
+        request.sign(&ServerSigner::from_seed(peer.setting.peer.clone(), "pinned", &[4; 32]).expect("a signer"));
+    let refused = verifier.verify([forged.as_str()], &Method::GET, "/x", None).await;
+    assert!(matches!(refused, Err(RequestRejection::Signature(_))));
+    let good = request.sign(&pinned);
+    assert!(verifier.verify([good.as_str()], &Method::GET, "/x", None).await.is_ok());
+
+    // Nor are events signed with it taken in, however old they are.
+    let event = |id: &str| {
+        let event = json!({
+            "type": "m.room.message",
+            "sender": format!("@u:{}", peer.setting.peer),
+            "signatures": { peer.setting.peer.as_str(): { id: "AAAA" } },
+        });
+        let Ok(CanonicalJsonValue::Object(event)) = CanonicalJsonValue::try_from(event) else { panic!("an object") };
+        event
+    };
+    let rules = room_version::rules(&RoomVersionId::V11).expect("a known version");
+    let found = async |id: &str| keys.get_keys_for_event(&event(id), &rules, 1_000).await.expect("an answer");
+    assert_eq!(found("ed25519:pinned").await, pinned.public_keys());
+    assert!(found("ed25519:p1").await.is_empty());
+    assert_eq!(peer.fetches(), 0);
+
+    // This server does not vouch for other keys either.
+    let wanted = || BTreeMap::from([(peer.setting.peer.clone(), NotaryCriteria::default())]);
+    assert!(keys.query_notary(wanted()).await.is_empty());
+    let published = bytes_of(&peer_signer(&peer.setting.peer));
+    let as_published = with_pins([(key_id("ed25519:p1"), published)].into());
+    assert_eq!(as_published.query_notary(wanted()).await.len(), 1);
+}
+
+#[tokio::test]
 async fn key_counts_for_events_of_its_time_from_room_version_5() {
     let peer = Peer::start().await;
     let keys = peer.keys(ServerKeysConfig::default());
