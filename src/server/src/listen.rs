@@ -17,7 +17,7 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use chappe_api::extract::PeerAddress;
+use chappe_api::extract::{PeerAddress, PeerCertificate};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -33,7 +33,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::config::{ListenAddress, ListenSection};
+use crate::{
+    config::{ListenAddress, ListenSection},
+    tls::is_certificate_of,
+};
 
 /// Pause after a failed accept, which means too many open files: the next would fail at once too.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -202,16 +205,28 @@ async fn serve_stream<S>(
 ) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let Some(tls) = tls else { return serve_http(stream, peer, permit, context).await };
+    let Some(tls) = tls else { return serve_http(stream, peer, None, permit, context).await };
     match timeout(context.header_timeout, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve_http(stream, peer, permit, context).await,
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let certificate = shown.map(|certificate| {
+                let certificate = certificate.clone().into_owned();
+                PeerCertificate(Arc::new(move |server| is_certificate_of(&certificate, server)))
+            });
+            serve_http(stream, peer, certificate, permit, context).await;
+        }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
 }
 
-async fn serve_http<S>(stream: S, peer: Option<IpAddr>, _permit: OwnedSemaphorePermit, context: Arc<Context>)
-where
+async fn serve_http<S>(
+    stream: S,
+    peer: Option<IpAddr>,
+    certificate: Option<PeerCertificate>,
+    _permit: OwnedSemaphorePermit,
+    context: Arc<Context>,
+) where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let has_asked = Arc::new(AtomicBool::new(false));
@@ -222,6 +237,9 @@ where
             let mut request = request.map(Body::new);
             // A peer without address is a process on this machine, over a unix socket.
             request.extensions_mut().insert(PeerAddress(peer));
+            if let Some(certificate) = &certificate {
+                request.extensions_mut().insert(certificate.clone());
+            }
             context.router.clone().oneshot(request)
         })
     };

@@ -9,6 +9,8 @@ mod config;
 mod control;
 mod data_dir;
 mod listen;
+#[cfg(test)]
+mod mutual_tls_tests;
 mod registrations;
 mod settings;
 mod shutdown;

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use chappe_services::secret::Secret;
 use parking_lot::RwLock;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -16,9 +17,9 @@ use rcgen::{
 };
 use ruma::ServerName;
 use rustls::{
-    ServerConfig,
+    RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{ClientHello, ResolvesServerCert},
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -42,6 +43,8 @@ pub enum TlsError {
     NoCertificate { key: &'static str, path: PathBuf },
     #[error("tls.private_key: the key does not fit the certificate, or is of no supported kind: {0}")]
     Key(rustls::Error),
+    #[error("tls.client_roots: {0}")]
+    ClientRoots(#[from] VerifierBuilderError),
     #[error("{}: {error}", .path.display())]
     File { path: PathBuf, error: io::Error },
     #[error("the certification authority cannot issue a certificate: {0}")]
@@ -69,7 +72,18 @@ impl ServerTls {
     pub fn load(section: &TlsSection, server_name: &ServerName, now_ms: u64) -> Result<Option<Self>, TlsError> {
         let Some(key) = certified_key(section, server_name, now_ms)? else { return Ok(None) };
         let current = Arc::new(CurrentCertificate(RwLock::new(Arc::new(key))));
-        let mut config = ServerConfig::builder().with_no_client_auth().with_cert_resolver(current.clone());
+        let builder = match client_roots(section)? {
+            None => ServerConfig::builder().with_no_client_auth(),
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
+                let verifier = match section.require_client_certificate {
+                    true => verifier,
+                    false => verifier.allow_unauthenticated(),
+                };
+                ServerConfig::builder().with_client_cert_verifier(verifier.build()?)
+            }
+        };
+        let mut config = builder.with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Some(Self { section: section.clone(), current, config: Arc::new(config) }))
     }
@@ -128,6 +142,39 @@ pub fn read_extra_roots(section: &TlsSection) -> Result<Vec<Vec<u8>>, TlsError> 
     Ok(roots)
 }
 
+/// The PEM text of the certificate and the key that other servers are shown, checked to fit each other; `None` when none is configured.
+pub fn read_client_identity(section: &TlsSection) -> Result<Option<Secret>, TlsError> {
+    let (Some(certificate), Some(key)) = (&section.client_certificate, &section.client_private_key) else {
+        return Ok(None);
+    };
+    let chain = read_certificates("tls.client_certificate", certificate)?;
+    let parsed = PrivateKeyDer::from_pem_file(key).map_err(pem_error("tls.client_private_key", key))?;
+    CertifiedKey::from_der(chain, parsed, &aws_lc_rs::default_provider()).map_err(TlsError::Key)?;
+    Ok(Some(Secret::new(format!("{}\n{}", read_text(certificate)?, read_text(key)?))))
+}
+
+/// Whether a certificate, which has been verified, is that of a server: its host is among the certificate's names.
+pub fn is_certificate_of(certificate: &CertificateDer<'_>, server: &ServerName) -> bool {
+    let host = server.host().trim_start_matches('[').trim_end_matches(']');
+    let Ok(name) = rustls_pki_types::ServerName::try_from(host) else { return false };
+    ParsedCertificate::try_from(certificate)
+        .and_then(|certificate| rustls::client::verify_server_name(&certificate, &name))
+        .is_ok()
+}
+
+fn client_roots(section: &TlsSection) -> Result<Option<RootCertStore>, TlsError> {
+    if section.client_roots.is_empty() {
+        return Ok(None);
+    }
+    let mut roots = RootCertStore::empty();
+    for path in &section.client_roots {
+        for certificate in read_certificates("tls.client_roots", path)? {
+            roots.add(certificate).map_err(TlsError::Key)?;
+        }
+    }
+    Ok(Some(roots))
+}
+
 fn read_certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_file_iter(path).map_err(pem_error(key, path))?;
     let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(pem_error(key, path))?;
@@ -166,7 +213,7 @@ fn issue(ca_certificate: &Path, ca_key: &Path, names: &[String], days: u32, now_
         params.distinguished_name.push(DnType::CommonName, first.as_str());
     }
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     set_validity(&mut params, days, now_ms);
 

@@ -139,12 +139,16 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         allow_networks: config.media.previews.allow_networks.clone(),
         ..connector_config.clone()
     })?;
+    // Only other servers are shown the certificate for them.
+    let to_servers = Connector::new(ConnectorConfig {
+        identity: tls::read_client_identity(&config.tls)?,
+        ..connector_config.clone()
+    })?;
     let connector = Connector::new(connector_config)?;
     let policy = Arc::new(settings::federation_policy(config));
     let destinations = Destinations::load(store.clone(), clock.clone())?;
-    let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
-    let federation =
-        FederationClient::new(connector.clone(), resolver, signer.clone(), policy.clone(), destinations.clone());
+    let resolver = Resolver::new(Arc::new(to_servers.clone()), clock.clone());
+    let federation = FederationClient::new(to_servers, resolver, signer.clone(), policy.clone(), destinations.clone());
     let server_keys = ServerKeys::new(
         signer.clone(),
         federation.clone(),

@@ -20,12 +20,15 @@ use self::{
     address::AddressFilter,
     dns::{Dns, DnsError, SystemDns},
 };
+use crate::secret::Secret;
 
 /// What the connector needs to know, in plain values.
 #[derive(Clone, Debug)]
 pub struct ConnectorConfig {
     /// PEM texts of additional trusted root certificates.
     pub extra_roots: Vec<Vec<u8>>,
+    /// PEM text of the certificate and the key that servers are shown which ask for one.
+    pub identity: Option<Secret>,
     /// Networks that may be connected to although they are refused by default (private, loopback and the like).
     pub allow_networks: Vec<IpNet>,
     /// How long a TCP and TLS handshake may take.
@@ -40,6 +43,7 @@ impl Default for ConnectorConfig {
     fn default() -> Self {
         Self {
             extra_roots: Vec::new(),
+            identity: None,
             allow_networks: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
@@ -53,6 +57,8 @@ impl Default for ConnectorConfig {
 pub enum ConnectorBuildError {
     #[error("an extra root certificate is not PEM: {0}")]
     Root(#[source] reqwest::Error),
+    #[error("the client certificate and its key cannot be used: {0}")]
+    Identity(#[source] reqwest::Error),
     #[error("the HTTP client cannot be built: {0}")]
     Client(#[source] reqwest::Error),
 }
@@ -194,9 +200,12 @@ impl Connector {
         for pem in &config.extra_roots {
             roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(ConnectorBuildError::Root)?);
         }
+        let identity =
+            config.identity.as_ref().map(|identity| reqwest::Identity::from_pem(identity.expose().as_bytes()));
+        let identity = identity.transpose().map_err(ConnectorBuildError::Identity)?;
         let build = |host_meaning| {
             let hook = Hook { dns: dns.clone(), filter: filter.clone(), host_meaning };
-            build_client(&config, &roots, hook)
+            build_client(&config, &roots, identity.clone(), hook)
         };
         Ok(Self {
             by_host: build(HostMeaning::Host)?,
@@ -244,6 +253,16 @@ impl Connector {
     /// Sends a GET and follows up to `redirects` redirects by hand, so that each hop's address is checked. Only from https to
     /// https, or from http to anything. The request's headers are not repeated to another host.
     pub async fn send_following(&self, request: Request, redirects: usize) -> Result<Response, ConnectError> {
+        self.send_following_where(request, redirects, |_| true).await
+    }
+
+    /// The same, but only to URLs that `admits` says yes to; the first one is not asked about.
+    pub async fn send_following_where(
+        &self,
+        request: Request,
+        redirects: usize,
+        admits: impl Fn(&Url) -> bool,
+    ) -> Result<Response, ConnectError> {
         let mut request = request;
         for _ in 0..=redirects {
             let url = request.url.clone();
@@ -258,6 +277,10 @@ impl Connector {
                 return Err(ConnectError::Url(format!("redirect from https to {}", target.scheme())));
             }
             let same_host = url.host_str() == target.host_str() && url.port() == target.port();
+            if !same_host && !admits(&target) {
+                let host = target.host_str().unwrap_or_default();
+                return Err(ConnectError::Url(format!("redirect to {host}, which may not be asked")));
+            }
             let headers = if same_host { next.headers } else { HeaderMap::new() };
             // What a redirect names is a plain URL, whatever the first one was.
             let host_meaning = if same_host { next.host_meaning } else { HostMeaning::Host };
@@ -292,10 +315,15 @@ impl Connector {
 fn build_client(
     config: &ConnectorConfig,
     roots: &[reqwest::Certificate],
+    identity: Option<reqwest::Identity>,
     hook: Hook,
 ) -> Result<reqwest::Client, ConnectorBuildError> {
     let builder = |hook: Hook| {
-        reqwest::Client::builder()
+        let builder = match &identity {
+            Some(identity) => reqwest::Client::builder().identity(identity.clone()),
+            None => reqwest::Client::builder(),
+        };
+        builder
             .user_agent(config.user_agent.clone())
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()

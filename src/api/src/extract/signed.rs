@@ -10,12 +10,16 @@ use chappe_services::federation::{
 };
 use http::{StatusCode, header};
 use ruma::{
-    OwnedServerName,
+    OwnedServerName, ServerName,
     api::{IncomingRequest, IncomingRequestExt, error::ErrorCode},
 };
 
 use super::request::{body_error, json_error, path_arguments, request_error};
 use crate::error::ApiError;
+
+/// Request extension: the certificate that the peer of a connection has shown, once verified. Says whether it is that of a server.
+#[derive(Clone)]
+pub struct PeerCertificate(pub Arc<dyn Fn(&ServerName) -> bool + Send + Sync>);
 
 /// A federation request of ruma's type `T`, and the server that is proven to have made it.
 pub struct Signed<T> {
@@ -46,6 +50,11 @@ where
         let uri = parts.uri.path_and_query().map_or("/", |uri| uri.as_str());
         let origin =
             Arc::<RequestVerifier>::from_ref(state).verify(authorization, &parts.method, uri, content.as_ref()).await?;
+        if let Some(PeerCertificate(is_of)) = parts.extensions.get()
+            && !is_of(&origin)
+        {
+            return Err(RequestRejection::Certificate(origin).into());
+        }
         tracing::Span::current().record("origin", origin.as_str());
         Arc::<Sender>::from_ref(state).poke(&origin);
         let request = http::Request::from_parts(parts, &*body);

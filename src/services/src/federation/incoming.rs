@@ -37,6 +37,9 @@ pub enum RequestRejection {
     /// 401 `M_UNAUTHORIZED`.
     #[error("the signature of {0} is wrong")]
     Signature(OwnedServerName),
+    /// 401 `M_UNAUTHORIZED`.
+    #[error("the client certificate of the connection is not one of {0}")]
+    Certificate(OwnedServerName),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
