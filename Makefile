@@ -2,12 +2,13 @@
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 
-.PHONY: help run test test-clients test-interop sim demo crash lint fmt deps complement-image complement docker-image
+.PHONY: help run test test-clients test-closed test-interop sim demo crash lint fmt deps complement-image complement docker-image
 
 help:
 	@echo "make run               build the server and start it on its trial configuration"
 	@echo "make test              run every test"
 	@echo "make test-clients      run clients from PyPI and npm against the server"
+	@echo "make test-closed       a closed federation at the level of packets; needs root, or says that it was skipped"
 	@echo "make test-interop      this server beside a real Synapse, which it installs; needs Python 3 and its package index"
 	@echo "make sim               servers over a bad network, by SEEDS (how many) or SEED (one)"
 	@echo "make demo              two servers, two people, one encrypted room between them"
@@ -32,6 +33,10 @@ test: deps
 test-clients: deps
 	cargo build --workspace --all-targets --locked
 	tests/clients/run.sh
+
+test-closed: deps
+	cargo build --locked -p chappe-server
+	tests/closed/run.sh
 
 # With neither, as many seeds as fit into the time of a test run.
 sim: deps

@@ -41,6 +41,8 @@ use chappe_services::{
 use crate::{client::discovery::DiscoveryConfig, extract::TrustedProxies, rate_limit::RateLimits};
 
 pub mod client;
+#[cfg(test)]
+mod closed_federation_tests;
 mod cost;
 pub mod error;
 pub mod extract;

@@ -9,7 +9,7 @@ use chappe_services::{
     account_data::AccountData,
     accounts::{Accounts, AccountsConfig, PasswordHashing},
     app_services::client::AppServices,
-    connector::{Connector, ConnectorConfig},
+    connector::{Connector, ConnectorConfig, dns::Dns},
     delayed_events::{DelayedEvents, DelayedEventsConfig},
     devices::Devices,
     directory::Directory,
@@ -76,7 +76,7 @@ impl RemoteProfiles for OneRemoteUser {
     ) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>> {
         let profile = match user_id.as_str() {
             "@remote:elsewhere.example" => Ok(json!({ "displayname": "Remote" }).as_object().cloned()),
-            "@silent:elsewhere.example" => Err(FetchProfileError("no answer".to_owned())),
+            "@silent:elsewhere.example" => Err(FetchProfileError::NoAnswer("no answer".to_owned())),
             _ => Ok(None),
         };
         Box::pin(async move { profile })
@@ -86,7 +86,11 @@ impl RemoteProfiles for OneRemoteUser {
 /// What tests may want otherwise.
 pub(crate) struct TestConfig {
     pub(crate) accounts: AccountsConfig,
+    /// Where names of other servers are looked up, in place of the system: other servers are then asked for profiles too.
+    pub(crate) dns: Option<Arc<dyn Dns>>,
+    pub(crate) federation_allow: Vec<String>,
     pub(crate) rate_limits: RateLimitsConfig,
+    pub(crate) server_keys: ServerKeysConfig,
 }
 
 impl Default for TestConfig {
@@ -95,7 +99,13 @@ impl Default for TestConfig {
         accounts.registration.mode = RegistrationMode::Open;
         accounts.registration.shared_secret = Some(Secret::new("shared"));
         accounts.password_hashing = PasswordHashing { memory_kib: 64, passes: 1, lanes: 1, concurrent_max: 4 };
-        Self { accounts, rate_limits: RateLimitsConfig { enabled: false, ..Default::default() } }
+        Self {
+            accounts,
+            dns: None,
+            federation_allow: Vec::new(),
+            rate_limits: RateLimitsConfig { enabled: false, ..Default::default() },
+            server_keys: ServerKeysConfig::default(),
+        }
     }
 }
 
@@ -126,18 +136,24 @@ impl TestApp {
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let name: OwnedServerName = config.accounts.server_name.clone();
         let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), config.accounts).unwrap());
-        let profiles = Arc::new(Profiles::new(store.clone(), name.clone(), Arc::new(OneRemoteUser)));
-
         let signer = Arc::new(ServerSigner::from_seed(name.clone(), "test", &[7; 32]).unwrap());
-        let policy = Arc::new(FederationPolicy::new(name.clone(), true, &[], &[]));
+        let policy = Arc::new(FederationPolicy::new(name.clone(), true, &config.federation_allow, &[]));
         let destinations = Destinations::load(store.clone(), clock.clone()).unwrap();
         let registered_urls = accounts.app_services().iter().filter_map(|service| service.url.as_ref());
         let to_app_services = Connector::for_origins(ConnectorConfig::default(), registered_urls).unwrap();
-        let connector = Connector::new(ConnectorConfig::default()).unwrap();
+        let connector = match &config.dns {
+            Some(dns) => Connector::with_dns(ConnectorConfig::default(), dns.clone()).unwrap(),
+            None => Connector::new(ConnectorConfig::default()).unwrap(),
+        };
         let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
         let client = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations.clone());
+        let remote_profiles: Arc<dyn RemoteProfiles> = match &config.dns {
+            Some(_) => Arc::new(client.clone()),
+            None => Arc::new(OneRemoteUser),
+        };
+        let profiles = Arc::new(Profiles::new(store.clone(), name.clone(), remote_profiles));
         let server_keys =
-            ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), ServerKeysConfig::default());
+            ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), config.server_keys);
         let remote = Arc::new(FederationRemote::new(client.clone(), server_keys.clone()));
         let account_data = Arc::new(AccountData::new(store.clone()));
         let rooms = Rooms::new(

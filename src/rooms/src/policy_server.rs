@@ -87,6 +87,9 @@ impl Rooms {
         rules: &RoomVersionRules,
         urgency: Urgency,
     ) -> Result<Arc<Pdu>, RoomError> {
+        if !self.gate.is_allowed(&policy.server) {
+            return Err(RemoteError::Denied(policy.server.clone()).into());
+        }
         let raw = pdu.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()))?;
         let answer = self.remote.fetch_policy_signature(&policy.server, raw, urgency).await?;
         let refuse = |what: &str| RemoteError::Unreachable(format!("{}: {what}", policy.server));

@@ -8,6 +8,7 @@ use chappe_protocol::glob::Glob;
 use parking_lot::RwLock;
 use ruma::{OwnedServerName, ServerName};
 use serde_json::{Value, json};
+use url::Url;
 
 /// The operator's federation policy, compiled. It can change while the server runs.
 #[derive(Debug)]
@@ -70,6 +71,13 @@ impl FederationPolicy {
             return Err(PolicyRejection::NotAllowed);
         }
         Ok(())
+    }
+
+    /// Whether a file may be fetched from the host of a URL that an allowed server names. Where there is a list of allowed servers the host
+    /// must be on it too; else every host will do that is not denied.
+    pub fn admits_host(&self, url: &Url) -> bool {
+        let host = url.host_str().and_then(|host| ServerName::parse(host).ok());
+        host.is_some_and(|host| self.check(&host).is_ok())
     }
 
     /// The content of `m.room.server_acl` that keeps a room among the allowed servers; `None` if there is no list of them.
@@ -157,6 +165,15 @@ mod tests {
         );
         assert_eq!(policy.check(server_name!("new.example")), Ok(()));
         assert_eq!(policy.check(server_name!("bad.gouv.example")), Err(PolicyRejection::Denied));
+    }
+
+    #[test]
+    fn files_are_fetched_from_allowed_hosts_only() {
+        let policy = policy(true, &["*.gouv.example"], &[]);
+        let url = |url: &str| Url::parse(url).unwrap();
+        assert!(policy.admits_host(&url("https://files.gouv.example:444/a")));
+        assert!(!policy.admits_host(&url("https://files.example/a")));
+        assert!(!policy.admits_host(&url("data:text/plain,a")));
     }
 
     #[test]

@@ -36,10 +36,14 @@ pub trait RemoteProfiles: Send + Sync {
     ) -> BoxFuture<'a, Result<Option<Profile>, FetchProfileError>>;
 }
 
-/// A server that did not answer for its user.
+/// A profile that could not be had of its user's server.
 #[derive(Debug, thiserror::Error)]
-#[error("the profile could not be fetched: {0}")]
-pub struct FetchProfileError(pub String);
+pub enum FetchProfileError {
+    #[error("the policy does not allow asking the user's server")]
+    Denied,
+    #[error("the profile could not be fetched: {0}")]
+    NoAnswer(String),
+}
 
 /// A profile that could not be read.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use chappe_services::{
     },
     devices::{ChangeDeviceError, InvalidDevice},
     filters::CreateFilterError,
-    profile::{GetProfileError, SetProfileError},
+    profile::{FetchProfileError, GetProfileError, SetProfileError},
     registration::{RegisterError, SharedSecretError, TermsPolicy, UsernameError},
     uia::{Challenge, StageFailure, UiaError},
 };
@@ -279,6 +279,9 @@ impl From<ChangeDeviceError> for ApiError {
 impl From<GetProfileError> for ApiError {
     fn from(error: GetProfileError) -> Self {
         match error {
+            GetProfileError::Fetch(FetchProfileError::Denied) => {
+                Self::forbidden("This server does not federate with the user's server")
+            }
             GetProfileError::Fetch(error) => {
                 tracing::debug!(%error, "a remote profile could not be fetched");
                 Self::new(StatusCode::BAD_GATEWAY, ErrorCode::Unknown, "The user's server did not answer")

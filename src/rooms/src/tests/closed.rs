@@ -2,13 +2,22 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use chappe_protocol::sign::ServerSigner;
 use chappe_store::{Direction, tables::outgoing::OUTGOING};
 use parking_lot::Mutex;
-use ruma::{OwnedServerName, RoomVersionId, ServerName, events::StateEventType, server_name};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, api::Direction as Paging,
+    events::StateEventType, server_name,
+};
 use serde_json::{Value, json};
 
-use super::network::{Network, bodies, membership, public_room, room_request, text, user};
-use crate::{RemoteError, RoomError, Rooms, create::Preset, membership::MemberProfile, remote::FederationGate};
+use super::network::{
+    Network, POLICY_SEED, bodies, content, membership, public_room, room_request, state_of, text, user,
+};
+use crate::{
+    EventDraft, RemoteError, RoomError, Rooms, create::Preset, membership::MemberProfile, remote::FederationGate,
+    third_party::ThirdPartySigned,
+};
 
 /// Lets in all but some, who may change.
 #[derive(Default)]
@@ -143,4 +152,129 @@ async fn new_rooms_get_the_access_list_of_the_federation_unless_their_creator_sa
     assert_eq!(stored, Some(acl));
     assert!(!one.is_server_admitted(room.nid, server_name!("elsewhere.example")).expect("read"));
     assert!(one.is_server_admitted(room.nid, server_name!("A.GOUV.example")).expect("read"), "whatever the case");
+}
+
+/// A server with a policy that has come to deny another one, with which it has had everything to do that there is.
+struct Estranged {
+    network: Arc<Network>,
+    one: Rooms,
+    two: Rooms,
+    /// Of the other server, joined by alice.
+    shared: OwnedRoomId,
+    /// Of the other server, alice is invited.
+    invited: OwnedRoomId,
+    /// Of the other server, unknown here.
+    unknown: OwnedRoomId,
+}
+
+async fn estranged(omits_members: bool) -> Estranged {
+    let (network, gate, one, two) = gated();
+    network.omits_members.store(omits_members, std::sync::atomic::Ordering::Relaxed);
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let shared = public_room(&two, &bob, RoomVersionId::V11).await;
+    two.send(&bob, &shared, text("before")).await.expect("send");
+    join(&one, "alice", &shared, &two).await;
+    let invited = two.create_room(&bob, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
+    two.invite(&bob, &invited, &alice, None).await.expect("invite");
+    let unknown = public_room(&two, &bob, RoomVersionId::V11).await;
+    network.deliver().await;
+    network.asked.lock().clear();
+    gate.deny(&two);
+    Estranged { network, one, two, shared, invited, unknown }
+}
+
+impl Estranged {
+    fn check_silent(&self, what: &str) {
+        let asked = std::mem::take(&mut *self.network.asked.lock());
+        assert!(asked.is_empty(), "{what}: {asked:?} went out");
+    }
+}
+
+#[tokio::test]
+async fn denied_servers_are_asked_nothing_whatever_users_do() {
+    let setting = estranged(false).await;
+    let Estranged { one, two, shared, invited, unknown, .. } = &setting;
+    let (alice, bob) = (user(one, "alice"), user(two, "bob"));
+    let via = [two.server_name().to_owned()];
+    let profile = MemberProfile::default();
+    let is_denied = |outcome: Result<(), RoomError>| {
+        matches!(outcome, Err(RoomError::Forbidden(_) | RoomError::Remote(RemoteError::Denied(_))))
+    };
+
+    assert!(is_denied(one.join(&alice, unknown, &via, &profile, None).await));
+    setting.check_silent("join by the servers named");
+    assert!(is_denied(one.join(&alice, unknown, &[], &profile, None).await));
+    setting.check_silent("join by the server in the room id");
+    assert!(is_denied(one.join(&alice, invited, &[], &profile, None).await));
+    setting.check_silent("join by who invited");
+    assert!(is_denied(one.knock(&alice, unknown, &via, &profile, None).await));
+    setting.check_silent("knock");
+
+    let signer = ServerSigner::from_seed(server_name!("id.example").to_owned(), "0", &[9; 32]).expect("signer");
+    let mut signed = content(json!({ "mxid": alice, "sender": bob, "token": "t" }));
+    signer.sign_json(&mut signed).expect("signed");
+    let signed = ThirdPartySigned::read(signed, None).expect("word");
+    assert!(is_denied(one.accept_third_party_invite(&alice, unknown, &signed).await));
+    setting.check_silent("third-party exchange");
+
+    one.leave(&alice, invited, None).await.expect("the user is out of it all the same");
+    setting.check_silent("declined invite");
+    assert_eq!(membership(one, invited, &alice), "leave");
+
+    let room = one.require_room(shared).expect("room");
+    let end = (u64::MAX >> 1, chappe_store::Order::LAST);
+    assert!(!one.backfill(&room, end, 10).await.expect("backfill"));
+    setting.check_silent("backfill");
+    let long_ago = MilliSecondsSinceUnixEpoch(ruma::uint!(1));
+    one.get_visible_event_by_time(&room, &alice, long_ago, Paging::Forward).await.expect("look");
+    setting.check_silent("event of a time");
+    one.retry_left_out().await.expect("retry");
+    setting.check_silent("events left out");
+
+    one.send(&alice, shared, text("among us")).await.expect("send");
+    one.leave(&alice, shared, None).await.expect("leave");
+    assert_eq!(queued_for(one, two.server_name()), 0);
+    setting.check_silent("message and leave");
+}
+
+#[tokio::test]
+async fn denied_servers_are_not_asked_for_the_members_of_a_room() {
+    let setting = estranged(true).await;
+    let room = setting.one.require_room(&setting.shared).expect("room");
+    assert!(room.record.partial_state);
+    assert!(setting.one.try_resync(room.nid).await.is_err());
+    setting.check_silent("resync");
+}
+
+#[tokio::test]
+async fn denied_policy_servers_are_not_asked() {
+    let (network, gate, one, two) = gated();
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    join(&two, "bob", &room_id, &one).await;
+    let key = ServerSigner::from_seed(two.server_name().to_owned(), "policy_server", &POLICY_SEED).expect("signer");
+    let chosen = json!({ "via": two.server_name(), "public_keys": { "ed25519": key.verify_key_base64() } });
+    one.send(&alice, &room_id, EventDraft::state("m.room.policy".to_owned(), "", content(chosen))).await.expect("send");
+    network.asked.lock().clear();
+    gate.deny(&two);
+    let refused = one.send(&alice, &room_id, text("hello")).await;
+    assert!(matches!(refused, Err(RoomError::Remote(RemoteError::Denied(_)))), "{refused:?}");
+    assert!(one.invite(&alice, &room_id, &bob, None).await.is_err());
+    assert!(network.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn members_of_denied_servers_do_not_come_with_the_state_of_a_room() {
+    let (network, gate, one, two) = gated();
+    let three = network.add("three.example");
+    let bob = user(&two, "bob");
+    let room_id = public_room(&two, &bob, RoomVersionId::V11).await;
+    join(&three, "carol", &room_id, &two).await;
+    network.deliver().await;
+    gate.deny(&three);
+    join(&one, "alice", &room_id, &two).await;
+    let nid = one.get_room_nid(&room_id).expect("read").expect("room");
+    assert!(!one.is_server_joined(nid, three.server_name()).expect("read"));
+    let member = ("m.room.member".to_owned(), "@carol:three.example".to_owned());
+    assert!(!state_of(&one, &room_id).contains_key(&member));
 }

@@ -24,16 +24,20 @@ use super::{
 pub(crate) struct FakeDns {
     pub(crate) hosts: HashMap<String, IpAddr>,
     pub(crate) srv: HashMap<String, Vec<SrvRecord>>,
+    /// Every name that was looked up.
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Dns for FakeDns {
     fn lookup_ip<'a>(&'a self, host: &'a str) -> DnsFuture<'a, Vec<IpAddr>> {
+        self.asked.lock().push(host.to_owned());
         let found =
             self.hosts.get(host).map(|address| vec![*address]).ok_or_else(|| DnsError::NotFound(host.to_owned()));
         Box::pin(async move { found })
     }
 
     fn lookup_srv<'a>(&'a self, name: &'a str) -> DnsFuture<'a, Vec<SrvRecord>> {
+        self.asked.lock().push(name.to_owned());
         let found = self.srv.get(name).cloned().unwrap_or_default();
         Box::pin(async move { Ok(found) })
     }

@@ -369,4 +369,6 @@ const FEDERATION_V1: &str = "/_matrix/federation/v1";
 const FEDERATION_V2: &str = "/_matrix/federation/v2";
 
 #[cfg(test)]
+mod closed_tests;
+#[cfg(test)]
 pub(crate) mod tests;

@@ -28,6 +28,9 @@ pub trait RemoteHierarchy: Send + Sync {
         room_id: &'a RoomId,
         suggested_only: bool,
     ) -> BoxFuture<'a, Result<Hierarchy, RemoteError>>;
+
+    /// Whether a server may be asked at all.
+    fn may_ask(&self, server: &ServerName) -> bool;
 }
 
 impl RemoteHierarchy for FederationClient {
@@ -41,6 +44,10 @@ impl RemoteHierarchy for FederationClient {
             let answer = Self::fetch_hierarchy(self, server, room_id, suggested_only).await;
             answer.map_err(|error| remote_error(server, error))
         })
+    }
+
+    fn may_ask(&self, server: &ServerName) -> bool {
+        self.policy().check(server).is_ok()
     }
 }
 
@@ -125,7 +132,8 @@ impl Spaces {
         servers.extend(room_id.server_name().map(ToOwned::to_owned));
         let mut asked: Vec<OwnedServerName> = Vec::new();
         for server in servers {
-            if server != self.rooms.server_name() && !asked.contains(&server) && asked.len() < SERVERS_MAX {
+            let is_new = server != self.rooms.server_name() && !asked.contains(&server);
+            if is_new && asked.len() < SERVERS_MAX && self.remote.may_ask(&server) {
                 asked.push(server);
             }
         }

@@ -34,6 +34,10 @@ impl RemoteHierarchy for There {
                 .ok_or_else(|| RemoteError::Unreachable("no such room".to_owned()))
         })
     }
+
+    fn may_ask(&self, server: &ServerName) -> bool {
+        !server.as_str().starts_with("unlisted")
+    }
 }
 
 struct Rig {
@@ -209,4 +213,16 @@ async fn other_servers_are_told_what_their_users_could_join() {
     let shut_out = json!({ "allow": ["*"], "deny": ["there.example"] });
     test_rooms::send_state(&rig.rooms, alice, &root, "m.room.server_acl", "", shut_out).await;
     assert!(rig.spaces.answer(there, &root, false).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn servers_that_are_not_federated_with_are_not_asked_and_take_no_place() {
+    let rig = rig();
+    let room_id = room_id!("!r:unlisted0.example");
+    let alice = user_id!("@alice:here.example");
+    let mut via: Vec<OwnedServerName> =
+        (1..6).map(|n| ServerName::parse(format!("unlisted{n}.example")).unwrap()).collect();
+    assert_eq!(rig.spaces.servers_to_ask(alice, room_id, &via).unwrap(), Vec::<OwnedServerName>::new());
+    via.push(server_name!("there.example").to_owned());
+    assert_eq!(rig.spaces.servers_to_ask(alice, room_id, &via).unwrap(), [server_name!("there.example")]);
 }

@@ -60,8 +60,11 @@ impl FederationClient {
             multipart::read_mixed(boundary, body_of(response)).await.map_err(|error| malformed(error.to_string()))?;
         if let Some(location) = part.location {
             let url = Url::parse(&location).map_err(|error| malformed(format!("media location: {error}")))?;
+            if !self.policy.admits_host(&url) {
+                return Err(malformed(format!("media location: {location} is not among the servers federated with")));
+            }
             let request = Request { timeout: Some(MEDIA_TIMEOUT), ..Request::get(url) };
-            return read_plain(self.connector.send_following(request, REDIRECTS_MAX).await?).await;
+            return self.follow(request).await;
         }
         let body = part.body.map(|chunk| chunk.map_err(|error| error.to_string())).boxed();
         Ok(RemoteBody { content_type: part.content_type, filename: part.filename, body })
@@ -76,7 +79,13 @@ impl FederationClient {
         let url = Url::parse(&format!("{}{path}", route.base.as_str().trim_end_matches('/')))
             .map_err(|error| FederationError::Malformed(error.to_string()))?;
         let request = Request { timeout: Some(MEDIA_TIMEOUT), host_meaning: route.host_meaning, ..Request::get(url) };
-        read_plain(self.connector.send_following(request, REDIRECTS_MAX).await?).await
+        self.follow(request).await
+    }
+
+    /// Where the file is, if not here: also a server that stores files for the one asked must be among those that are federated with.
+    async fn follow(&self, request: Request) -> Result<RemoteBody, FederationError> {
+        let admits = |url: &Url| self.policy.admits_host(url);
+        read_plain(self.connector.send_following_where(request, REDIRECTS_MAX, admits).await?).await
     }
 }
 

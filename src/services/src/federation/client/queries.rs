@@ -130,7 +130,8 @@ impl RemoteProfiles for FederationClient {
             match self.query_profile(user_id.server_name(), user_id, field).await {
                 Ok(profile) => Ok(Some(profile)),
                 Err(FederationError::Status { status: 404, .. }) => Ok(None),
-                Err(error) => Err(FetchProfileError(error.to_string())),
+                Err(FederationError::Policy(_)) => Err(FetchProfileError::Denied),
+                Err(error) => Err(FetchProfileError::NoAnswer(error.to_string())),
             }
         })
     }

@@ -1,4 +1,4 @@
-use std::{collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
 use chappe_protocol::clock::ManualClock;
 use chappe_store::Store;
@@ -18,13 +18,18 @@ pub(crate) struct Setting {
     pub(crate) store: Store,
     pub(crate) signer: Arc<ServerSigner>,
     pub(crate) peer: OwnedServerName,
+    pub(crate) policy: Arc<FederationPolicy>,
+    /// Every name that was looked up.
+    pub(crate) names_asked: Arc<parking_lot::Mutex<Vec<String>>>,
 }
 
 pub(crate) fn setting(server: &TlsServer, deny: &[String]) -> Setting {
+    let names_asked = Arc::default();
     let own_name = owned_server_name!("own.example");
     let signer = Arc::new(ServerSigner::from_seed(own_name.clone(), "k1", &[1; 32]).expect("a signer"));
     let dns = FakeDns {
-        hosts: HashMap::from([("hs.example".to_owned(), IpAddr::from([127, 0, 0, 1]))]),
+        hosts: ["hs.example", "files.example"].map(|host| (host.to_owned(), IpAddr::from([127, 0, 0, 1]))).into(),
+        asked: Arc::clone(&names_asked),
         ..FakeDns::default()
     };
     let connector = server.connector(dns);
@@ -33,9 +38,9 @@ pub(crate) fn setting(server: &TlsServer, deny: &[String]) -> Setting {
     let destinations = Destinations::load(store.clone(), clock.clone()).expect("a readable store");
     let policy = Arc::new(FederationPolicy::new(own_name, true, &[], deny));
     let resolver = Resolver::new(Arc::new(connector.clone()), clock.clone());
-    let client = FederationClient::new(connector, resolver, signer.clone(), policy, destinations);
+    let client = FederationClient::new(connector, resolver, signer.clone(), policy.clone(), destinations);
     let peer = format!("hs.example:{}", server.address.port()).try_into().expect("a server name");
-    Setting { client, clock, store, signer, peer }
+    Setting { client, clock, store, signer, peer, policy, names_asked }
 }
 
 fn signature_holds(seen: &Seen, setting: &Setting) -> bool {
