@@ -300,7 +300,7 @@ mod tests {
     /// Lets a client that trusts only `root` verify the chain for `name`.
     fn check_trusted(root: &Path, chain: &[CertificateDer<'static>], name: &str) -> Result<(), rustls::Error> {
         use rustls::client::{WebPkiServerVerifier, danger::ServerCertVerifier};
-        let mut roots = rustls::RootCertStore::empty();
+        let mut roots = RootCertStore::empty();
         for certificate in read_certificates("test", root).expect("readable") {
             roots.add(certificate).expect("a root");
         }
