@@ -102,7 +102,7 @@ pub async fn send_to_device(client: Client, to: Client, ledger: Ledger, stop: St
     Ok(())
 }
 
-/// Uploads one-time keys. An upload that is not answered is not made again: the key may have been claimed meanwhile.
+/// Uploads one-time keys. A key may have been claimed before its upload is answered, and is uploaded again.
 pub async fn upload_keys(client: Client, ledger: Ledger, stop: Stop) -> Result<(), Refusal> {
     for number in 0u64.. {
         if is_over(&stop) {
@@ -112,12 +112,8 @@ pub async fn upload_keys(client: Client, ledger: Ledger, stop: Stop) -> Result<(
         let signatures = json!({ &client.user_id: { format!("ed25519:{}", client.device_id): "c2lnbmF0dXJl" } });
         let key = json!({ "key": format!("key{number}"), "signatures": signatures });
         let body = json!({ "one_time_keys": { &key_id: key } });
-        match client.attempt(Method::POST, "/_matrix/client/v3/keys/upload", Some(&body)).await {
-            Ok((status, _)) if status.is_success() => {
-                ledger.write(|entries| entries.one_time_keys.insert(key_id)).await;
-            }
-            Ok(_) | Err(_) => ledger.write(|entries| entries.uploads_lost += 1).await,
-        }
+        client.post("/_matrix/client/v3/keys/upload", body).await?;
+        ledger.write(|entries| entries.one_time_keys.insert(key_id)).await;
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     Ok(())

@@ -36,8 +36,6 @@ pub struct Entries {
     /// Ids of one-time keys that the server said it has.
     pub one_time_keys: BTreeSet<String>,
     pub claimed_keys: BTreeSet<String>,
-    /// Uploads of a key whose answer was lost: each may have arrived.
-    pub uploads_lost: usize,
     /// Claims whose answer was lost: each may have used up a key.
     pub claims_lost: usize,
     /// The last value of the account data that was acknowledged.

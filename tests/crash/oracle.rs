@@ -176,7 +176,7 @@ async fn check_keys(ledger: &Ledger, witnesses: &Witnesses, faults: &mut Vec<Str
     ledger
         .write(|entries| {
             let (uploaded, claimed) = (entries.one_time_keys.len(), entries.claimed_keys.len());
-            if left + claimed > uploaded + entries.uploads_lost || left + claimed + entries.claims_lost < uploaded {
+            if left + claimed > uploaded || left + claimed + entries.claims_lost < uploaded {
                 faults.push(format!(
                     "of {uploaded} one-time keys {left} are left and {claimed} were claimed, with {} answers lost",
                     entries.claims_lost

@@ -35,6 +35,17 @@ pub enum Command {
     /// Read what users have reported.
     #[command(subcommand)]
     Reports(ReportsCommand),
+    /// Say why a device may not be able to read an event: what this server knows of each step its key takes.
+    ExplainDelivery {
+        #[arg(long, value_name = "EVENT_ID")]
+        event: String,
+        /// The device that cannot read it.
+        #[arg(long, value_name = "DEVICE_ID")]
+        device: String,
+        /// Whose device it is: a whole user id. Default: the member of the event's room who has a device of that name.
+        #[arg(long, value_name = "USER_ID")]
+        user: Option<String>,
+    },
     /// Manage the key this server signs its events with.
     #[command(subcommand)]
     SigningKey(SigningKeyCommand),

@@ -93,6 +93,15 @@ pub async fn bind(section: &ListenSection, has_certificate: bool) -> Result<Vec<
     Ok(bound)
 }
 
+/// Binds the listeners of the metrics.
+pub async fn bind_metrics(addresses: &[ListenAddress]) -> Result<Vec<BoundListener>, BindError> {
+    let mut bound = Vec::new();
+    for address in addresses {
+        bound.push(bind_one("metrics.listen", address, false).await?);
+    }
+    Ok(bound)
+}
+
 async fn bind_one(key: &'static str, address: &ListenAddress, speaks_tls: bool) -> Result<BoundListener, BindError> {
     let socket = match address {
         ListenAddress::Tcp(tcp) => TcpListener::bind(tcp).await.map(Socket::Tcp),

@@ -9,6 +9,7 @@ mod config;
 mod control;
 mod data_dir;
 mod listen;
+mod metrics;
 #[cfg(test)]
 mod mutual_tls_tests;
 mod registrations;

@@ -1,4 +1,4 @@
-//! What an operator does to accounts from the command line, on a running server or on a stopped one.
+//! What an operator does to accounts, or asks of deliveries, from the command line, on a running server or on a stopped one.
 
 use std::sync::Arc;
 
@@ -6,10 +6,12 @@ use chappe_rooms::Rooms;
 use chappe_services::{
     StoreError,
     accounts::{AccountRecord, Accounts, ChangeAccountError, Erase},
+    explain_delivery::{explain_delivery, find_owners},
+    keys::Keys,
     registration::{NewAccount, RegisterError},
     reports::{Report, Reports},
 };
-use ruma::{OwnedUserId, UserId};
+use ruma::{DeviceId, EventId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
 /// A request, with all it needs: it may be performed in another process than the one that was asked.
@@ -21,12 +23,17 @@ pub enum UserRequest {
     Deactivate { name: String },
     SetAdmin { name: String, is_admin: bool },
     ListReports,
+    ExplainDelivery { event: String, user: Option<String>, device: String },
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum UserAdminError {
     #[error("found \"{0}\"; allowed: the name of a user of this server, such as alice, or the whole user id")]
     Name(String),
+    #[error("found \"{0}\"; allowed: the id of an event, of a user with its server, and of a device")]
+    Delivery(String),
+    #[error("{} members of the event's room have a device called {device}: name its user with --user", .owners.len())]
+    Owner { device: OwnedDeviceId, owners: Vec<OwnedUserId> },
     #[error("{0}: {1}")]
     Register(String, RegisterError),
     #[error("{0}: {1}")]
@@ -38,13 +45,14 @@ pub enum UserAdminError {
 /// Performs requests on the services.
 pub struct UserAdmin {
     accounts: Arc<Accounts>,
+    keys: Keys,
     rooms: Rooms,
     reports: Arc<Reports>,
 }
 
 impl UserAdmin {
-    pub fn new(accounts: Arc<Accounts>, rooms: Rooms, reports: Arc<Reports>) -> Self {
-        Self { accounts, rooms, reports }
+    pub fn new(accounts: Arc<Accounts>, rooms: Rooms, reports: Arc<Reports>, keys: Keys) -> Self {
+        Self { accounts, keys, rooms, reports }
     }
 
     /// Returns lines for the operator to read.
@@ -56,6 +64,9 @@ impl UserAdmin {
             UserRequest::Deactivate { name } => self.deactivate(&name).await,
             UserRequest::SetAdmin { name, is_admin } => self.set_admin(&name, is_admin).await,
             UserRequest::ListReports => Ok(self.reports.list()?.iter().map(describe_report).collect()),
+            UserRequest::ExplainDelivery { event, user, device } => {
+                self.explain_delivery(&event, user.as_deref(), &device)
+            }
         }
     }
 
@@ -97,6 +108,30 @@ impl UserAdmin {
             Ok(()) => Ok(vec![format!("{user_id} is {word} an administrator")]),
             Err(error) => Err(UserAdminError::Change(user_id, error)),
         }
+    }
+
+    fn explain_delivery(&self, event: &str, user: Option<&str>, device: &str) -> Result<Vec<String>, UserAdminError> {
+        let event = <&EventId>::try_from(event).map_err(|_| UserAdminError::Delivery(event.to_owned()))?;
+        if device.is_empty() || device.contains('\0') {
+            return Err(UserAdminError::Delivery(device.to_owned()));
+        }
+        let device: &DeviceId = device.into();
+        let user = match user {
+            Some(user) => OwnedUserId::try_from(user).map_err(|_| UserAdminError::Delivery(user.to_owned()))?,
+            None => {
+                let mut owners = find_owners(&self.rooms, event, device)?;
+                match owners.pop() {
+                    Some(owner) if owners.is_empty() => owner,
+                    last => {
+                        owners.extend(last);
+                        return Err(UserAdminError::Owner { device: device.to_owned(), owners });
+                    }
+                }
+            }
+        };
+        let findings = explain_delivery(&self.rooms, &self.keys, event, &user, device)?;
+        let of = format!("{event} on device {device} of {user}:");
+        Ok(std::iter::once(of).chain(findings.iter().map(ToString::to_string)).collect())
     }
 
     /// The local part of a name or of a user id of this server.

@@ -17,6 +17,7 @@ use chappe_services::{
     },
     connector::{Connector, ConnectorBuildError, ConnectorConfig},
     delayed_events::DelayedEvents,
+    deliveries,
     devices::Devices,
     directory::Directory,
     event_follower::EventFollower,
@@ -64,9 +65,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, Secret},
     control,
     data_dir::{DataDir, DataDirError},
+    metrics::Metrics,
     registrations::{self, ReadRegistrationsError},
     settings,
     signing_key::{self, SigningKeyError},
@@ -108,6 +110,8 @@ pub enum BuildError {
 pub struct Server {
     router: Router,
     store: Store,
+    clock: Arc<dyn Clock>,
+    waiters: Waiters,
     policy: Arc<FederationPolicy>,
     sender: Arc<Sender>,
     user_admin: Arc<UserAdmin>,
@@ -197,7 +201,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
 
     // Encryption.
     let keys = Keys::new(store.clone(), server_name.clone(), Arc::new(federation.clone()))
-        .sharing_device_names(config.federation.share_device_names);
+        .sharing_device_names(config.federation.share_device_names)
+        .noting_claims(clock.clone());
     let device_lists = DeviceLists::new(store.clone());
     let to_device = Arc::new(ToDevice::new(store.clone(), server_name.clone(), clock.clone(), keys.clone()));
     let key_backup = KeyBackup::new(store.clone());
@@ -322,10 +327,12 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let app_service_senders = AppServiceSender::prepare(&sources).await?;
 
     let sender_stop = stop.clone();
+    let server_waiters = waiters.clone();
     let mut tasks = vec![
         run_until(stop.clone(), typing.clone().run()),
         run_until(stop.clone(), presence.clone().run()),
         run_until(stop.clone(), keys.clone().run()),
+        run_until(stop.clone(), deliveries::run(store.clone(), clock.clone())),
         run_until(stop.clone(), sliding_sync.clone().run()),
         run_until(stop.clone(), delayed_events.clone().run()),
         run_until(stop.clone(), delayed_events.clone().follow(EventFollower::open("delayed_events", &rooms)?)),
@@ -350,8 +357,9 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         }),
     ];
     tasks.extend(app_service_senders.into_iter().map(|sender| run_until(sender_stop.clone(), sender.run())));
-    let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone(), reports.clone()));
+    let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone(), reports.clone(), keys.clone()));
 
+    let server_clock = clock.clone();
     let router = chappe_api::router(App {
         account_data,
         accounts,
@@ -393,7 +401,17 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         user_directory,
         verifier,
     });
-    Ok(Server { router, store, policy, sender, user_admin, tasks, data_dir })
+    Ok(Server {
+        router,
+        store,
+        clock: server_clock,
+        waiters: server_waiters,
+        policy,
+        sender,
+        user_admin,
+        tasks,
+        data_dir,
+    })
 }
 
 fn run_until(stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
@@ -408,6 +426,11 @@ fn run_until(stop: CancellationToken, task: impl Future<Output = ()> + Send + 's
 impl Server {
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// The figures of this server, for who shows the token.
+    pub fn metrics(&self, token: Option<Secret>) -> Metrics {
+        Metrics::new(self.store.clone(), self.waiters.clone(), self.clock.clone(), token)
     }
 
     pub fn user_admin(&self) -> &Arc<UserAdmin> {

@@ -23,8 +23,11 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
-use crate::guarded::commit_guarded;
-use crate::keys::{EduError, Keys, is_storable, queue_edu};
+use crate::{
+    deliveries::{self, Delivery},
+    guarded::commit_guarded,
+    keys::{EduError, Keys, is_storable, queue_edu},
+};
 
 /// How long a client's transaction id is remembered.
 const TRANSACTION_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
@@ -126,7 +129,7 @@ impl ToDevice {
                 }
             }
             for (server, messages) in remote {
-                queue_remote(batch, sender, event_type, server, messages)?;
+                self.queue_remote(batch, sender, event_type, server, messages)?;
             }
             Ok::<_, SendError>(())
         })
@@ -212,6 +215,8 @@ impl ToDevice {
         let event = json!({ "content": content, "sender": sender, "type": event_type }).to_string();
         for device in devices {
             let position = batch.next_position();
+            let delivery = Delivery { position, at_ms: self.clock.now_ms() };
+            deliveries::queue_delivery(&self.store, batch, (user, &device), sender, delivery)?;
             batch.put(&TO_DEVICE, &(user.to_owned(), device, position), &event);
         }
         batch.wake(Topic::User(user.to_owned()));
@@ -312,51 +317,65 @@ impl ToDevice {
         if self.store.scan_range(&TO_DEVICE, &start, &end, Direction::Forward).next().transpose()?.is_some() {
             let mut batch = Batch::new();
             batch.delete_range(&TO_DEVICE, &start, &end);
+            deliveries::queue_acknowledged(&mut batch, user, device, up_to, self.clock.now_ms());
             let _flushed_later = self.store.enqueue(batch)?;
+        }
+        Ok(())
+    }
+
+    /// Queues messages to another server's users, in as many EDUs as their size asks for.
+    fn queue_remote(
+        &self,
+        batch: &mut Batch,
+        sender: &UserId,
+        event_type: &str,
+        server: &ServerName,
+        messages: Vec<(&UserId, String, &RawValue)>,
+    ) -> Result<(), SendError> {
+        let mut pending = Pending::new();
+        let mut pending_bytes = 0;
+        for (user, device, content) in messages {
+            let bytes = content.get().len() + user.as_str().len() + device.len() + 16;
+            if bytes > EDU_BYTES_MAX {
+                return Err(SendError::TooLarge);
+            }
+            if pending_bytes + bytes > EDU_BYTES_MAX {
+                self.queue_direct(batch, sender, event_type, server, &std::mem::take(&mut pending))?;
+                pending_bytes = 0;
+            }
+            pending_bytes += bytes;
+            pending.entry(user).or_default().insert(device, content);
+        }
+        if !pending.is_empty() {
+            self.queue_direct(batch, sender, event_type, server, &pending)?;
+        }
+        Ok(())
+    }
+
+    fn queue_direct(
+        &self,
+        batch: &mut Batch,
+        sender: &UserId,
+        event_type: &str,
+        server: &ServerName,
+        messages: &Pending<'_>,
+    ) -> Result<(), StoreError> {
+        let message_id = TransactionId::new();
+        let content = json!({ "sender": sender, "type": event_type, "message_id": message_id, "messages": messages });
+        let position = queue_edu(batch, server, "m.direct_to_device", content);
+        let delivery = Delivery { position, at_ms: self.clock.now_ms() };
+        for (user, devices) in messages {
+            // Messages to all devices, or to ones that cannot be known here, are not noted.
+            for device in devices.keys().filter(|device| *device != "*" && is_storable(device)) {
+                deliveries::queue_delivery(&self.store, batch, (user, device.as_str().into()), sender, delivery)?;
+            }
         }
         Ok(())
     }
 }
 
-/// Queues messages to another server's users, in as many EDUs as their size asks for.
-fn queue_remote(
-    batch: &mut Batch,
-    sender: &UserId,
-    event_type: &str,
-    server: &ServerName,
-    messages: Vec<(&UserId, String, &RawValue)>,
-) -> Result<(), SendError> {
-    let mut pending: BTreeMap<&UserId, BTreeMap<String, &RawValue>> = BTreeMap::new();
-    let mut pending_bytes = 0;
-    for (user, device, content) in messages {
-        let bytes = content.get().len() + user.as_str().len() + device.len() + 16;
-        if bytes > EDU_BYTES_MAX {
-            return Err(SendError::TooLarge);
-        }
-        if pending_bytes + bytes > EDU_BYTES_MAX {
-            queue_direct(batch, sender, event_type, server, &std::mem::take(&mut pending));
-            pending_bytes = 0;
-        }
-        pending_bytes += bytes;
-        pending.entry(user).or_default().insert(device, content);
-    }
-    if !pending.is_empty() {
-        queue_direct(batch, sender, event_type, server, &pending);
-    }
-    Ok(())
-}
-
-fn queue_direct(
-    batch: &mut Batch,
-    sender: &UserId,
-    event_type: &str,
-    server: &ServerName,
-    messages: &BTreeMap<&UserId, BTreeMap<String, &RawValue>>,
-) {
-    let message_id = TransactionId::new();
-    let content = json!({ "sender": sender, "type": event_type, "message_id": message_id, "messages": messages });
-    queue_edu(batch, server, "m.direct_to_device", content);
-}
+/// Messages that will be in one EDU: user -> device -> content.
+type Pending<'a> = BTreeMap<&'a UserId, BTreeMap<String, &'a RawValue>>;
 
 #[cfg(test)]
 #[path = "to_device_tests.rs"]

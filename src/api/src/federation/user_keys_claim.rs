@@ -13,7 +13,7 @@ use crate::{
 
 pub async fn claim(
     State(keys): State<Keys>,
-    Signed { body, .. }: Signed<Request>,
+    Signed { body, origin, .. }: Signed<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    Ok(RumaResponse(Response::new(keys.claim_local(body.one_time_keys).await?)))
+    Ok(RumaResponse(Response::new(keys.claim_local(origin.as_str(), body.one_time_keys).await?)))
 }

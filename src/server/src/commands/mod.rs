@@ -25,6 +25,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::SigningKey(command) => load(config).and_then(|loaded| signing_key::run(&loaded.config, &command)),
         Command::User(command) => load(config).and_then(|loaded| user::run(&loaded.config, command)),
         Command::Reports(command) => load(config).and_then(|loaded| user::run_reports(&loaded.config, &command)),
+        Command::ExplainDelivery { event, user, device } => {
+            load(config).and_then(|loaded| user::explain_delivery(&loaded.config, event, user, device))
+        }
         Command::Tls(command) => tls::run(&command),
         Command::Health { url } => health::run(config, url.as_deref()),
         Command::Version => print(concat!("chappe ", env!("CARGO_PKG_VERSION"), "\n")),

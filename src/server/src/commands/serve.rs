@@ -9,6 +9,7 @@ use super::{CommandResult, print};
 use crate::{
     config::{self, Config, ConfigError, ListenAddress, Loaded, Origin, RegistrationMode},
     listen::{self, BoundListener},
+    metrics,
     shutdown::{Request, Signals},
     telemetry,
     tls::{self, ServerTls},
@@ -32,6 +33,7 @@ async fn serve(loaded: &Loaded) -> CommandResult {
     let mut signals = Signals::install()?;
     let certificate = ServerTls::load(&config.tls, &config.server_name, SystemClock.now_ms())?;
     let listeners = listen::bind(&config.listen, certificate.is_some()).await?;
+    let metrics_listeners = listen::bind_metrics(&config.metrics.listen).await?;
     let stop = CancellationToken::new();
     let mut server = wiring::build(config, stop.clone()).await?;
     server.open_control_socket(stop.clone());
@@ -45,6 +47,14 @@ async fn serve(loaded: &Loaded) -> CommandResult {
         stop.clone(),
     );
     let serving = tokio::spawn(serving);
+    let serving_metrics = listen::serve(
+        metrics_listeners,
+        metrics::router(server.metrics(config.metrics.token.clone())),
+        None,
+        config.listen.clone(),
+        stop.clone(),
+    );
+    let serving_metrics = tokio::spawn(serving_metrics);
     loop {
         match signals.next().await {
             Request::Stop => break,
@@ -54,6 +64,7 @@ async fn serve(loaded: &Loaded) -> CommandResult {
     tracing::info!("stopping");
     stop.cancel();
     serving.await?;
+    serving_metrics.await?;
     server.close().await?;
     tracing::info!("stopped");
     Ok(())

@@ -1,4 +1,5 @@
-//! `chappe user` and `chappe reports`: asks the running server, or does it itself when none runs on the data directory.
+//! `chappe user`, `chappe reports` and `chappe explain-delivery`: asks the running server, or does it itself when none runs on the data
+//! directory.
 
 use std::{
     io::{self, Read},
@@ -26,8 +27,7 @@ const PASSWORD_LENGTH: usize = 20;
 
 pub fn run(config: &Config, command: UserCommand) -> CommandResult {
     let (request, made_up) = request(command)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut lines = runtime.block_on(perform(config, request))?;
+    let mut lines = block_on(config, request)?;
     if let Some(password) = made_up {
         lines.push(format!("password: {password}"));
     }
@@ -38,9 +38,19 @@ pub fn run_reports(config: &Config, command: &ReportsCommand) -> CommandResult {
     let request = match command {
         ReportsCommand::List => UserRequest::ListReports,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let lines = runtime.block_on(perform(config, request))?;
+    let lines = block_on(config, request)?;
     print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
+/// `chappe explain-delivery`.
+pub fn explain_delivery(config: &Config, event: String, user: Option<String>, device: String) -> CommandResult {
+    let lines = block_on(config, UserRequest::ExplainDelivery { event, user, device })?;
+    print(&lines.iter().map(|line| format!("{line}\n")).collect::<String>())
+}
+
+fn block_on(config: &Config, request: UserRequest) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(perform(config, request))
 }
 
 /// The request, and the password in it when it was made up here and the operator must learn it.

@@ -85,6 +85,7 @@ pub fn load_from(explicit: Option<&Path>, surroundings: &Surroundings) -> Result
     let mut refused = config.check();
     refused.extend(config.registration.read_secret_files());
     refused.extend(config.turn.read_secret_files());
+    refused.extend(config.metrics.read_secret_files());
     if !refused.is_empty() {
         let located = refused.into_iter().map(|(key, found, allowed)| Problem {
             place: place_of(&figment, &key),

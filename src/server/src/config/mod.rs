@@ -17,6 +17,7 @@ mod load;
 mod log;
 mod login;
 mod media;
+mod metrics;
 mod password;
 mod presence;
 mod rate_limits;
@@ -47,6 +48,7 @@ pub use self::{
     log::{LogFormat, LogSection},
     login::LoginSection,
     media::{MediaSection, PreviewsSection},
+    metrics::MetricsSection,
     password::PasswordSection,
     presence::PresenceSection,
     rate_limits::{Rate, RateLimitsSection},
@@ -109,6 +111,8 @@ pub struct Config {
     #[serde(default)]
     pub rate_limits: RateLimitsSection,
     #[serde(default)]
+    pub metrics: MetricsSection,
+    #[serde(default)]
     pub log: LogSection,
 }
 
@@ -140,6 +144,7 @@ impl Config {
             appservices: AppServicesSection::default(),
             storage: StorageSection::default(),
             rate_limits: RateLimitsSection::default(),
+            metrics: MetricsSection::default(),
             log: LogSection::default(),
         }
     }
@@ -175,6 +180,7 @@ impl Config {
         self.appservices.check(&mut refusals);
         self.storage.check(&mut refusals);
         self.rate_limits.check(&mut refusals);
+        self.metrics.check(&mut refusals);
         self.log.check(&mut refusals);
         refusals.0
     }

@@ -11,8 +11,8 @@ use chappe_store::{
     tables::{
         accounts::DEVICES,
         e2ee::{
-            DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG, DEVICE_LIST_STREAM, FALLBACK_KEYS,
-            JsonObject, KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
+            CLAIMED_ONE_TIME_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG,
+            DEVICE_LIST_STREAM, FALLBACK_KEYS, JsonObject, KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
         },
         to_device::{TO_DEVICE, TO_DEVICE_TRANSACTION_AGES, TO_DEVICE_TRANSACTIONS},
     },
@@ -25,6 +25,7 @@ use super::{
     queue_edu,
     sharing::{joined_rooms, servers_sharing_room, shared_rooms_of_remote},
 };
+use crate::deliveries;
 
 /// What became of a device.
 pub(super) struct DeviceChange<'a> {
@@ -131,11 +132,13 @@ pub(super) fn queue_device_rows_deleted(batch: &mut Batch, user: &UserId, device
     batch.delete(&DEVICE_KEYS, &row);
     batch.delete_prefix(&ONE_TIME_KEYS, &row);
     batch.delete_prefix(&ONE_TIME_KEY_PLACES, &row);
+    batch.delete_prefix(&CLAIMED_ONE_TIME_KEYS, &row);
     batch.delete_prefix(&FALLBACK_KEYS, &row);
     batch.delete_prefix(&TO_DEVICE, &row);
     batch.delete_prefix(&TO_DEVICE_TRANSACTIONS, &row);
     batch.delete_prefix(&TO_DEVICE_TRANSACTION_AGES, &row);
     batch.delete_prefix(&KEY_SIGNATURES, &(user.to_owned(), device.to_string()));
+    deliveries::queue_deleted(batch, user, device);
 }
 
 /// The rows and EDUs for changed devices of a local user.

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use chappe_protocol::clock::Clock;
 use chappe_store::{
     Batch, CommitError, Position, Store, StoreError, Topic,
     tables::{
@@ -113,6 +114,8 @@ pub struct Keys {
     pub(crate) store: Store,
     server_name: OwnedServerName,
     federation: Arc<dyn KeyFederation>,
+    /// Absent: claims of keys are not noted.
+    clock: Option<Arc<dyn Clock>>,
     shares_device_names: bool,
     /// One lock for each remote user whose device list is being changed or fetched.
     remote_locks: Arc<Mutex<HashMap<OwnedUserId, Arc<tokio::sync::Mutex<()>>>>>,
@@ -120,7 +123,7 @@ pub struct Keys {
 
 impl Keys {
     pub fn new(store: Store, server_name: OwnedServerName, federation: Arc<dyn KeyFederation>) -> Self {
-        Self { store, server_name, federation, shares_device_names: false, remote_locks: Arc::default() }
+        Self { store, server_name, federation, clock: None, shares_device_names: false, remote_locks: Arc::default() }
     }
 
     /// Whether other servers are told devices' names. They are not unless this is called.
@@ -128,17 +131,23 @@ impl Keys {
         Self { shares_device_names, ..self }
     }
 
+    /// Notes who claims keys, for [`crate::explain_delivery`].
+    pub fn noting_claims(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock: Some(clock), ..self }
+    }
+
     pub(crate) fn is_local(&self, user: &UserId) -> bool {
         user.server_name() == self.server_name
     }
 }
 
-/// Hands an EDU to the federation sender, inside the batch that made it true.
-pub(crate) fn queue_edu(batch: &mut Batch, server: &ServerName, edu_type: &str, content: Value) {
+/// Hands an EDU to the federation sender, inside the batch that made it true; where it stands in the log.
+pub(crate) fn queue_edu(batch: &mut Batch, server: &ServerName, edu_type: &str, content: Value) -> Position {
     let edu = serde_json::json!({ "edu_type": edu_type, "content": content }).to_string();
     let position = batch.next_position();
     batch.put(&OUTGOING, &(server.to_owned(), position), &OutgoingItem::Edu(edu));
     batch.wake(Topic::Destination(server.to_owned()));
+    position
 }
 
 /// Whether a string of another's making can be part of a key in the store.

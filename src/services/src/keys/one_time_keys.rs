@@ -6,7 +6,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use chappe_store::{
     Batch, Direction, Domain, Store, StoreError, Topic,
-    tables::e2ee::{FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS, OneTimeKeyRecord},
+    tables::{
+        deliveries::KeyClaim,
+        e2ee::{
+            CLAIMED_ONE_TIME_KEYS, DEVICE_KEYS, FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
+            OneTimeKeyRecord, REMOTE_DEVICES,
+        },
+    },
 };
 use futures_util::future::join_all;
 use ruma::{
@@ -16,8 +22,9 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{Value, value::RawValue};
+use sha2::{Digest, Sha256};
 
-use crate::guarded::commit_guarded;
+use crate::{deliveries, guarded::commit_guarded};
 
 use super::{
     Keys, KeysError, REMOTE_TIMEOUT_DEFAULT, REMOTE_TIMEOUT_MAX, UploadError, by_server, failure_json, is_storable,
@@ -25,6 +32,10 @@ use super::{
 
 /// How many one-time keys of one algorithm a device may keep here. Clients keep about 50.
 const ONE_TIME_KEYS_MAX: u64 = 10_000;
+
+/// How many claimed keys of a device are remembered. A client may upload a key again whose upload it thinks failed: one of the last hundred
+/// or so.
+const CLAIMED_KEPT: usize = 1_000;
 
 /// Device -> algorithm: which keys of a user are wanted.
 type Claims = BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>;
@@ -62,7 +73,8 @@ pub fn unused_fallback_key_types(
 
 /// Puts newly uploaded one-time keys behind those that wait.
 ///
-/// A key that is already there with the same content is left as it is; with other content the upload is refused.
+/// A key that is already there with the same content is left as it is; with other content the upload is refused. A key that was claimed
+/// before is passed over: its upload was not answered, and came again.
 pub(super) fn queue_one_time_keys(
     store: &Store,
     batch: &mut Batch,
@@ -85,6 +97,10 @@ pub(super) fn queue_one_time_keys(
             }
             continue;
         }
+        let claimed = (place.0, place.1, place.2, public_key_hash(key.json().get()));
+        if store.contains(&CLAIMED_ONE_TIME_KEYS, &claimed)? {
+            continue;
+        }
         let count = kept.entry(algorithm.to_owned()).or_default();
         *count += 1;
         if *count > ONE_TIME_KEYS_MAX {
@@ -92,7 +108,32 @@ pub(super) fn queue_one_time_keys(
         }
         queue_one_time_key(batch, user, device, algorithm, key_id, key);
     }
+    queue_forget_claimed(store, batch, user, device)
+}
+
+/// Forgets the oldest of many claimed keys.
+fn queue_forget_claimed(store: &Store, batch: &mut Batch, user: &UserId, device: &DeviceId) -> Result<(), UploadError> {
+    let rows = store.scan(&CLAIMED_ONE_TIME_KEYS, &(user.to_owned(), device.to_owned()), Direction::Forward);
+    let mut claimed = rows.map(|row| row.map(|(key, position)| (position, key))).collect::<Result<Vec<_>, _>>()?;
+    let too_many = claimed.len().saturating_sub(CLAIMED_KEPT);
+    claimed.sort_unstable_by_key(|(position, _)| *position);
+    for (_, key) in claimed.iter().take(too_many) {
+        batch.delete(&CLAIMED_ONE_TIME_KEYS, key);
+    }
     Ok(())
+}
+
+/// Names a key by what makes it the same key, whatever its id and signatures.
+fn public_key_hash(json: &str) -> [u8; 16] {
+    let public = match serde_json::from_str::<Value>(json) {
+        Ok(Value::Object(mut object)) => object.remove("key"),
+        Ok(other) => Some(other),
+        Err(_) => None,
+    };
+    let text = public.as_ref().and_then(Value::as_str).unwrap_or(json);
+    let mut hash = [0; 16];
+    hash.iter_mut().zip(Sha256::digest(text.as_bytes())).for_each(|(to, from)| *to = from);
+    hash
 }
 
 /// The one-time keys of a device that is made, or made anew, in the same batch.
@@ -175,6 +216,7 @@ impl Keys {
     /// Spec: Client-Server API, `POST /keys/claim`.
     pub async fn claim(
         &self,
+        claimant: &UserId,
         wanted: BTreeMap<OwnedUserId, Claims>,
         timeout: Option<Duration>,
     ) -> Result<v3::Response, KeysError> {
@@ -182,7 +224,7 @@ impl Keys {
         let (local, remote): (BTreeMap<_, _>, BTreeMap<_, _>) =
             wanted.into_iter().partition(|(user, _)| self.is_local(user));
 
-        let mut answer = v3::Response::new(self.claim_local(local).await?);
+        let mut answer = v3::Response::new(self.claim_local(claimant.as_str(), local).await?);
         let fetches = by_server(remote).into_iter().map(|(server, users)| async move {
             let request = v1::Request::new(users.clone());
             let fetched = self.federation.fetch_claimed_keys(&server, request, timeout).await;
@@ -191,6 +233,7 @@ impl Keys {
         for (server, users, fetched) in join_all(fetches).await {
             match fetched {
                 Ok(response) => {
+                    self.note_remote_claims(claimant, &users, &response.one_time_keys).await?;
                     answer.one_time_keys.extend(response.one_time_keys.into_iter().filter_map(|(user, devices)| {
                         let asked = users.get(&user)?;
                         let devices: BTreeMap<_, _> =
@@ -200,6 +243,7 @@ impl Keys {
                 }
                 Err(error) => {
                     tracing::info!(destination = %server, error = %error, "one-time keys could not be claimed");
+                    self.note_remote_claims(claimant, &users, &v1::OneTimeKeys::new()).await?;
                     answer.failures.insert(server.to_string(), failure_json(&error));
                 }
             }
@@ -207,10 +251,42 @@ impl Keys {
         Ok(answer)
     }
 
-    /// Claims keys of local users: what [`Keys::claim`] does for them, and what other servers ask for.
+    /// Notes what was claimed of devices at another server, as far as they are known here.
+    async fn note_remote_claims(
+        &self,
+        claimant: &UserId,
+        wanted: &BTreeMap<OwnedUserId, Claims>,
+        given: &v1::OneTimeKeys,
+    ) -> Result<(), KeysError> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        let mut batch = Batch::new();
+        for (user, device) in wanted.iter().flat_map(|(user, devices)| devices.keys().map(move |device| (user, device)))
+        {
+            if !is_storable(device.as_str())
+                || !self.store.contains(&REMOTE_DEVICES, &(user.clone(), device.clone()))?
+            {
+                continue;
+            }
+            let keys = given.get(user).and_then(|devices| devices.get(device));
+            let key_id = keys.and_then(|keys| keys.keys().next()).map(ToString::to_string);
+            let claim = KeyClaim { at_ms: clock.now_ms(), by: claimant.to_string(), key_id };
+            deliveries::queue_claim(&self.store, &mut batch, (user, device), claim)?;
+        }
+        if !batch.is_empty() {
+            self.store.commit(batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Claims keys of local users: what [`Keys::claim`] does for them, and what other servers ask for. The claimant is a local user or
+    /// another server.
     ///
     /// Spec: Server-Server API, `POST /user/keys/claim`.
-    pub async fn claim_local(&self, wanted: BTreeMap<OwnedUserId, Claims>) -> Result<v1::OneTimeKeys, KeysError> {
+    pub async fn claim_local(
+        &self,
+        claimant: &str,
+        wanted: BTreeMap<OwnedUserId, Claims>,
+    ) -> Result<v1::OneTimeKeys, KeysError> {
         let mut claimed = v1::OneTimeKeys::new();
         for (user, devices) in wanted {
             if !self.is_local(&user) {
@@ -219,9 +295,9 @@ impl Keys {
             let keys = commit_guarded(&self.store, Domain::Account(user.clone()), |batch| {
                 let mut keys = BTreeMap::new();
                 for (device, algorithm) in &devices {
-                    if let Some((name, key)) = self.queue_claim(batch, &user, device, algorithm.as_str())? {
-                        keys.insert(device.clone(), BTreeMap::from([(name, key)]));
-                    }
+                    let given = self.queue_claim(batch, &user, device, algorithm.as_str())?;
+                    self.note_claim(batch, claimant, (&user, device), given.as_ref().map(|(name, _)| name))?;
+                    keys.extend(given.map(|(name, key)| (device.clone(), BTreeMap::from([(name, key)]))));
                 }
                 if !batch.is_empty() {
                     // The device learns from sync how many keys are left.
@@ -235,6 +311,22 @@ impl Keys {
             }
         }
         Ok(claimed)
+    }
+
+    fn note_claim(
+        &self,
+        batch: &mut Batch,
+        claimant: &str,
+        of: (&UserId, &DeviceId),
+        given: Option<&OwnedOneTimeKeyId>,
+    ) -> Result<(), StoreError> {
+        let Some(clock) = &self.clock else { return Ok(()) };
+        // Of devices that are not there nothing is kept.
+        if !is_storable(of.1.as_str()) || !self.store.contains(&DEVICE_KEYS, &(of.0.to_owned(), of.1.to_owned()))? {
+            return Ok(());
+        }
+        let claim = KeyClaim { at_ms: clock.now_ms(), by: claimant.to_owned(), key_id: given.map(ToString::to_string) };
+        deliveries::queue_claim(&self.store, batch, of, claim)
     }
 
     fn queue_claim(
@@ -251,6 +343,9 @@ impl Keys {
         let first = self.store.scan(&ONE_TIME_KEYS, &row, Direction::Forward).next().transpose()?;
         if let Some((key, record)) = first {
             batch.delete(&ONE_TIME_KEYS, &key);
+            let claimed = (row.0.clone(), row.1.clone(), row.2.clone(), public_key_hash(&record.json));
+            let position = batch.next_position();
+            batch.put(&CLAIMED_ONE_TIME_KEYS, &claimed, &position);
             batch.delete(&ONE_TIME_KEY_PLACES, &(row.0, row.1, row.2, record.key_id.clone()));
             return Ok(named_key(algorithm, &record.key_id, record.json));
         }

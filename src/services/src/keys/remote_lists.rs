@@ -113,6 +113,11 @@ impl Keys {
         if shared_since_fetch && !self.is_stale(user)? { Ok(Freshness::Fresh) } else { Ok(Freshness::Outdated) }
     }
 
+    /// Whether the cached device list of a remote user can be relied on.
+    pub fn is_list_fresh(&self, user: &UserId) -> Result<bool, StoreError> {
+        Ok(self.freshness(user)? == Freshness::Fresh)
+    }
+
     fn is_stale(&self, user: &UserId) -> Result<bool, StoreError> {
         self.store.contains(&STALE_DEVICE_LISTS, &(user.server_name().to_owned(), user.to_owned()))
     }

@@ -3,7 +3,7 @@ use std::{
     time::Duration,
 };
 
-use chappe_store::{Batch, Position};
+use chappe_store::{Batch, Direction, Position, tables::e2ee::CLAIMED_ONE_TIME_KEYS};
 use ruma::{
     OneTimeKeyAlgorithm, UInt, UserId,
     api::{client::keys::upload_signatures::v3::SignedKeys, federation::device::get_devices::v1},
@@ -44,7 +44,7 @@ fn identity(user: &UserId, device: &str, key: &str) -> DeviceKeysUpload {
 async fn claim(bench: &Bench, user: &UserId, device: &str) -> Option<String> {
     let wanted =
         BTreeMap::from([(user.to_owned(), BTreeMap::from([(device.into(), OneTimeKeyAlgorithm::SignedCurve25519)]))]);
-    let mut answer = bench.keys.claim(wanted, None).await.unwrap();
+    let mut answer = bench.keys.claim(bob(), wanted, None).await.unwrap();
     let keys = answer.one_time_keys.remove(user)?.into_values().next()?;
     keys.into_keys().next().map(|name| name.to_string())
 }
@@ -111,6 +111,49 @@ async fn a_one_time_key_can_be_uploaded_again_but_not_with_other_content() {
 }
 
 #[tokio::test]
+async fn a_claimed_one_time_key_that_is_uploaded_again_is_not_given_out_again() {
+    let bench = Bench::new();
+    let phone = device_id!("PHONE");
+    bench.device(alice(), "PHONE").await;
+    bench.keys.upload(alice(), phone, one_time_keys(&["signed_curve25519:A"])).await.unwrap();
+    assert_eq!(claim(&bench, alice(), "PHONE").await.as_deref(), Some("signed_curve25519:A"));
+    // The answer to the upload got lost: the client makes it again, with a further key.
+    let again = one_time_keys(&["signed_curve25519:A", "signed_curve25519:B"]);
+    let counts = bench.keys.upload(alice(), phone, again).await.unwrap();
+    assert_eq!(counts[&OneTimeKeyAlgorithm::SignedCurve25519], UInt::from(1_u8));
+    assert_eq!(claim(&bench, alice(), "PHONE").await.as_deref(), Some("signed_curve25519:B"));
+    assert_eq!(claim(&bench, alice(), "PHONE").await, None);
+    // Another key under a used name is another key.
+    let mut other = one_time_keys(&["signed_curve25519:A"]);
+    other.one_time_keys.values_mut().for_each(|key| *key = raw(&json!({ "key": "other" })));
+    bench.keys.upload(alice(), phone, other).await.unwrap();
+    assert_eq!(claim(&bench, alice(), "PHONE").await.as_deref(), Some("signed_curve25519:A"));
+
+    // A device that is made anew begins anew.
+    let mut batch = Batch::new();
+    queue_device_deleted(&bench.store, &mut batch, alice(), phone).unwrap();
+    bench.store.commit(batch).await.unwrap();
+    assert_eq!(bench.store.scan(&CLAIMED_ONE_TIME_KEYS, &(), Direction::Forward).count(), 0);
+}
+
+#[tokio::test]
+async fn only_the_newest_claimed_keys_of_a_device_are_remembered() {
+    let bench = Bench::new();
+    let phone = device_id!("PHONE");
+    let names: Vec<String> = (0..1_003).map(|number| format!("signed_curve25519:K{number:04}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    bench.keys.upload(alice(), phone, one_time_keys(&names)).await.unwrap();
+    for _ in &names {
+        claim(&bench, alice(), "PHONE").await.unwrap();
+    }
+    bench.keys.upload(alice(), phone, one_time_keys(&["signed_curve25519:NEW"])).await.unwrap();
+    assert_eq!(bench.store.scan(&CLAIMED_ONE_TIME_KEYS, &(), Direction::Forward).count(), 1_000);
+    bench.keys.upload(alice(), phone, one_time_keys(&names[5..])).await.unwrap();
+    let counts = one_time_key_counts(&bench.store, alice(), phone).unwrap();
+    assert_eq!(counts[&OneTimeKeyAlgorithm::SignedCurve25519], UInt::from(1_u8));
+}
+
+#[tokio::test]
 async fn the_fallback_key_is_given_out_when_there_is_no_other_and_marked_as_used() {
     let bench = Bench::new();
     let phone = device_id!("PHONE");
@@ -134,7 +177,7 @@ async fn claims_at_a_server_that_is_down_are_named_as_failures() {
         remy().to_owned(),
         BTreeMap::from([("LAPTOP".into(), OneTimeKeyAlgorithm::SignedCurve25519)]),
     )]);
-    let answer = bench.keys.claim(wanted, Some(Duration::from_secs(1))).await.unwrap();
+    let answer = bench.keys.claim(bob(), wanted, Some(Duration::from_secs(1))).await.unwrap();
     assert!(answer.failures.contains_key("remote.example"));
     assert!(answer.one_time_keys.is_empty());
 }

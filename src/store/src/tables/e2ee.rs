@@ -32,6 +32,11 @@ pub const ONE_TIME_KEYS: Table<(OwnedUserId, OwnedDeviceId, String, Position), O
 pub const ONE_TIME_KEY_PLACES: Table<(OwnedUserId, OwnedDeviceId, String, String), Position> =
     Table::new(62, "one_time_key_places");
 
+/// Local user, device, algorithm, hash of a public key (128 bits) -> where it was claimed: so that a key which is uploaded again is not
+/// given out again. The newest of each device are kept.
+pub const CLAIMED_ONE_TIME_KEYS: Table<(OwnedUserId, OwnedDeviceId, String, [u8; 16]), Position> =
+    Table::new(146, "claimed_one_time_keys");
+
 /// The key that is given out when the one-time keys are used up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FallbackKeyRecord {

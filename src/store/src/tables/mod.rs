@@ -10,6 +10,7 @@ pub mod app_services;
 pub mod auth_chain;
 pub mod catch_up;
 pub mod delayed_events;
+pub mod deliveries;
 pub mod destinations;
 pub mod domains;
 pub mod e2ee;

@@ -25,9 +25,9 @@ pub struct Answer {
 
 pub async fn handle(
     State(keys): State<Keys>,
-    Authenticated(_session): Authenticated,
+    Authenticated(session): Authenticated,
     Ruma(request): Ruma<Request>,
 ) -> Result<Json<Answer>, ApiError> {
-    let answer = keys.claim(request.one_time_keys, request.timeout).await?;
+    let answer = keys.claim(&session.user_id, request.one_time_keys, request.timeout).await?;
     Ok(Json(Answer { failures: answer.failures, one_time_keys: answer.one_time_keys }))
 }
