@@ -4,6 +4,7 @@
 pub mod authority;
 pub mod client;
 pub mod conversation;
+pub mod device;
 pub mod person;
 pub mod server;
 

@@ -2,3 +2,4 @@
 
 mod crash;
 mod federation;
+mod sliding_sync;
