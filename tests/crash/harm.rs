@@ -15,6 +15,7 @@ use chappe_tests::{
     server::Server,
 };
 use clap::ValueEnum;
+use futures_util::future::join_all;
 use rand::{Rng, RngExt, rngs::StdRng};
 use reqwest::Method;
 use serde_json::json;
@@ -41,11 +42,15 @@ pub enum Variant {
 const DISK_MIB: u64 = 2048;
 const SMALL_DISK_MIB: u64 = 400;
 
-/// How long the server may take to notice, and to be well again.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the server may take to notice, and to be well again. What is left of the log's segment has its space already, and is
+/// filled first.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A write that soon fills what is left of the log's segment.
 const LARGE_BYTES: usize = 60_000;
+
+/// How many of them are made at once.
+const WRITERS: usize = 16;
 
 /// Makes flushes fail while the file that `FAILING_FLUSH` names exists.
 const FAILING_FLUSH: &str = r#"
@@ -237,8 +242,9 @@ fn fill(ballast: &Path) -> Result<(), Failure> {
     }
 }
 
-async fn write_account_data(client: &Client) -> Option<reqwest::StatusCode> {
-    let path = format!("/_matrix/client/v3/user/{}/account_data/org.chappe.large", segment(&client.user_id));
+async fn write_account_data(client: &Client, number: usize) -> Option<reqwest::StatusCode> {
+    let user = segment(&client.user_id);
+    let path = format!("/_matrix/client/v3/user/{user}/account_data/org.chappe.large.{number}");
     let body = json!({ "large": "x".repeat(LARGE_BYTES) });
     client.attempt(Method::PUT, &path, Some(&body)).await.ok().map(|(status, _)| status)
 }
@@ -247,10 +253,9 @@ async fn write_account_data(client: &Client) -> Option<reqwest::StatusCode> {
 async fn refuses_writes(client: &Client) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < NOTICE_TIMEOUT {
-        match write_account_data(client).await {
-            Some(status) if status.is_success() => {}
-            Some(status) => return status.is_server_error(),
-            None => return true,
+        let answers = join_all((0..WRITERS).map(|number| write_account_data(client, number))).await;
+        if answers.iter().any(|answer| answer.is_none_or(|status| status.is_server_error())) {
+            return true;
         }
     }
     false
@@ -259,7 +264,7 @@ async fn refuses_writes(client: &Client) -> bool {
 async fn accepts_writes(client: &Client) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < NOTICE_TIMEOUT {
-        if write_account_data(client).await.is_some_and(|status| status.is_success()) {
+        if write_account_data(client, 0).await.is_some_and(|status| status.is_success()) {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

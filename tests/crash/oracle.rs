@@ -100,9 +100,12 @@ fn check_sync(entries: &Entries, histories: &HashMap<String, Vec<Value>>, faults
         if distinct.len() != told.len() {
             faults.push(format!("/sync repeated {} events of {room}", told.len() - distinct.len()));
         }
-        let missing = event_ids(history).into_iter().filter(|id| !distinct.contains(id)).count();
-        if missing > 0 {
-            faults.push(format!("/sync left out {missing} of {} events of {room}", history.len()));
+        let is_missing =
+            |event: &&Value| event["event_id"].as_str().is_none_or(|id| !distinct.contains(&id.to_owned()));
+        let missing: Vec<_> = history.iter().filter(is_missing).collect();
+        if let Some(first) = missing.first() {
+            let (left_out, all) = (missing.len(), history.len());
+            faults.push(format!("/sync left out {left_out} of {all} events of {room}, for one {first}"));
         }
     }
 }

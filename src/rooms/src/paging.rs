@@ -3,7 +3,7 @@
 //!
 //! Spec: Client-Server API, `GET /rooms/{roomId}/messages` and `GET /rooms/{roomId}/context/{eventId}`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use chappe_store::{Direction, Order, Position, RoomNid, StoreError};
 use ruma::{UserId, api::Direction as Paging};
@@ -27,7 +27,7 @@ const DEPTH_END: u64 = 1 << 53;
 pub struct PageRequest {
     pub from: Place,
     /// The page stops here, if it comes that far.
-    pub to: Option<PageEnd>,
+    pub to: Option<Token>,
     /// Live events that came later than this are passed over: whoever pages back from a position has been given them.
     pub up_to: Option<Position>,
     pub direction: Paging,
@@ -35,26 +35,34 @@ pub struct PageRequest {
 }
 
 /// Where paging ends.
-#[derive(Clone, Copy, Debug)]
-pub struct PageEnd {
+#[derive(Debug)]
+struct PageEnd {
     place: Place,
-    /// A client that pages back to a position wants what it was not given by then: also late arrivals that have their place
-    /// before the place of the position, and of the rest there nothing.
-    since: Option<(Position, Place)>,
+    /// A client that pages back to a position wants what it was not given by then: down from the position's place only what came
+    /// later.
+    since: Option<Since>,
+}
+
+#[derive(Debug)]
+struct Since {
+    position: Position,
+    place: Place,
+    /// Where what came later has its place among what had come by then.
+    late: BTreeSet<Place>,
 }
 
 impl PageEnd {
-    fn ends_at(self, place: Place, direction: Paging) -> bool {
+    fn ends_at(&self, place: Place, direction: Paging) -> bool {
         match direction {
             Paging::Backward => place <= self.place,
             Paging::Forward => place > self.place,
         }
     }
 
-    fn was_given(self, place: Place) -> bool {
-        self.since.is_some_and(|(since, since_place)| match place.1 {
-            Order::Live(position) => position <= since,
-            Order::Backfilled(_) => place <= since_place,
+    fn was_given(&self, place: Place) -> bool {
+        self.since.as_ref().is_some_and(|since| match place.1 {
+            Order::Live(position) => position <= since.position,
+            Order::Backfilled(_) => place <= since.place && !since.late.contains(&place),
         })
     }
 }
@@ -81,13 +89,20 @@ impl Rooms {
     }
 
     /// Where paging up to a token ends.
-    pub fn get_page_end(&self, room: RoomNid, token: Token, direction: Paging) -> Result<PageEnd, StoreError> {
+    fn get_page_end(&self, room: RoomNid, token: Token, direction: Paging) -> Result<PageEnd, StoreError> {
         let place = self.get_place_of_token(room, token)?;
-        let (Token::Stream(since), Paging::Backward) = (token, direction) else {
+        let (Token::Stream(position), Paging::Backward) = (token, direction) else {
             return Ok(PageEnd { place, since: None });
         };
-        let late = self.get_lowest_late_place(room, since)?;
-        Ok(PageEnd { place: late.map_or(place, |late| late.min(place)), since: Some((since, place)) })
+        let late = self.get_late_places(room, position)?;
+        let lowest = late.first().map(|lowest| match before(*lowest) {
+            Token::Topological { depth, order, .. } => (depth, order),
+            Token::Stream(_) => *lowest,
+        });
+        Ok(PageEnd {
+            place: lowest.map_or(place, |lowest| lowest.min(place)),
+            since: Some(Since { position, place, late }),
+        })
     }
 
     /// A page of the events that the user may see and `admits` lets pass.
@@ -108,6 +123,8 @@ impl Rooms {
         let mut backfills_left = if is_back && self.is_joined(room.nid, user)? { BACKFILLS_MAX } else { 0 };
         let mut place = from;
         let mut looked_at = 0;
+        let get_end = || to.map(|to| self.get_page_end(room.nid, to, direction)).transpose();
+        let mut end = get_end()?;
         while page.events.len() < limit {
             let wanted = u32::try_from(limit - page.events.len()).unwrap_or(u32::MAX);
             while backfills_left > 0 {
@@ -115,6 +132,7 @@ impl Rooms {
                 if !self.backfill(room, place, wanted).await? {
                     break;
                 }
+                end = get_end()?;
             }
             let count = (limit - page.events.len()).max(EVENTS_READ);
             let read =
@@ -126,8 +144,8 @@ impl Rooms {
             }
             let gaps = if backfills_left > 0 { self.get_backward_extremities(room.nid)? } else { Vec::new() };
             for (at, event) in read {
-                if let Some(to) = to.filter(|to| to.ends_at(at, direction)) {
-                    page.end = (!page.events.is_empty()).then(|| after(to.place).with_up_to(up_to));
+                if let Some(end) = end.as_ref().filter(|end| end.ends_at(at, direction)) {
+                    page.end = (!page.events.is_empty()).then(|| after(end.place).with_up_to(up_to));
                     return Ok(page);
                 }
                 let next = if is_back { before(at) } else { after(at) };
@@ -137,7 +155,7 @@ impl Rooms {
                 page.end = Some(next.with_up_to(up_to));
                 looked_at += 1;
                 let is_later = up_to.is_some_and(|up_to| matches!(at.1, Order::Live(position) if position > up_to));
-                let was_given = is_later || to.is_some_and(|to| to.was_given(at));
+                let was_given = is_later || end.as_ref().is_some_and(|end| end.was_given(at));
                 if !was_given && eyes.sees(&event)? && admits(&event)? {
                     page.events.push((at, event));
                 }

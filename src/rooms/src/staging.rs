@@ -92,7 +92,7 @@ pub(crate) struct Staging {
     pub(crate) last_position: Option<Position>,
     backfilled: Option<u64>,
     /// Where the deepest live event stands, once it has been looked for.
-    deepest: Option<Place>,
+    deepest: Option<Option<Place>>,
     /// While not all members are known: the servers in the room by the word of another.
     pub(crate) said_servers: BTreeSet<OwnedServerName>,
     /// Servers whose rows may have to change though none of their users does.
@@ -298,6 +298,7 @@ impl Staging {
                     None => self.rooms.store.get(&BACKFILLED, &room)?.unwrap_or(0),
                 } + 1;
                 self.backfilled = Some(count);
+                self.note_if_in_gap((event.pdu.depth, Order::Backfilled(count)))?;
                 Order::Backfilled(count)
             }
         };
@@ -311,15 +312,34 @@ impl Staging {
 
     /// Notes a live event that comes after deeper ones.
     fn note_if_late(&mut self, place: Place, position: Position) -> Result<(), RoomError> {
-        let deepest = match self.deepest {
-            Some(deepest) => deepest,
-            None => self.rooms.get_deepest_live_place(self.room.nid)?.unwrap_or(place),
-        };
+        let deepest = self.deepest_live_place()?.unwrap_or(place);
         if deepest > place {
-            self.batch.put(&LATE_ARRIVALS, &(self.room.nid, position), &LateArrival { depth: place.0, deepest });
+            self.batch.put(&LATE_ARRIVALS, &(self.room.nid, position), &LateArrival { place, deepest });
         }
-        self.deepest = Some(deepest.max(place));
+        self.deepest = Some(Some(deepest.max(place)));
         Ok(())
+    }
+
+    /// Notes a backfilled event that is no history from before this server's time, but fills a gap.
+    fn note_if_in_gap(&mut self, place: Place) -> Result<(), RoomError> {
+        let first = self.rooms.get_first_place(self.room.nid)?;
+        let deepest = self.deepest_live_place()?;
+        if let (Some(first), Some(deepest)) = (first, deepest)
+            && place > first
+        {
+            let position = self.batch.next_position();
+            self.batch.put(&LATE_ARRIVALS, &(self.room.nid, position), &LateArrival { place, deepest });
+        }
+        Ok(())
+    }
+
+    fn deepest_live_place(&mut self) -> Result<Option<Place>, StoreError> {
+        if let Some(deepest) = self.deepest {
+            return Ok(deepest);
+        }
+        let deepest = self.rooms.get_deepest_live_place(self.room.nid)?;
+        self.deepest = Some(deepest);
+        Ok(deepest)
     }
 
     /// Keeps the graph's back edge: what history is missing before the event.

@@ -1,6 +1,6 @@
 //! The room's events in order: by arrival for sync, topologically for paging.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use chappe_store::{
     Direction, Order, Position, RoomNid, StoreError,
@@ -156,22 +156,16 @@ impl Rooms {
         Ok(None)
     }
 
-    /// Right before the shallowest of the events that came later than a position and have their place before those that had come by
-    /// then; `None` if there are none.
-    pub(crate) fn get_lowest_late_place(&self, room: RoomNid, since: Position) -> Result<Option<Place>, StoreError> {
-        let late =
-            self.store.scan_range(&LATE_ARRIVALS, &(room, since.next()), &(room, Position::MAX), Direction::Forward);
-        let mut lowest = None::<Place>;
-        for row in late {
-            let ((_, position), late) = row?;
-            let place = (late.depth, Order::Live(Position(position.0.saturating_sub(1))));
-            lowest = Some(lowest.map_or(place, |lowest| lowest.min(place)));
-        }
-        Ok(lowest)
+    /// The places of the events that came later than a position and have their place among those that had come by then.
+    pub(crate) fn get_late_places(&self, room: RoomNid, since: Position) -> Result<BTreeSet<Place>, StoreError> {
+        self.store
+            .scan_range(&LATE_ARRIVALS, &(room, since.next()), &(room, Position::MAX), Direction::Forward)
+            .map(|row| row.map(|(_, late)| late.place))
+            .collect()
     }
 
     /// Right before the first live event of a room.
-    fn get_first_place(&self, room: RoomNid) -> Result<Option<Place>, StoreError> {
+    pub(crate) fn get_first_place(&self, room: RoomNid) -> Result<Option<Place>, StoreError> {
         let first = self.store.scan(&TIMELINE, &(room,), Direction::Forward).next().transpose()?;
         let Some(((_, position), nid)) = first else { return Ok(None) };
         let depth = self.get_event_by_nid(nid)?.map(|event| event.record.depth);

@@ -8,12 +8,11 @@ use crate::{Rooms, membership::MemberProfile, paging::PageRequest, timeline::Tok
 /// What a client is given that pages from one token to another, in pages of `limit`.
 async fn walk(rooms: &Rooms, room: &RoomId, reader: &UserId, from: Token, to: Token, limit: usize) -> Vec<String> {
     let room = rooms.require_room(room).expect("room");
-    let end = rooms.get_page_end(room.nid, to, Direction::Backward).expect("end");
     let (mut bodies, mut next) = (Vec::new(), Some(from));
     while let Some(from) = next {
         let request = PageRequest {
             from: rooms.get_place_of_token(room.nid, from).expect("place"),
-            to: Some(end),
+            to: Some(to),
             up_to: from.up_to(),
             direction: Direction::Backward,
             limit,

@@ -50,11 +50,11 @@ pub struct SentBy {
     pub transaction_id: String,
 }
 
-/// A live event that has its place before one that was there already.
+/// An event that this server learnt after events that have their place behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LateArrival {
-    /// Its own depth.
-    pub depth: u64,
+    /// Its own depth and order.
+    pub place: (u64, Order),
     /// Depth and order of the deepest live event when it came.
     pub deepest: (u64, Order),
 }
@@ -62,19 +62,21 @@ pub struct LateArrival {
 impl Value for LateArrival {
     fn encode(&self, writer: &mut ValueWriter) {
         writer.bytes(&[1]);
-        self.depth.encode(writer);
-        self.deepest.0.encode(writer);
-        self.deepest.1.encode(writer);
+        for (depth, order) in [self.place, self.deepest] {
+            depth.encode(writer);
+            order.encode(writer);
+        }
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (1, fields) = split_version(bytes)? else {
             return Err(DecodeError::new("unknown version of a late arrival"));
         };
-        let (Some(depth), Some(deepest), Some(order)) = (fields.get(..8), fields.get(8..16), fields.get(16..)) else {
-            return Err(DecodeError::new("late arrival is too short"));
+        let place = |from: usize| match (fields.get(from..from + 8), fields.get(from + 8..from + 17)) {
+            (Some(depth), Some(order)) => Ok((u64::decode(depth)?, Order::decode(order)?)),
+            _ => Err(DecodeError::new("late arrival is too short")),
         };
-        Ok(Self { depth: u64::decode(depth)?, deepest: (u64::decode(deepest)?, Order::decode(order)?) })
+        Ok(Self { place: place(0)?, deepest: place(17)? })
     }
 }
 
@@ -90,8 +92,9 @@ pub const EVENT_NIDS: Table<OwnedEventId, EventNid> = Table::new(12, "event_nids
 /// Room, position -> event: the timeline as this server learnt it, accepted events only. Read by sync.
 pub const TIMELINE: Table<(RoomNid, Position), EventNid> = Table::new(13, "timeline");
 
-/// Room, position -> how an event of [`TIMELINE`] came late: no row for one that was deeper than all live events before it.
-/// Read where a position is to become a place in the topological order, and the other way round.
+/// Room, position -> an event that came then, and has its place among those that were there: a live one that was not deeper than all
+/// live events before it, at its position in [`TIMELINE`]; or a backfilled one that fills a gap behind the first live event. Read where a
+/// position is to become a place in the topological order, and the other way round.
 pub const LATE_ARRIVALS: Table<(RoomNid, Position), LateArrival> = Table::new(220, "late_arrivals");
 
 /// Position -> event: the same events over all rooms, in order. Read by the followers of the event log.

@@ -65,10 +65,7 @@ pub async fn handle(
         Some(token) => rooms.get_place_of_token(room.nid, token)?,
         None => start(&rooms, &room, view, direction)?,
     };
-    let to = match &parameters.to {
-        Some(token) => Some(rooms.get_page_end(room.nid, token.parse()?, direction)?),
-        None => None,
-    };
+    let to: Option<Token> = parameters.to.as_deref().map(str::parse).transpose()?;
     let up_to = from_token.filter(|_| direction == Direction::Backward).and_then(Token::up_to);
     let limit = parameters.limit.map_or(LIMIT_DEFAULT, |limit| usize::try_from(limit).unwrap_or(LIMIT_MAX));
     let (filter, lazy_load) = filter_of(query.as_deref())?;
