@@ -64,3 +64,35 @@ async fn paging_between_positions_gives_what_came_between_them_however_late_it_c
         assert_eq!(given(now(), Token::Stream(Position::MAX)).await, Vec::<String>::new());
     }
 }
+
+#[tokio::test]
+async fn paging_to_a_position_gives_what_filled_a_gap_since() {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room = public_room(&one, &alice, RoomVersionId::V11).await;
+    two.join(&bob, &room, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    network.deliver().await;
+    network.set_down(&two, true);
+    let mut last = None;
+    for number in 0..40 {
+        last = Some(one.send(&alice, &room, text(&format!("elsewhere {number}"))).await.expect("send").event_id);
+    }
+    // Here the room has gone deeper meanwhile.
+    for number in 0..60 {
+        two.send(&bob, &room, text(&format!("here {number}"))).await.expect("send");
+    }
+    network.lose_queued(&one).await;
+    network.lose_queued(&two).await;
+    network.set_down(&two, false);
+    let now = || Token::Stream(two.store().durable_position());
+    let before = now();
+
+    // Only the last of the lost events comes by itself, and the gap is too wide for it to bring the others.
+    let last = one.get_event(&last.expect("sent")).expect("read").expect("event");
+    two.receive_pdu(one.server_name(), &room, &last.pdu.to_federation_raw().expect("raw")).await.expect("receive");
+    let elsewhere: Vec<_> = (0..40).rev().map(|number| format!("elsewhere {number}")).collect();
+    for limit in [100, 7] {
+        assert_eq!(walk(&two, &room, &bob, now(), before, limit).await, elsewhere, "pages of {limit}");
+    }
+}
