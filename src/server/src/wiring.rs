@@ -47,6 +47,7 @@ use chappe_services::{
     },
     receipts::Receipts,
     reports::Reports,
+    room_upgrades::RoomUpgrades,
     search::{IndexError, Search, SearchIndex},
     server_notices::ServerNotices,
     sliding_sync::SlidingSync,
@@ -350,6 +351,11 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         run_until(stop.clone(), left_out::run(rooms.clone())),
         run_until(stop.clone(), keys.clone().run_after_resyncs(rooms.clone())),
         run_until(stop.clone(), rooms.clone().run_resyncs()),
+        run_until(
+            stop.clone(),
+            RoomUpgrades::new(rooms.clone(), account_data.clone())
+                .follow(EventFollower::open("room_upgrades", &rooms)?),
+        ),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {
             stop.cancelled().await;

@@ -33,6 +33,7 @@ pub mod receipts;
 pub mod registration;
 pub mod reports;
 pub mod room_summary;
+pub mod room_upgrades;
 pub mod search;
 pub mod secret;
 pub mod server_notices;

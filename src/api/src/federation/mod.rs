@@ -89,3 +89,6 @@ pub fn router() -> Router<App> {
         .at(Method::GET, "/_matrix/federation/v1/version", version::version)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
+
+#[cfg(test)]
+mod tests;

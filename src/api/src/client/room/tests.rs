@@ -383,3 +383,53 @@ async fn event_closest_to_a_time_is_found_in_either_direction() {
         assert_eq!(refusal(&find(Some(&alice), query.to_owned()).await), (400, "M_INVALID_PARAM"), "{query}");
     }
 }
+
+/// The endpoints of one room: method, path below it, and a body that would do.
+fn endpoints_of_a_room() -> Vec<(http::Method, &'static str, JsonValue)> {
+    use http::Method;
+    let bob = json!({ "user_id": "@bob:chappe.example" });
+    vec![
+        (Method::GET, "aliases", JsonValue::Null),
+        (Method::GET, "context/$event", JsonValue::Null),
+        (Method::GET, "event/$event", JsonValue::Null),
+        (Method::GET, "joined_members", JsonValue::Null),
+        (Method::GET, "members", JsonValue::Null),
+        (Method::GET, "messages?dir=b", JsonValue::Null),
+        (Method::GET, "state", JsonValue::Null),
+        (Method::GET, "state/m.room.name", JsonValue::Null),
+        (Method::POST, "ban", bob.clone()),
+        (Method::POST, "forget", json!({})),
+        (Method::POST, "invite", bob.clone()),
+        (Method::POST, "join", json!({})),
+        (Method::POST, "kick", bob.clone()),
+        (Method::POST, "leave", json!({})),
+        (Method::POST, "unban", bob),
+        (Method::POST, "upgrade", json!({ "new_version": "12" })),
+        (Method::PUT, "redact/$event/1", json!({})),
+        (Method::PUT, "send/m.room.message/1", json!({ "body": "x", "msgtype": "m.text" })),
+        (Method::PUT, "state/m.room.name", json!({ "name": "x" })),
+    ]
+}
+
+#[tokio::test]
+async fn endpoints_of_a_room_want_a_token_and_somebody_who_may() {
+    let server = TestApp::new();
+    let (alice, carol) = (server.register("alice").await, server.register("carol").await);
+    let room = create(&server, &alice, json!({})).await;
+    for (method, path, body) in endpoints_of_a_room() {
+        let own = format!("/_matrix/client/v3/rooms/{room}/{path}");
+        let refused = server.call(method.clone(), &own, None, body.clone()).await;
+        assert_eq!(refusal(&refused), (401, "M_MISSING_TOKEN"), "{path}");
+        let (status, answer) = server.call(method.clone(), &own, Some(&carol), body.clone()).await;
+        assert!([400, 403, 404].contains(&status.as_u16()), "{path}: {status} {answer}");
+        let unknown = format!("/_matrix/client/v3/rooms/!unknown:chappe.example/{path}");
+        let (status, answer) = server.call(method.clone(), &unknown, Some(&carol), body.clone()).await;
+        assert!([403, 404].contains(&status.as_u16()), "{path}: {status} {answer}");
+        let malformed = format!("/_matrix/client/v3/rooms/no-room-id/{path}");
+        assert_eq!(
+            refusal(&server.call(method, &malformed, Some(&alice), body).await),
+            (400, "M_INVALID_PARAM"),
+            "{path}"
+        );
+    }
+}
