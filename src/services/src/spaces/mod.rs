@@ -33,7 +33,7 @@ use crate::room_summary::{RoomSummaries, RoomSummary};
 const CHILDREN_MAX: usize = 1_000;
 /// How many children are described to a server that asks.
 const CHILDREN_DESCRIBED_MAX: usize = 200;
-/// How many unfinished walks are remembered, of all users.
+/// How many unfinished walks are kept in memory, of all users.
 const WALKS_MAX: usize = 200;
 /// How many servers of one link are looked at.
 const VIA_MAX: usize = 10;
@@ -125,7 +125,8 @@ pub struct Spaces {
     remote: Arc<dyn RemoteHierarchy>,
     clock: Arc<dyn Clock>,
     answers: Mutex<Answers>,
-    /// Walks that a client has seen only pages of, by their tokens. The least recently used make room for new ones.
+    /// Walks that a client has seen only pages of, by their tokens. The least recently used make room for new ones, and are gone over
+    /// again if they are asked for.
     walks: Mutex<LruCache<String, Arc<Walk>>>,
 }
 

@@ -126,6 +126,18 @@ async fn pages_fit_together_and_their_tokens_are_for_one_walk_of_one_user() {
     }
     assert_eq!(seen, all);
 
+    // After a restart nothing of the walk is in memory.
+    let fresh = Spaces::new(rig.rooms.clone(), rig.there.clone(), rig.clock.clone());
+    let query = HierarchyQuery { from: token.clone(), ..Default::default() };
+    let page = fresh.get_hierarchy(alice, &root, &query).await.unwrap();
+    let rest: Vec<_> = page.rooms.into_iter().map(|room| room.summary.room_id).collect();
+    assert_eq!((rest.as_slice(), page.next_batch), (&all[2..], None));
+    for unknown in ["x", "50_0_0_!r:here.example", "50_2_00_!r:here.example"] {
+        let query = HierarchyQuery { from: Some(unknown.to_owned()), ..Default::default() };
+        let refused = fresh.get_hierarchy(alice, &root, &query).await.err();
+        assert!(matches!(refused, Some(HierarchyError::UnknownToken)), "{unknown}");
+    }
+
     let with = |query: HierarchyQuery| HierarchyQuery { from: token.clone(), ..query };
     let refused =
         async |user: &UserId, query: HierarchyQuery| rig.spaces.get_hierarchy(user, &root, &query).await.err();

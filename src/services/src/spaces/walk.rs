@@ -1,9 +1,12 @@
 //! A walk through the tree of rooms below one room, depth first, a page at a time.
 //!
-//! Where a walk stands between two pages is kept in memory, under a token; after a restart the client begins anew.
+//! A page's token says with which room the page ended. Where the walk stands then is kept in memory for a while; if it is not, after a
+//! restart or for lack of room, the walk is gone over again up to that room. So a token opens nothing that its bearer may not see.
 
 use std::{
     collections::HashSet,
+    fmt,
+    str::FromStr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,6 +14,7 @@ use std::{
 use chappe_rooms::RoomError;
 use chappe_store::StoreError;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId};
+use sha2::{Digest, Sha256};
 
 use super::{ChildLink, SpaceRoom, Spaces, remote::RemoteSpace};
 use crate::room_summary::RoomSummary;
@@ -44,7 +48,7 @@ pub struct HierarchyPage {
 
 #[derive(Debug, thiserror::Error)]
 pub enum HierarchyError {
-    #[error("The page token is not known")]
+    #[error("The page token is not known, or leads nowhere any more")]
     UnknownToken,
     #[error("suggested_only and max_depth cannot change between pages")]
     ChangedQuery,
@@ -55,6 +59,47 @@ pub enum HierarchyError {
     Rooms(#[from] RoomError),
     #[error(transparent)]
     Read(#[from] StoreError),
+}
+
+/// With which room a page ended, of whose walk, and how that walk was begun.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct PageToken {
+    max_depth: u32,
+    suggested_only: bool,
+    /// A digest of user and root: no secret, it only tells one walk's tokens from another's.
+    walk: String,
+    last: OwnedRoomId,
+}
+
+impl PageToken {
+    fn digest(user: &UserId, root: &RoomId) -> String {
+        hex::encode(Sha256::digest(format!("{user} {root}")).get(..8).unwrap_or_default())
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { max_depth, suggested_only, walk, last } = self;
+        write!(f, "{max_depth}_{}_{walk}_{last}", u8::from(*suggested_only))
+    }
+}
+
+impl FromStr for PageToken {
+    type Err = HierarchyError;
+
+    fn from_str(text: &str) -> Result<Self, HierarchyError> {
+        let mut parts = text.splitn(4, '_');
+        let mut part = || parts.next().ok_or(HierarchyError::UnknownToken);
+        let max_depth = part()?.parse().map_err(|_| HierarchyError::UnknownToken)?;
+        let suggested_only = match part()? {
+            "0" => false,
+            "1" => true,
+            _ => return Err(HierarchyError::UnknownToken),
+        };
+        let walk = part()?.to_owned();
+        let last = RoomId::parse(part()?).map_err(|_| HierarchyError::UnknownToken)?;
+        Ok(Self { max_depth, suggested_only, walk, last })
+    }
 }
 
 /// Where a walk stands. Never changed once it has a token: the same page can be asked for again.
@@ -103,30 +148,67 @@ impl Spaces {
         query: &HierarchyQuery,
     ) -> Result<HierarchyPage, HierarchyError> {
         let mut walk = match &query.from {
-            Some(token) => self.resume(token, user, root, query)?,
-            None => Walk {
-                user: user.to_owned(),
-                root: root.to_owned(),
-                suggested_only: query.suggested_only,
-                max_depth: query.max_depth.unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
-                pending: vec![Step { room_id: root.to_owned(), via: Vec::new(), depth: 0, told: Told::Nothing }],
-                shown: HashSet::new(),
-                looked_at: 0,
-            },
+            Some(token) => self.resume(token.parse()?, user, root, query).await?,
+            None => Walk::begin(user, root, query.suggested_only, query.max_depth.unwrap_or(DEPTH_MAX)),
         };
         let limit = query.limit.unwrap_or(PAGE_ROOMS_MAX).clamp(1, PAGE_ROOMS_MAX);
-        let started = Instant::now();
-        let mut rooms = Vec::new();
-        while rooms.len() < limit && walk.looked_at < ROOMS_LOOKED_AT_MAX {
-            if !rooms.is_empty() && started.elapsed() > PAGE_TIME {
-                break;
+        let deadline = Instant::now() + PAGE_TIME;
+        let mut rooms: Vec<SpaceRoom> = Vec::new();
+        while rooms.len() < limit {
+            let deadline = (!rooms.is_empty()).then_some(deadline);
+            let Some(room) = self.next_room(&mut walk, deadline).await? else { break };
+            rooms.push(room);
+        }
+        walk.pending.retain(|step| !walk.shown.contains(&step.room_id));
+        let is_over = walk.pending.is_empty() || walk.looked_at >= ROOMS_LOOKED_AT_MAX;
+        let last = rooms.last().filter(|_| !is_over).map(|room| room.summary.room_id.clone());
+        let next_batch = last.map(|last| {
+            let (max_depth, suggested_only) = (walk.max_depth, walk.suggested_only);
+            let token = PageToken { max_depth, suggested_only, walk: PageToken::digest(user, root), last }.to_string();
+            self.walks.lock().put(token.clone(), Arc::new(walk));
+            token
+        });
+        Ok(HierarchyPage { rooms, next_batch })
+    }
+
+    async fn resume(
+        &self,
+        token: PageToken,
+        user: &UserId,
+        root: &RoomId,
+        query: &HierarchyQuery,
+    ) -> Result<Walk, HierarchyError> {
+        if token.walk != PageToken::digest(user, root) {
+            return Err(HierarchyError::UnknownToken);
+        }
+        // Left off on a later page, they are as they were on the first.
+        let is_other_depth = query.max_depth.is_some_and(|depth| depth.min(DEPTH_MAX) != token.max_depth);
+        if is_other_depth || (query.suggested_only && !token.suggested_only) {
+            return Err(HierarchyError::ChangedQuery);
+        }
+        let kept = self.walks.lock().get(&token.to_string()).cloned();
+        if let Some(walk) = kept.filter(|walk| walk.user == user && walk.root == root) {
+            return Ok((*walk).clone());
+        }
+        let mut walk = Walk::begin(user, root, token.suggested_only, token.max_depth);
+        let deadline = Instant::now() + PAGE_TIME;
+        while let Some(room) = self.next_room(&mut walk, Some(deadline)).await? {
+            if room.summary.room_id == token.last {
+                return Ok(walk);
             }
+        }
+        Err(HierarchyError::UnknownToken)
+    }
+
+    /// The next room of the walk that the user may see; `None`: it is over, or the time is up.
+    async fn next_room(&self, walk: &mut Walk, deadline: Option<Instant>) -> Result<Option<SpaceRoom>, HierarchyError> {
+        while walk.looked_at < ROOMS_LOOKED_AT_MAX && deadline.is_none_or(|deadline| Instant::now() <= deadline) {
             let Some(step) = walk.pending.pop() else { break };
             if walk.shown.contains(&step.room_id) {
                 continue;
             }
             walk.looked_at += 1;
-            let Some(found) = self.look(&walk, &step).await? else {
+            let Some(found) = self.look(walk, &step).await? else {
                 if step.depth == 0 {
                     return Err(HierarchyError::NotForUser);
                 }
@@ -136,33 +218,9 @@ impl Spaces {
             if step.depth < walk.max_depth {
                 walk.descend(&found, step.depth + 1);
             }
-            rooms.push(found.room);
+            return Ok(Some(found.room));
         }
-        walk.pending.retain(|step| !walk.shown.contains(&step.room_id));
-        let is_over = walk.pending.is_empty() || walk.looked_at >= ROOMS_LOOKED_AT_MAX;
-        let next_batch = (!is_over).then(|| {
-            let token = hex::encode(rand::random::<[u8; 16]>());
-            self.walks.lock().put(token.clone(), Arc::new(walk));
-            token
-        });
-        Ok(HierarchyPage { rooms, next_batch })
-    }
-
-    fn resume(
-        &self,
-        token: &str,
-        user: &UserId,
-        root: &RoomId,
-        query: &HierarchyQuery,
-    ) -> Result<Walk, HierarchyError> {
-        let walk = self.walks.lock().get(token).cloned();
-        let walk = walk.filter(|walk| walk.user == user && walk.root == root).ok_or(HierarchyError::UnknownToken)?;
-        // Left off on a later page, they are as they were on the first.
-        let is_other_depth = query.max_depth.is_some_and(|depth| depth.min(DEPTH_MAX) != walk.max_depth);
-        if is_other_depth || (query.suggested_only && !walk.suggested_only) {
-            return Err(HierarchyError::ChangedQuery);
-        }
-        Ok((*walk).clone())
+        Ok(None)
     }
 
     /// The room of a step, if it can be found and the user may see it.
@@ -198,6 +256,18 @@ impl Spaces {
 }
 
 impl Walk {
+    fn begin(user: &UserId, root: &RoomId, suggested_only: bool, max_depth: u32) -> Self {
+        Self {
+            user: user.to_owned(),
+            root: root.to_owned(),
+            suggested_only,
+            max_depth: max_depth.min(DEPTH_MAX),
+            pending: vec![Step { room_id: root.to_owned(), via: Vec::new(), depth: 0, told: Told::Nothing }],
+            shown: HashSet::new(),
+            looked_at: 0,
+        }
+    }
+
     /// Puts the children of a room before everything else that is to be visited.
     fn descend(&mut self, found: &Found, depth: u32) {
         let step = |link: &ChildLink| {
