@@ -1,6 +1,6 @@
 //! Subscriptions to threads (MSC4306), and what changed of them (MSC4308).
 //!
-//! Nothing here notifies anyone: push asks [`ThreadSubscriptions::get`].
+//! Nothing here notifies anyone: push asks [`ThreadSubscriptions::get`] where a rule does.
 
 use std::collections::BTreeMap;
 
@@ -127,6 +127,12 @@ impl ThreadSubscriptions {
             Some(ThreadSubscriptionRecord::Subscribed { automatic }) => Some(automatic),
             Some(ThreadSubscriptionRecord::Unsubscribed) | None => None,
         })
+    }
+
+    /// Whether a user has or had a subscription to any thread.
+    pub fn has_any(&self, user: &UserId) -> Result<bool, StoreError> {
+        let first = self.rooms.store().scan(&THREAD_SUBSCRIPTIONS, &(user.to_owned(),), Direction::Forward).next();
+        Ok(first.transpose()?.is_some())
     }
 
     /// As [`ThreadSubscriptions::get`], for a thread that the user must be able to see.

@@ -6,19 +6,19 @@
 //!
 //! Spec: Client-Server API, Push Rules: Conditions.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{future::ready, num::NonZeroUsize, sync::Arc};
 
 use chappe_protocol::{pdu::ClientFormat, power::PowerLevels};
 use chappe_rooms::{
     Event, Room, Rooms,
     relations::{Relation, THREAD, relation_of},
 };
-use chappe_store::{EventNid, StoreError};
+use chappe_store::{EventNid, RoomNid, StoreError};
 use futures_util::FutureExt;
 use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{
-    Int, OwnedEventId, RoomId, UInt, UserId,
+    Int, OwnedEventId, OwnedUserId, RoomId, UInt, UserId,
     events::StateEventType,
     power_levels::NotificationPowerLevels,
     push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
@@ -26,6 +26,8 @@ use ruma::{
     serde::Raw,
 };
 use serde::Deserialize;
+
+use crate::thread_subscriptions::ThreadSubscriptions;
 
 /// How many candidates are kept.
 const CANDIDATES_MAX: usize = 5_000;
@@ -149,6 +151,12 @@ impl Judge {
     ) -> Result<Self, StoreError> {
         let display_name = get_display_name(rooms, room, user_id)?.unwrap_or_default();
         let context = PushConditionRoomCtx::new(room.id.clone(), member_count, user_id.to_owned(), display_name);
+        let subscriptions = ThreadSubscriptions::new(rooms.clone());
+        // Who has never had a subscription uses clients that do not know of them: their threads would fall silent, all of them.
+        let context = match subscriptions.has_any(user_id)? {
+            true => with_subscriptions(context, subscriptions, user_id.to_owned(), room.nid),
+            false => context,
+        };
         Ok(Self { ruleset, context })
     }
 
@@ -164,7 +172,7 @@ impl Judge {
             return None;
         }
         self.context.power_levels.clone_from(&candidate.levels);
-        // The rules only ever wait for subscriptions to threads, which are not asked for here.
+        // The rules only ever wait for subscriptions to threads, which are read from the store without waiting.
         let matching = self
             .ruleset
             .iter()
@@ -173,6 +181,21 @@ impl Judge {
             .triggers_notification()
             .then(|| Verdict { actions: matching.actions(), is_highlight: matching.triggers_highlight() })
     }
+}
+
+/// Lets rules ask whether the user is subscribed to a thread of the room (MSC4306).
+fn with_subscriptions(
+    context: PushConditionRoomCtx,
+    subscriptions: ThreadSubscriptions,
+    user_id: OwnedUserId,
+    room: RoomNid,
+) -> PushConditionRoomCtx {
+    context.with_has_thread_subscription_fn(move |root| {
+        let subscription = subscriptions.get(&user_id, room, root);
+        // In doubt a user is rather told of something.
+        let is_subscribed = subscription.map_or(true, |subscription| subscription.is_some());
+        Box::pin(ready(is_subscribed))
+    })
 }
 
 pub(super) fn get_display_name(rooms: &Rooms, room: &Room, user_id: &UserId) -> Result<Option<String>, StoreError> {

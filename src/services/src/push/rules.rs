@@ -99,7 +99,7 @@ impl PushRules {
 
     /// One rule.
     pub fn get_rule(&self, user_id: &UserId, kind: RuleKind, rule_id: &str) -> Result<Option<AnyPushRule>, StoreError> {
-        Ok(self.get_ruleset(user_id)?.get(kind, rule_id).map(|rule| rule.to_owned()))
+        Ok(self.get_ruleset(user_id)?.get(as_written(kind), rule_id).map(|rule| rule.to_owned()))
     }
 
     /// Adds a rule, or changes and moves the one of the same kind and id. Whether it is enabled stays.
@@ -114,6 +114,7 @@ impl PushRules {
     }
 
     pub async fn delete_rule(&self, user_id: &UserId, kind: RuleKind, rule_id: &str) -> Result<(), ChangeRulesError> {
+        let kind = as_written(kind);
         self.change(user_id, |ruleset| {
             ruleset.remove(kind.clone(), rule_id).map_err(|error| match error {
                 RemovePushRuleError::ServerDefault => ChangeRulesError::ServerDefault,
@@ -130,6 +131,7 @@ impl PushRules {
         rule_id: &str,
         enabled: bool,
     ) -> Result<(), ChangeRulesError> {
+        let kind = as_written(kind);
         self.change(user_id, |ruleset| {
             ruleset.set_enabled(kind.clone(), rule_id, enabled).map_err(|_| ChangeRulesError::NotFound)
         })
@@ -143,6 +145,7 @@ impl PushRules {
         rule_id: &str,
         actions: &[Action],
     ) -> Result<(), ChangeRulesError> {
+        let kind = as_written(kind);
         self.change(user_id, |ruleset| {
             ruleset.set_actions(kind.clone(), rule_id, actions.to_vec()).map_err(|_| ChangeRulesError::NotFound)
         })
@@ -189,6 +192,11 @@ impl PushRules {
     }
 }
 
+/// The kind of MSC4306 by the name that the proposal gives it, without the prefix that ruma wants.
+fn as_written(kind: RuleKind) -> RuleKind {
+    if kind.as_str() == "postcontent" { RuleKind::PostContent } else { kind }
+}
+
 /// The content of `m.push_rules` as its user sees it, by what is stored of it.
 pub fn shown_content(user_id: &UserId, stored: Option<&str>) -> String {
     content_of(&parse(user_id, stored))
@@ -197,8 +205,6 @@ pub fn shown_content(user_id: &UserId, stored: Option<&str>) -> String {
 /// The rules that a new account has.
 pub fn default_ruleset(user_id: &UserId) -> Ruleset {
     let mut ruleset = Ruleset::server_default(user_id);
-    // Without subscriptions to threads these would silence every thread.
-    ruleset.postcontent.clear();
     with_poll_matches(&mut ruleset);
     add_body_mentions(&mut ruleset, user_id);
     ruleset
@@ -277,7 +283,6 @@ fn parse(user_id: &UserId, stored: Option<&str>) -> Ruleset {
     let Some(stored) = stored else { return defaults };
     match serde_json::from_str::<Content>(stored) {
         Ok(Content { mut global }) => {
-            global.postcontent.clear();
             global.update_with_server_default(defaults);
             global
         }
@@ -292,7 +297,7 @@ fn parse(user_id: &UserId, stored: Option<&str>) -> Ruleset {
 fn show(ruleset: &Ruleset) -> Value {
     let mut shown = serde_json::to_value(ruleset).unwrap_or_else(|_| json!({}));
     if let Some(kinds) = shown.as_object_mut() {
-        for kind in ["content", "override", "room", "sender", "underride"] {
+        for kind in ["content", "override", "postcontent", "room", "sender", "underride"] {
             kinds.entry(kind).or_insert_with(|| json!([]));
         }
     }

@@ -293,3 +293,26 @@ async fn sync_counts_what_is_unread_by_room_or_by_thread() {
     let part = &woken.1["rooms"]["join"][room];
     assert_eq!(part["unread_notifications"], json!({ "notification_count": 0, "highlight_count": 0 }));
 }
+
+#[tokio::test]
+async fn rules_of_thread_subscriptions_are_the_servers_only() {
+    let server = TestApp::new();
+    let token = server.register("alice").await;
+    for (name, subscribed) in [("unsubscribed_thread", false), ("subscribed_thread", true)] {
+        let rule = format!("{RULES}/postcontent/.io.element.msc4306.rule.{name}");
+        let (status, shown) = server.get(&rule, Some(&token)).await;
+        assert_eq!((status, &shown["enabled"]), (StatusCode::OK, &json!(true)), "{shown}");
+        let condition = json!({ "kind": "io.element.msc4306.thread_subscription", "subscribed": subscribed });
+        assert_eq!(shown["conditions"], json!([condition]));
+        assert_eq!(
+            server.put(&format!("{rule}/enabled"), Some(&token), json!({ "enabled": false })).await.0,
+            StatusCode::OK
+        );
+        assert_eq!(server.get(&rule, Some(&token)).await.1["enabled"], false);
+        let (status, error) = server.call(Method::DELETE, &rule, Some(&token), Value::Null).await;
+        assert_eq!((status, &error["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")));
+    }
+    let (status, error) =
+        server.put(&format!("{RULES}/postcontent/own"), Some(&token), json!({ "actions": [], "conditions": [] })).await;
+    assert_eq!((status, &error["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_INVALID_PARAM")), "{error}");
+}

@@ -261,3 +261,35 @@ async fn what_took_long_is_written_down_and_taken_up_again() {
     let counts = anew.get_counts(bob(), &known, setup.store.durable_position()).unwrap();
     assert_eq!(counts.main.notifications, 4);
 }
+
+#[tokio::test]
+async fn threads_notify_their_subscribers_once_a_user_has_subscribed_to_any() {
+    let setup = Setup::new();
+    let room = setup.room().await;
+    let (one, two) = (setup.say(alice(), &room).await, setup.say(alice(), &room).await);
+    for root in [&one, &two] {
+        setup.reply(&room, root).await;
+    }
+    assert_eq!(setup.counts(&room).threads.len(), 2, "nobody has heard of subscriptions");
+
+    let subscriptions = crate::thread_subscriptions::ThreadSubscriptions::new(setup.rooms.clone());
+    subscriptions.subscribe(bob(), &room, &one, None).await.unwrap();
+    let last = setup.say(alice(), &room).await;
+    setup.read(&room, ReceiptKind::Public, ReceiptThread::Unthreaded, &last).await;
+    for root in [&one, &two] {
+        setup.reply(&room, root).await;
+    }
+    let mention = json!({
+        "body": "bob!", "m.mentions": { "user_ids": [bob()] }, "m.relates_to": { "rel_type": "m.thread", "event_id": two },
+    });
+    setup.send(alice(), &room, mention).await;
+    let counts = setup.counts(&room);
+    assert_eq!((counts.threads[&one].notifications, counts.threads[&one].highlights), (1, 0));
+    assert_eq!((counts.threads[&two].notifications, counts.threads[&two].highlights), (1, 1), "only the mention");
+
+    subscriptions.unsubscribe(bob(), &room, &one).await.unwrap();
+    setup.reply(&room, &one).await;
+    let nid = setup.rooms.get_room(&room).unwrap().unwrap();
+    let counts = setup.unread.get_counts(bob(), &nid, setup.store.durable_position()).unwrap();
+    assert_eq!(counts.threads[&one].notifications, 1, "what was counted before still is");
+}
