@@ -280,7 +280,7 @@ impl Rooms {
         Ok((state, auth_chain))
     }
 
-    fn get_auth_chain(&self, auth_events: &[chappe_store::EventNid]) -> Result<Vec<Arc<Event>>, RoomError> {
+    pub(crate) fn get_auth_chain(&self, auth_events: &[chappe_store::EventNid]) -> Result<Vec<Arc<Event>>, RoomError> {
         let mut events = Vec::new();
         for nid in self.chains.with_ancestors(auth_events)? {
             events.extend(self.get_event_by_nid(nid)?);

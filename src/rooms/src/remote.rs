@@ -10,6 +10,8 @@ use ruma::{
 };
 use serde_json::value::RawValue as RawJsonValue;
 
+use crate::relationships::{RelatedAnswer, RelationshipQuery};
+
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub type RemoteResult<'a, T> = BoxFuture<'a, Result<T, RemoteError>>;
 
@@ -119,6 +121,12 @@ pub trait Remote: Send + Sync + 'static {
         from: Vec<OwnedEventId>,
         limit: u32,
     ) -> RemoteResult<'a, RawEvents>;
+    /// An event and what relates to it.
+    fn fetch_related<'a>(
+        &'a self,
+        server: &'a ServerName,
+        query: &'a RelationshipQuery,
+    ) -> RemoteResult<'a, RelatedAnswer>;
     fn make_join<'a>(
         &'a self,
         server: &'a ServerName,

@@ -224,6 +224,7 @@ impl Staging {
         self.check_may_redact(&pdu)?;
         self.check_names_no_creator(&pdu)?;
         self.check_relation(&pdu)?;
+        self.check_relationship(&pdu)?;
         self.check_owned_state_key(&pdu)?;
         let pdu = Arc::new(pdu);
         self.check_against_current_state(&pdu)?;

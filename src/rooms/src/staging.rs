@@ -18,9 +18,9 @@ use chappe_store::{
     tables::{
         catch_up::CATCH_UP,
         events::{
-            BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord,
-            EventStatus, LATE_ARRIVALS, LateArrival, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy, TIMELINE,
-            TOPOLOGY, TRANSACTIONS,
+            BACKFILL_LOG, BACKFILLED, BACKWARD_EXTREMITIES, EVENT_JSON, EVENT_LOG, EVENT_NIDS, EVENT_ORDERS, EVENTS,
+            EventRecord, EventStatus, LATE_ARRIVALS, LateArrival, NEXT_EVENTS, PENDING_REDACTIONS, SENT_TIMES, SentBy,
+            TIMELINE, TOPOLOGY, TRANSACTIONS,
         },
         outgoing::{OUTGOING, OutgoingItem},
         rooms::{
@@ -41,6 +41,7 @@ use crate::{
     Event, Room, RoomError, Rooms,
     auth_chain::ChainBatch,
     relations::ThreadStage,
+    relationships::put_relationship,
     state::{StateChange, StateRoot, TreeBatch},
     timeline::Place,
 };
@@ -234,7 +235,11 @@ impl Staging {
                 self.batch.put(&NEXT_EVENTS, &(prev.clone(), nid), &());
             }
         }
+        put_relationship(&mut self.batch, &event);
         self.apply_pending_redaction(&mut event)?;
+        if let Some(because) = known.and_then(|known| known.record.redacted_because.clone()) {
+            self.redact(&mut event, &because)?;
+        }
         self.write_rows(&event);
         self.note_if_partial(&event);
         let event = Arc::new(event);
@@ -299,12 +304,13 @@ impl Staging {
                 } + 1;
                 self.backfilled = Some(count);
                 self.note_if_in_gap((event.pdu.depth, Order::Backfilled(count)))?;
+                let position = self.batch.next_position();
+                self.batch.put(&BACKFILL_LOG, &position, &event.nid);
                 Order::Backfilled(count)
             }
         };
         self.batch.put(&TOPOLOGY, &(room, event.pdu.depth, order), &event.nid);
-        let sent_at = event.pdu.origin_server_ts.get().into();
-        self.batch.put(&SENT_TIMES, &(room, sent_at, event.pdu.depth, order), &event.nid);
+        put_sent_time(&mut self.batch, event, order);
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
         self.put_relations(event, order)?;
         self.note_missing_history(event)
@@ -539,14 +545,7 @@ impl Staging {
             let user = match store.interner().get_state_key_parts(store, key)? {
                 Some((StateEventType::RoomMember, user)) => user,
                 Some((StateEventType::SpaceChild, child)) => {
-                    if let Ok(child) = RoomId::parse(&child)
-                        && !child.as_str().contains('\0')
-                    {
-                        match new {
-                            Some(nid) => self.batch.put(&SPACE_CHILDREN, &(room, child), &nid),
-                            None => self.batch.delete(&SPACE_CHILDREN, &(room, child)),
-                        }
-                    }
+                    put_space_child(&mut self.batch, room, &child, new);
                     continue;
                 }
                 _ => continue,
@@ -669,6 +668,21 @@ impl Rooms {
         let ticket = self.store.enqueue(batch)?;
         self.cache.replace(events);
         Ok(ticket)
+    }
+}
+
+/// Puts an event among those of its room by the time it says it was sent at.
+pub(crate) fn put_sent_time(batch: &mut Batch, event: &Event, order: Order) {
+    let sent_at = event.pdu.origin_server_ts.get().into();
+    batch.put(&SENT_TIMES, &(event.record.room, sent_at, event.pdu.depth, order), &event.nid);
+}
+
+/// Puts the current `m.space.child` event of a state key among the room's, or takes it out.
+pub(crate) fn put_space_child(batch: &mut Batch, room: RoomNid, child: &str, event: Option<EventNid>) {
+    let Some(child) = RoomId::parse(child).ok().filter(|child| !child.as_str().contains('\0')) else { return };
+    match event {
+        Some(nid) => batch.put(&SPACE_CHILDREN, &(room, child), &nid),
+        None => batch.delete(&SPACE_CHILDREN, &(room, child)),
     }
 }
 

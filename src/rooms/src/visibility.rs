@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use chappe_protocol::visibility::{
     MembershipAtEvent, ServerStanding, VisibilityAtEvent, visible_to_server, visible_to_user,
 };
-use chappe_store::{EventNid, Position, RoomNid, StoreError};
+use chappe_store::{EventNid, Position, RoomNid, StoreError, tables::events::EventStatus};
 use ruma::{
     ServerName, UserId,
     events::{
@@ -142,6 +142,28 @@ impl UserEyes<'_> {
         };
         let visibility = VisibilityAtEvent { before: visibility, after: changed_visibility(event) };
         Ok(visible_to_user(&visibility, &MembershipAtEvent { before: membership, after, joined_since }))
+    }
+
+    /// Whether the user may see an event that has no place in the room's graph here, as it was fetched by itself.
+    ///
+    /// The state at the event is not known. What is in force now was in force then if it was set before, by the depth of the events;
+    /// nothing else is assumed, and whoever is banned now is not heard.
+    pub fn sees_unplaced(&self, event: &Event) -> Result<bool, StoreError> {
+        if event.record.room != self.room || event.record.status != EventStatus::Outlier {
+            return Ok(false);
+        }
+        if self.rooms.get_membership(self.room, &event.pdu.sender)? == MembershipState::Ban {
+            return Ok(false);
+        }
+        let set_by = self.rooms.get_state_event(self.room, &StateEventType::RoomHistoryVisibility, "")?;
+        if set_by.is_some_and(|set_by| set_by.record.depth >= event.record.depth) {
+            return Ok(false);
+        }
+        Ok(match self.rooms.get_history_visibility(self.room)? {
+            HistoryVisibility::WorldReadable => true,
+            HistoryVisibility::Shared => self.membership_now == MembershipState::Join,
+            _ => false,
+        })
     }
 
     fn visibility(&mut self, root: StateRoot) -> Result<HistoryVisibility, StoreError> {

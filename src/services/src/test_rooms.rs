@@ -10,6 +10,7 @@ use chappe_rooms::{
     EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
     create::{CreateRoom, Preset},
     membership::{MemberProfile, NoProfiles},
+    relationships::{RelatedAnswer, RelationshipQuery},
     remote::{JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
     send::canonical_content,
 };
@@ -82,6 +83,9 @@ impl Remote for Nobody {
         _: Vec<OwnedEventId>,
         _: u32,
     ) -> RemoteResult<'a, RawEvents> {
+        down()
+    }
+    fn fetch_related<'a>(&'a self, _: &'a ServerName, _: &'a RelationshipQuery) -> RemoteResult<'a, RelatedAnswer> {
         down()
     }
     fn make_join<'a>(

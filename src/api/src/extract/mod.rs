@@ -12,4 +12,4 @@ pub use auth::{Active, Admin, AppService, Authenticated, EvenIfLocked, OptionalU
 pub use json::{JsonBody, JsonText, PathParams};
 pub use request::Ruma;
 pub use response::RumaResponse;
-pub use signed::{PeerCertificate, Signed};
+pub use signed::{PeerCertificate, Signed, SignedJson};

@@ -24,6 +24,7 @@ use ruma::api::federation::{
 
 use crate::{App, route::Endpoints};
 
+pub mod event_relationships;
 pub mod events;
 pub mod exchange_third_party_invite;
 pub mod hierarchy;
@@ -74,6 +75,7 @@ pub fn router() -> Router<App> {
         .endpoint::<get_room_state_ids::v1::Request, _>(events::state_ids)
         .endpoint::<get_backfill::v1::Request, _>(events::backfill)
         .endpoint::<get_missing_events::v1::Request, _>(events::missing_events)
+        .at(Method::POST, "/_matrix/federation/unstable/event_relationships", event_relationships::event_relationships)
         .endpoint::<get_profile_information::v1::Request, _>(query::profile)
         .endpoint::<get_room_information::v1::Request, _>(query::directory)
         .endpoint::<get_devices::v1::Request, _>(user_devices::user_devices)

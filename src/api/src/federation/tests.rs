@@ -7,13 +7,14 @@ use crate::test_app::TestApp;
 async fn requests_about_rooms_that_no_server_signed_are_refused() {
     let server = TestApp::new();
     for (method, path, body) in [
-        (Method::GET, "hierarchy/!r:chappe.example", JsonValue::Null),
-        (Method::GET, "timestamp_to_event/!r:chappe.example?ts=1&dir=f", JsonValue::Null),
-        (Method::GET, "publicRooms", JsonValue::Null),
-        (Method::POST, "publicRooms", json!({})),
-        (Method::PUT, "exchange_third_party_invite/!r:chappe.example", json!({})),
+        (Method::POST, "unstable/event_relationships", json!({ "event_id": "$e" })),
+        (Method::GET, "v1/hierarchy/!r:chappe.example", JsonValue::Null),
+        (Method::GET, "v1/timestamp_to_event/!r:chappe.example?ts=1&dir=f", JsonValue::Null),
+        (Method::GET, "v1/publicRooms", JsonValue::Null),
+        (Method::POST, "v1/publicRooms", json!({})),
+        (Method::PUT, "v1/exchange_third_party_invite/!r:chappe.example", json!({})),
     ] {
-        let (status, answer) = server.call(method, &format!("/_matrix/federation/v1/{path}"), None, body).await;
+        let (status, answer) = server.call(method, &format!("/_matrix/federation/{path}"), None, body).await;
         assert_eq!((status, &answer["errcode"]), (StatusCode::UNAUTHORIZED, &json!("M_UNAUTHORIZED")), "{path}");
     }
 }

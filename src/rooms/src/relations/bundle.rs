@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use chappe_protocol::pdu::ClientFormat;
 use chappe_store::{
     Direction, StoreError,
     tables::relations::{RELATED, THREADS},
@@ -49,12 +50,22 @@ impl Rooms {
         audience: Audience<'_>,
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
+        let format = self.bundled_format(event, audience, with_room_id)?;
+        event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+    }
+
+    pub(crate) fn bundled_format(
+        &self,
+        event: &Event,
+        audience: Audience<'_>,
+        with_room_id: bool,
+    ) -> Result<ClientFormat, RoomError> {
         let depth = Depth { with_room_id, with_thread: true };
         let mut format = self.client_format(event, Some(audience.viewer), with_room_id)?;
         if let (Some(unsigned), Some(relations)) = (&mut format.unsigned, self.get_bundle(event, audience, depth)?) {
             unsigned.insert("m.relations".to_owned(), Value::Object(relations));
         }
-        event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        Ok(format)
     }
 
     fn get_bundle(

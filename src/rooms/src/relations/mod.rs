@@ -37,7 +37,7 @@ pub struct Relation {
 }
 
 #[derive(Deserialize)]
-struct RelatesTo {
+pub(crate) struct RelatesTo {
     rel_type: String,
     event_id: OwnedEventId,
     #[serde(default)]
@@ -57,21 +57,8 @@ pub fn relation_of(pdu: &Pdu) -> Option<Relation> {
     checked(pdu.get_content::<Content>().ok()?.relates_to)
 }
 
-/// The relation of an event in the form of MSC2836.
-pub fn relationship_of(pdu: &Pdu) -> Option<Relation> {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relationship")]
-        relationship: RelatesTo,
-    }
-    if pdu.is_state() || !pdu.content.get().contains("m.relationship") {
-        return None;
-    }
-    checked(pdu.get_content::<Content>().ok()?.relationship)
-}
-
 /// Keys of tables hold neither zero bytes nor texts of any length.
-fn checked(relates_to: RelatesTo) -> Option<Relation> {
+pub(crate) fn checked(relates_to: RelatesTo) -> Option<Relation> {
     let RelatesTo { rel_type, event_id, key } = relates_to;
     let is_sound = !rel_type.is_empty()
         && rel_type.len() <= REL_TYPE_BYTES_MAX
@@ -89,8 +76,6 @@ pub(crate) enum List<'a> {
     Type(&'a str),
     /// Of one sender and one relation type, by time.
     Sender(&'a UserId, &'a str),
-    /// Of all that relate in the form of MSC2836.
-    Relationships,
 }
 
 impl List<'_> {
@@ -100,7 +85,6 @@ impl List<'_> {
             Self::All => String::new(),
             Self::Type(rel_type) => format!("t{rel_type}"),
             Self::Sender(user, rel_type) => format!("s{user} {rel_type}"),
-            Self::Relationships => "r".to_owned(),
         }
     }
 }

@@ -227,17 +227,6 @@ impl Rooms {
         }
         Ok(false)
     }
-
-    /// The events that relate to an event in the form of MSC2836, in topological order, at most `limit`.
-    pub fn get_relationships(&self, event: &Event, limit: usize) -> Result<Vec<Arc<Event>>, StoreError> {
-        let prefix = (event.record.room, event.pdu.event_id.clone(), List::Relationships.name());
-        let mut events = Vec::new();
-        for row in self.store.scan(&RELATED, &prefix, Direction::Forward).take(limit) {
-            let (_, nid) = row?;
-            events.extend(self.get_event_by_nid(nid)?);
-        }
-        Ok(events)
-    }
 }
 
 /// After every place of a room.

@@ -12,7 +12,7 @@ use chappe_store::{
 };
 use ruma::OwnedEventId;
 
-use super::{ANNOTATION, List, REPLACE, Relation, THREAD, relation_of, relationship_of};
+use super::{ANNOTATION, List, REPLACE, Relation, THREAD, relation_of};
 use crate::{Event, RoomError, staging::Staging, timeline::Place};
 
 /// The threads that a batch changes, as they are stored and as they will be. Written once, at the end.
@@ -36,10 +36,6 @@ impl Staging {
                 self.add_to_thread(event, &relation.target)?;
             }
         }
-        if let Some(relation) = relationship_of(&event.pdu) {
-            let key = (self.room.nid, relation.target, List::Relationships.name(), event.record.depth, order);
-            self.batch.put(&RELATED, &key, &event.nid);
-        }
         Ok(())
     }
 
@@ -54,10 +50,6 @@ impl Staging {
             if relation.rel_type == THREAD {
                 self.remove_from_thread(event, &relation.target)?;
             }
-        }
-        if let Some(relation) = relationship_of(&event.pdu) {
-            let key = (self.room.nid, relation.target, List::Relationships.name(), event.record.depth, order);
-            self.batch.delete(&RELATED, &key);
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ use crate::{
     create::{CreateRoom, Preset},
     handshake::{Admission, Wanted},
     membership::{MemberProfile, NoProfiles},
+    relationships::{RelatedAnswer, RelationshipQuery},
     remote::{
         FederationGate, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template,
         Urgency,
@@ -285,6 +286,14 @@ impl Remote for Link {
         limit: u32,
     ) -> RemoteResult<'a, RawEvents> {
         asks!(self, server, "backfill", |other| other.get_backfill(&self.own_name, room_id, &from, limit))
+    }
+
+    fn fetch_related<'a>(
+        &'a self,
+        server: &'a ServerName,
+        query: &'a RelationshipQuery,
+    ) -> RemoteResult<'a, RelatedAnswer> {
+        asks!(self, server, "event_relationships", |other| other.get_related_for_server(&self.own_name, query).await)
     }
 
     fn make_join<'a>(

@@ -366,6 +366,7 @@ pub(super) fn with_query<'a>(path: String, pairs: impl IntoIterator<Item = (&'a 
 pub use self::events::{StateAnswer, StateIdsAnswer, TransactionAnswer};
 
 const FEDERATION_V1: &str = "/_matrix/federation/v1";
+const FEDERATION_UNSTABLE: &str = "/_matrix/federation/unstable";
 const FEDERATION_V2: &str = "/_matrix/federation/v2";
 
 #[cfg(test)]

@@ -1,8 +1,12 @@
 //! What the room engine asks of other servers, over HTTP: [`Remote`] on top of the client and the key service.
 
 use chappe_protocol::sign::PublicKeys;
-use chappe_rooms::remote::{
-    FederationGate, JoinAnswer, Members, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template, Urgency,
+use chappe_rooms::{
+    relationships::{RelatedAnswer, RelationshipQuery},
+    remote::{
+        FederationGate, JoinAnswer, Members, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template,
+        Urgency,
+    },
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, RoomVersionId,
@@ -114,6 +118,14 @@ impl Remote for FederationRemote {
         limit: u32,
     ) -> RemoteResult<'a, RawEvents> {
         ask!(server, self.client.fetch_backfill(server, room_id, &from, limit))
+    }
+
+    fn fetch_related<'a>(
+        &'a self,
+        server: &'a ServerName,
+        query: &'a RelationshipQuery,
+    ) -> RemoteResult<'a, RelatedAnswer> {
+        ask!(server, self.client.fetch_event_relationships(server, query))
     }
 
     fn make_join<'a>(

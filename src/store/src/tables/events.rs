@@ -100,7 +100,12 @@ pub const LATE_ARRIVALS: Table<(RoomNid, Position), LateArrival> = Table::new(22
 /// Position -> event: the same events over all rooms, in order. Read by the followers of the event log.
 pub const EVENT_LOG: Table<Position, EventNid> = Table::new(144, "event_log");
 
-/// Name of a follower of the event log -> the position up to which it has done its work. Each follower writes its own row.
+/// Position -> event that was backfilled, in the order in which they came: not the one in which they were sent. Read by the followers of
+/// the event log that want all history.
+pub const BACKFILL_LOG: Table<Position, EventNid> = Table::new(203, "backfill_log");
+
+/// Name of a follower of the event log -> the position up to which it has done its work. Each follower writes its own row; so
+/// does what fills a table from events that were there before the table.
 pub const FOLLOWERS: Table<String, Position> = Table::new(145, "followers");
 
 /// Room, depth, order -> event: the room's topological order. Events that clients may see in a timeline. Read by `/messages`,

@@ -2,7 +2,7 @@
 //!
 //! Table ids are never reused. Ranges: 1-9 the store itself, 10-39 rooms, 40-59 accounts, 60-79 end-to-end encryption,
 //! 80-99 federation, 100-109 media, 110-139 what sync reads beside rooms, 140-160 rooms again, 161-169
-//! what sync reads again, 188-197 application services, mail and previews. 18 was a former table of relations.
+//! what sync reads again, 188-197 application services, mail and previews, 200-210 rooms once more. 18 was a former table of relations.
 
 pub mod account_data;
 pub mod accounts;
@@ -26,6 +26,7 @@ pub mod presence;
 pub mod push;
 pub mod receipts;
 pub mod relations;
+pub mod relationships;
 pub mod rooms;
 pub mod server_keys;
 pub mod sliding_sync;

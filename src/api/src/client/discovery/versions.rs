@@ -12,8 +12,9 @@ const VERSIONS: [&str; 24] = [
 ];
 
 /// Features that clients look for by their unstable names, and that this server has.
-const UNSTABLE_FEATURES: [&str; 18] = [
+const UNSTABLE_FEATURES: [&str; 19] = [
     "org.matrix.e2e_cross_signing",
+    "org.matrix.msc2836",
     "org.matrix.msc3391",
     "org.matrix.msc3757",
     "org.matrix.msc3814",

@@ -131,3 +131,38 @@ async fn messages_are_filtered_by_relation() {
     let (status, _) = talk.server.get(&path, Some(&talk.stranger)).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn relationships_are_walked() {
+    let mut talk = Talk::new().await;
+    let path = "/_matrix/client/unstable/event_relationships";
+    let child = json!({ "body": "a child", "m.relationship": { "rel_type": "m.reference", "event_id": talk.root } });
+    let child = talk.send(child).await;
+    let query = json!({ "event_id": talk.root, "direction": "down", "recent_first": false });
+    let (status, answer) = talk.server.post(path, Some(&talk.alice), query.clone()).await;
+    assert_eq!((status, &answer["limited"]), (StatusCode::OK, &json!(false)), "{answer}");
+    assert_eq!(answer["events"].as_array().unwrap().len(), 2);
+    assert_eq!(answer["events"][1]["event_id"], child);
+    assert_eq!(answer["events"][0]["unsigned"]["children"], json!({ "m.reference": 1 }));
+    assert_eq!(answer["events"][1]["unsigned"]["children"], json!({}));
+
+    for (token, query, expected) in [
+        (None, query.clone(), (StatusCode::UNAUTHORIZED, "M_MISSING_TOKEN")),
+        (Some(&talk.stranger), query, (StatusCode::NOT_FOUND, "M_NOT_FOUND")),
+        (Some(&talk.alice), json!({ "event_id": "$nothing" }), (StatusCode::NOT_FOUND, "M_NOT_FOUND")),
+        (Some(&talk.alice), json!({}), (StatusCode::BAD_REQUEST, "M_BAD_JSON")),
+        (
+            Some(&talk.alice),
+            json!({ "event_id": talk.root, "direction": "left" }),
+            (StatusCode::BAD_REQUEST, "M_BAD_JSON"),
+        ),
+        (
+            Some(&talk.alice),
+            json!({ "event_id": talk.root, "batch": "x" }),
+            (StatusCode::BAD_REQUEST, "M_INVALID_PARAM"),
+        ),
+    ] {
+        let (status, answer) = talk.server.post(path, token.map(String::as_str), query).await;
+        assert_eq!((status, answer["errcode"].as_str().unwrap()), expected);
+    }
+}

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use chappe_rooms::remote::{MissingEvents, RawEvents};
+use chappe_rooms::{
+    relationships::{RelatedAnswer, RelationshipQuery},
+    remote::{MissingEvents, RawEvents},
+};
 use http::Method;
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName, TransactionId, api::Direction,
@@ -12,8 +15,12 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue as RawJsonValue};
 
 use super::{
-    FEDERATION_V1, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, Urgency, path, with_query,
+    FEDERATION_UNSTABLE, FEDERATION_V1, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, Urgency,
+    path, with_query,
 };
+
+/// How long one server is waited for while a client waits for a whole thread.
+const RELATIONSHIPS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// State before an event, and its auth chain.
 #[derive(Debug, Deserialize)]
@@ -142,6 +149,18 @@ impl FederationClient {
         let answer: MissingEventsAnswer =
             self.request(server, FederationRequest::new(Method::POST, path).with_body(body)).await?;
         Ok(answer.events)
+    }
+
+    /// `POST /_matrix/federation/unstable/event_relationships`: an event and what relates to it (MSC2836).
+    pub async fn fetch_event_relationships(
+        &self,
+        server: &ServerName,
+        query: &RelationshipQuery,
+    ) -> Result<RelatedAnswer, FederationError> {
+        let path = path(FEDERATION_UNSTABLE, ["event_relationships"]);
+        let body = serde_json::to_value(query).map_err(|error| FederationError::Malformed(error.to_string()))?;
+        let request = FederationRequest::new(Method::POST, path).with_body(body).in_background();
+        self.request(server, FederationRequest { timeout: RELATIONSHIPS_TIMEOUT, ..request }).await
     }
 
     /// `GET /_matrix/federation/v1/timestamp_to_event/{roomId}`.
