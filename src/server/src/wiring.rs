@@ -16,7 +16,7 @@ use chappe_services::{
         sender::{AppServiceSender, SenderError, SenderSources},
     },
     connector::{Connector, ConnectorBuildError, ConnectorConfig},
-    delayed_events::DelayedEvents,
+    delayed_events::{DelayedEvents, Overtaken},
     deliveries,
     devices::Devices,
     directory::Directory,
@@ -29,7 +29,7 @@ use chappe_services::{
     guests::Guests,
     invite_filter::InviteFilter,
     key_backup::KeyBackup,
-    keys::{DeviceLists, Keys},
+    keys::{DeviceLists, Introductions, Keys},
     media::Media,
     policy::FederationPolicy,
     presence::Presence,
@@ -43,7 +43,6 @@ use chappe_services::{
         pushers::Pushers,
         rules::PushRules,
         unread::Unread,
-        upgrades::RuleCarrier,
     },
     receipts::Receipts,
     reports::Reports,
@@ -298,7 +297,6 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         deliveries: deliveries.clone(),
         clock: clock.clone(),
     })?;
-    let rule_carrier = RuleCarrier::open(rooms.clone(), push_rules.clone())?;
     deliveries.wake_on_read(&receipts);
     deliveries.resume()?;
 
@@ -336,25 +334,35 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         run_until(stop.clone(), deliveries::run(store.clone(), clock.clone())),
         run_until(stop.clone(), sliding_sync.clone().run()),
         run_until(stop.clone(), delayed_events.clone().run()),
-        run_until(stop.clone(), delayed_events.clone().follow(EventFollower::open("delayed_events", &rooms)?)),
+        run_until(stop.clone(), EventFollower::open("delayed_events", &rooms)?.run(Overtaken(delayed_events.clone()))),
         run_until(
             stop.clone(),
-            Guests::new(accounts.clone(), rooms.clone()).follow(EventFollower::open("guests", &rooms)?),
+            EventFollower::open("guests", &rooms)?.run(Guests::new(accounts.clone(), rooms.clone())),
         ),
         run_until(stop.clone(), search.clone().run()),
-        run_until(stop.clone(), (*user_directory).clone().run()),
+        run_until(
+            stop.clone(),
+            EventFollower::open_from_start("user_directory", &rooms)?.run((*user_directory).clone().follow()),
+        ),
         run_until(stop.clone(), media.clone().run()),
         run_until(stop.clone(), previews.clone().run()),
-        run_until(stop.clone(), push_follower.run()),
-        run_until(stop.clone(), rule_carrier.run()),
-        run_until(stop.clone(), keys.clone().run_sharing(rooms.clone())),
+        run_until(stop.clone(), EventFollower::open("push", &rooms)?.run(push_follower)),
+        run_until(
+            stop.clone(),
+            EventFollower::open("devices_of_newly_sharing", &rooms)?
+                .run(Introductions::new(keys.clone(), rooms.clone())),
+        ),
         run_until(stop.clone(), left_out::run(rooms.clone())),
         run_until(stop.clone(), keys.clone().run_after_resyncs(rooms.clone())),
         run_until(stop.clone(), rooms.clone().run_resyncs()),
+        run_until(stop.clone(), rooms.clone().run_refills()),
         run_until(
             stop.clone(),
-            RoomUpgrades::new(rooms.clone(), account_data.clone())
-                .follow(EventFollower::open("room_upgrades", &rooms)?),
+            EventFollower::open("room_upgrades", &rooms)?.run(RoomUpgrades::new(
+                rooms.clone(),
+                account_data.clone(),
+                push_rules.clone(),
+            )),
         ),
         // Waiting polls are answered, so that their connections can close.
         tokio::spawn(async move {

@@ -1,21 +1,66 @@
 //! Following the event log from a stored position: how work that an event causes later (pushes, application services, indexes) is
 //! done at least once, whatever is killed in between.
 //!
-//! A follower reads the events in order, does its work, and commits its new place together with whatever rows the work wrote. It sees every
-//! accepted event that came live, of all rooms; what was backfilled is not in the log. Deciding what to do is its owner's business.
+//! A follower reads the events in order, has its work done, and commits its new place together with whatever rows the work wrote. It sees
+//! every accepted event that came live, of all rooms; what was backfilled is in a log of its own. What to do is the [`Work`]'s business.
 
-use std::sync::Arc;
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use chappe_rooms::{Event, Rooms};
 use chappe_store::{
-    Batch, Direction, Position, StoreError,
-    tables::events::{EVENT_LOG, FOLLOWERS},
+    Batch, CommitError, Direction, EventNid, Position, StoreError, Table,
+    tables::events::{BACKFILL_LOG, EVENT_LOG, FOLLOWERS},
 };
 use tokio::sync::Notify;
+
+/// How long after trouble the same events are given to the work again.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is done with the events of the log.
+pub trait Work: Send {
+    type Error: fmt::Display + From<StoreError> + From<CommitError> + Send;
+
+    /// What stands still while it fails, for the server's own log.
+    const WHAT: &'static str;
+    /// How many events are dealt with in one batch.
+    const EVENTS_AT_ONCE: usize = 100;
+
+    /// Deals with events, and puts its rows into the batch that also moves the follower on.
+    fn take(
+        &mut self,
+        events: &[(Position, Arc<Event>)],
+        batch: &mut Batch,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Called when the batch of what was taken last, up to this place, is durable.
+    fn taken(&mut self, _place: Position) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Ends when there is something to do beside events. May be dropped at any time, and asked again.
+    fn woken(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Does what it was woken for.
+    fn take_other(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        std::future::ready(Ok(()))
+    }
+}
+
+/// Work that has no errors of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    #[error(transparent)]
+    Write(#[from] CommitError),
+}
 
 pub struct EventFollower {
     name: String,
     rooms: Rooms,
+    log: &'static Table<Position, EventNid>,
     /// Everything up to here has been handed out and dealt with.
     place: Position,
     advanced: Arc<Notify>,
@@ -30,21 +75,54 @@ impl EventFollower {
             Some(place) => place,
             None => store.durable_position(),
         };
-        Ok(Self::at(name, rooms, place))
+        Ok(Self::at(name, rooms, &EVENT_LOG, place))
     }
 
     /// A follower that, if it has never run, begins with the first event of all: for indexes over everything.
     pub fn open_from_start(name: impl Into<String>, rooms: &Rooms) -> Result<Self, StoreError> {
         let name = name.into();
         let place = rooms.store().get(&FOLLOWERS, &name)?.unwrap_or_default();
-        Ok(Self::at(name, rooms, place))
+        Ok(Self::at(name, rooms, &EVENT_LOG, place))
     }
 
-    fn at(name: String, rooms: &Rooms, place: Position) -> Self {
+    /// The same for the events that were backfilled, in the order in which they came: not the one in which they were sent.
+    pub fn open_history(name: impl Into<String>, rooms: &Rooms) -> Result<Self, StoreError> {
+        let name = name.into();
+        let place = rooms.store().get(&FOLLOWERS, &name)?.unwrap_or_default();
+        Ok(Self::at(name, rooms, &BACKFILL_LOG, place))
+    }
+
+    fn at(name: String, rooms: &Rooms, log: &'static Table<Position, EventNid>, place: Position) -> Self {
         let advanced = Arc::new(Notify::new());
         let notified = advanced.clone();
         rooms.store().observe(move |_, _| notified.notify_one());
-        Self { name, rooms: rooms.clone(), place, advanced }
+        Self { name, rooms: rooms.clone(), log, place, advanced }
+    }
+
+    /// Has the work done for every event that comes, for ever.
+    pub async fn run<W: Work>(mut self, mut work: W) {
+        loop {
+            if let Err(error) = self.step(&mut work).await {
+                tracing::error!(%error, "{} stand still for now", W::WHAT);
+                tokio::time::sleep(TROUBLE_PAUSE).await;
+            }
+        }
+    }
+
+    /// Has the work done for the next events, or for what it wakes for; waits until there is something. After an error the same events
+    /// come again.
+    pub async fn step<W: Work>(&mut self, work: &mut W) -> Result<(), W::Error> {
+        let events = tokio::select! {
+            events = self.next(W::EVENTS_AT_ONCE) => events?,
+            () = work.woken() => return work.take_other().await,
+        };
+        let Some((place, _)) = events.last() else { return Ok(()) };
+        let mut batch = Batch::new();
+        work.take(&events, &mut batch).await?;
+        batch.put(&FOLLOWERS, &self.name, place);
+        self.rooms.store().commit(batch).await?;
+        self.place = *place;
+        work.taken(*place).await
     }
 
     /// The next events, at most `limit` of them and only durable ones; waits until there is one.
@@ -65,7 +143,7 @@ impl EventFollower {
         let store = self.rooms.store();
         let end = store.durable_position().next();
         let mut events = Vec::new();
-        for row in store.scan_range(&EVENT_LOG, &self.place.next(), &end, Direction::Forward).take(limit) {
+        for row in store.scan_range(self.log, &self.place.next(), &end, Direction::Forward).take(limit) {
             let (position, nid) = row?;
             if let Some(event) = self.rooms.get_event_by_nid(nid)? {
                 events.push((position, event));
@@ -84,8 +162,8 @@ impl EventFollower {
         self.place = place;
     }
 
-    /// Notes in the batch that everything up to `place` is dealt with, and goes on from there. The owner commits the batch; if that
-    /// fails and the process goes down, the events after the last committed place come again.
+    /// For those who do without [`EventFollower::step`]: notes in the batch that everything up to `place` is dealt with, and goes on from
+    /// there. The owner commits the batch; if that fails and the process goes down, the events after the last committed place come again.
     pub fn advance(&mut self, batch: &mut Batch, place: Position) {
         batch.put(&FOLLOWERS, &self.name, &place);
         self.place = place;

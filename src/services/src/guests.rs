@@ -2,21 +2,17 @@
 //!
 //! That guests do not join such rooms is seen to when they join.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use chappe_rooms::Rooms;
-use chappe_store::{Batch, StoreError};
+use chappe_rooms::{Event, Rooms};
+use chappe_store::{Batch, Position, StoreError};
 use ruma::events::StateEventType;
 use serde::Deserialize;
 
 use crate::{
     accounts::{AccountKind, Accounts},
-    event_follower::EventFollower,
+    event_follower::{Work, WorkError},
 };
-
-/// How many events of the log are looked at in one step.
-const FOLLOWED_MAX: usize = 200;
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 pub struct Guests {
     accounts: Arc<Accounts>,
@@ -38,35 +34,6 @@ impl Guests {
         Ok(content.is_some_and(|content| content.guest_access == "can_join"))
     }
 
-    /// Follows the rooms for ever.
-    pub async fn follow(self, mut follower: EventFollower) {
-        loop {
-            if let Err(error) = self.follow_once(&mut follower).await {
-                tracing::error!(%error, "rooms that stop letting guests in could not be followed");
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-    }
-
-    async fn follow_once(&self, follower: &mut EventFollower) -> Result<(), StoreError> {
-        let events = follower.next(FOLLOWED_MAX).await?;
-        for (_, event) in &events {
-            let is_guest_access =
-                event.pdu.state_tuple().is_some_and(|(kind, _)| kind == StateEventType::RoomGuestAccess);
-            if is_guest_access && !Self::may_join(&self.rooms, event.record.room)? {
-                self.remove_guests(event.record.room).await?;
-            }
-        }
-        let Some((place, _)) = events.last() else { return Ok(()) };
-        let mut batch = Batch::new();
-        follower.advance(&mut batch, *place);
-        if let Err(error) = self.rooms.store().enqueue(batch) {
-            // The same events are looked at again after a restart, to no effect.
-            tracing::debug!(%error, "the place of a follower was not kept");
-        }
-        Ok(())
-    }
-
     async fn remove_guests(&self, room: chappe_store::RoomNid) -> Result<(), StoreError> {
         let Some(room_id) = self.rooms.get_room_id(room)? else { return Ok(()) };
         let members: Vec<_> = self.rooms.scan_members(room).collect::<Result<_, _>>()?;
@@ -85,6 +52,23 @@ impl Guests {
     }
 }
 
+impl Work for Guests {
+    type Error = WorkError;
+
+    const WHAT: &'static str = "guests in rooms that stop letting them in";
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), WorkError> {
+        for (_, event) in events {
+            let is_guest_access =
+                event.pdu.state_tuple().is_some_and(|(kind, _)| kind == StateEventType::RoomGuestAccess);
+            if is_guest_access && !Self::may_join(&self.rooms, event.record.room)? {
+                self.remove_guests(event.record.room).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use chappe_protocol::clock::ManualClock;
@@ -94,7 +78,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{accounts::AccountsConfig, test_rooms};
+    use crate::{accounts::AccountsConfig, event_follower::EventFollower, test_rooms};
 
     #[tokio::test]
     async fn guests_leave_a_room_that_stops_letting_them_in() {
@@ -112,10 +96,10 @@ mod tests {
         for user in [bob, &guest] {
             test_rooms::join(&rooms, user, &room).await;
         }
-        let guests = Guests::new(accounts, rooms.clone());
+        let mut guests = Guests::new(accounts, rooms.clone());
         let mut follower = EventFollower::open("guests", &rooms).unwrap();
         test_rooms::send_state(&rooms, alice, &room, "m.room.guest_access", "", access("forbidden")).await;
-        guests.follow_once(&mut follower).await.unwrap();
+        follower.step(&mut guests).await.unwrap();
         let nid = rooms.get_room_nid(&room).unwrap().unwrap();
         assert!(!rooms.is_joined(nid, &guest).unwrap());
         assert!(rooms.is_joined(nid, bob).unwrap(), "he is no guest of this server");

@@ -1,12 +1,12 @@
-//! Carries what a user keeps about a room over to the room that replaces it, when the user joins that: tags, and that the room is a
-//! direct chat.
+//! Carries what a user keeps about a room over to the room that replaces it, when the user joins that: tags, push rules, and that the
+//! room is a direct chat.
 //!
-//! It follows the event log, so that it makes no difference how the room came to be or how the user came in. What the user already
-//! keeps about the new room stays. Push rules are another module's business.
+//! It follows the event log, so that it makes no difference how the room came to be or how the user came in: by an upgrade here or
+//! elsewhere, or by hand. What the user already keeps about the new room stays.
 //!
 //! Spec: Client-Server API, Room upgrades, Server behaviour.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use chappe_rooms::{Event, Rooms};
 use chappe_store::{Batch, CommitError, Domain, Position, StoreError};
@@ -19,59 +19,35 @@ use serde_json::{Value, json};
 
 use crate::{
     account_data::{AccountData, queue_put},
-    event_follower::EventFollower,
+    event_follower::Work,
     guarded::commit_guarded,
+    push::rules::{ChangeRulesError, PushRules},
     tags::get_tags,
 };
 
 const DIRECT: &str = "m.direct";
-/// How many events are looked at before the place is noted.
-const EVENTS_AT_ONCE: usize = 100;
-/// How long after trouble with our own store it goes on.
-const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
+/// Settings that could not be carried over.
 #[derive(Debug, thiserror::Error)]
-enum CarryError {
+pub enum CarryError {
     #[error(transparent)]
     Read(#[from] StoreError),
     #[error(transparent)]
     Write(#[from] CommitError),
+    #[error(transparent)]
+    Rules(#[from] ChangeRulesError),
 }
 
 /// Carries room settings over.
 pub struct RoomUpgrades {
     rooms: Rooms,
     data: Arc<AccountData>,
+    rules: Arc<PushRules>,
 }
 
 impl RoomUpgrades {
-    pub fn new(rooms: Rooms, data: Arc<AccountData>) -> Self {
-        Self { rooms, data }
-    }
-
-    /// Deals with every join that comes, for ever.
-    pub async fn follow(self, mut follower: EventFollower) {
-        loop {
-            if let Err(error) = self.step(&mut follower).await {
-                tracing::error!(%error, "room settings are not carried over to upgraded rooms for now");
-                tokio::time::sleep(TROUBLE_PAUSE).await;
-            }
-        }
-    }
-
-    async fn step(&self, follower: &mut EventFollower) -> Result<(), CarryError> {
-        let events = follower.next(EVENTS_AT_ONCE).await?;
-        let mut place = Position::ZERO;
-        for (position, event) in &events {
-            if let Some((user, old)) = self.get_upgrade(event)? {
-                self.carry(&user, &old, &event.pdu.room_id).await?;
-            }
-            place = *position;
-        }
-        let mut batch = Batch::new();
-        follower.advance(&mut batch, place);
-        self.rooms.store().commit(batch).await?;
-        Ok(())
+    pub fn new(rooms: Rooms, data: Arc<AccountData>, rules: Arc<PushRules>) -> Self {
+        Self { rooms, data, rules }
     }
 
     /// The local user who joins by this event, and the room that this one replaces.
@@ -120,9 +96,29 @@ impl RoomUpgrades {
             if let Some(direct) = direct.and_then(|direct| with_replacement(direct, old, new)) {
                 queue_put(self.rooms.store(), batch, user, None, DIRECT, &direct.to_string())?;
             }
-            Ok(())
+            Ok::<_, CarryError>(())
         })
-        .await
+        .await?;
+        match self.rules.copy_room_rules(user, old, new).await {
+            // A full ruleset is no reason to stop.
+            Err(ChangeRulesError::TooLarge | ChangeRulesError::Invalid(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Work for RoomUpgrades {
+    type Error = CarryError;
+
+    const WHAT: &'static str = "room settings on their way to upgraded rooms";
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), CarryError> {
+        for (_, event) in events {
+            if let Some((user, old)) = self.get_upgrade(event)? {
+                self.carry(&user, &old, &event.pdu.room_id).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -144,14 +140,18 @@ mod tests {
     use chappe_protocol::clock::ManualClock;
     use chappe_rooms::{create::Preset, membership::MemberProfile, upgrade::UpgradeRoom};
     use chappe_store::Store;
-    use ruma::{RoomVersionId, room_id, user_id};
+    use ruma::{
+        RoomVersionId,
+        push::{NewPushRule, NewSimplePushRule, RuleKind},
+        room_id, user_id,
+    };
     use serde_json::value::to_raw_value;
 
     use super::*;
-    use crate::{tags::set_tag, test_rooms};
+    use crate::{event_follower::EventFollower, push::rules::PlacedRule, tags::set_tag, test_rooms};
 
     #[tokio::test]
-    async fn tags_and_direct_chats_follow_whoever_joins_the_replacement() {
+    async fn tags_direct_chats_and_push_rules_follow_whoever_joins_the_replacement() {
         let store = Store::in_memory();
         let rooms = test_rooms::rooms(&store, Arc::new(ManualClock::new(1_700_000_000_000)));
         let (alice, bob) = (user_id!("@alice:here.example"), user_id!("@bob:here.example"));
@@ -164,8 +164,11 @@ mod tests {
         let other = room_id!("!other:here.example");
         let direct = to_raw_value(&json!({ "@alice:here.example": [old, other] })).unwrap();
         data.put(bob, None, DIRECT, &direct).await.unwrap();
+        let rules = Arc::new(PushRules::new(store.clone()));
+        let rule = NewPushRule::Room(NewSimplePushRule::new(old.clone(), vec![]));
+        rules.put_rule(bob, PlacedRule { rule, before: None, after: None }).await.unwrap();
 
-        let upgrades = RoomUpgrades::new(rooms.clone(), data.clone());
+        let mut upgrades = RoomUpgrades::new(rooms.clone(), data.clone(), rules.clone());
         let mut follower = EventFollower::open("room_upgrades", &rooms).unwrap();
         let request = UpgradeRoom {
             version: RoomVersionId::V12,
@@ -175,12 +178,21 @@ mod tests {
         let new = rooms.upgrade_room(alice, &old, request).await.unwrap();
         set_tag(&data, bob, &new, "u.own", json!({})).await.unwrap();
         test_rooms::join(&rooms, bob, &new).await;
-        upgrades.step(&mut follower).await.unwrap();
+        follower.step(&mut upgrades).await.unwrap();
 
         assert_eq!(Value::Object(get_tags(&data, alice, &new).unwrap()), json!({ "m.favourite": { "order": 0.5 } }));
         assert_eq!(Value::Object(get_tags(&data, bob, &new).unwrap()), json!({ "u.own": {} }), "what is there stays");
         let direct: Value = serde_json::from_str(&data.get(bob, None, DIRECT).unwrap().unwrap()).unwrap();
         assert_eq!(direct, json!({ "@alice:here.example": [old, other, new] }));
         assert_eq!(data.get(alice, None, DIRECT).unwrap(), None);
+        assert!(rules.get_ruleset(bob).unwrap().room.contains(new.as_str()));
+        assert!(rules.get_ruleset(alice).unwrap().room.is_empty());
+
+        // What the user then decides stands, through changes of profile too.
+        rules.delete_rule(bob, RuleKind::Room, new.as_str()).await.unwrap();
+        let profile = json!({ "membership": "join", "displayname": "Bobby" });
+        test_rooms::send_state(&rooms, bob, &new, "m.room.member", bob.as_str(), profile).await;
+        follower.step(&mut upgrades).await.unwrap();
+        assert!(rules.get_ruleset(bob).unwrap().room.get(new.as_str()).is_none());
     }
 }

@@ -27,6 +27,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub use self::run::Overtaken;
 pub use chappe_store::tables::delayed_events::{DelayedEventRecord, DelayedOutcome};
 
 /// How long it can be asked how a delayed event ended, in milliseconds.

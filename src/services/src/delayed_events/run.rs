@@ -13,7 +13,7 @@ use futures_util::{StreamExt, stream};
 use ruma::{OwnedRoomId, events::StateEventType};
 
 use super::{ChangeError, DelayedEvents, OUTCOMES_PER_USER_MAX, UpdateError, due_at, queue_forgotten};
-use crate::{event_follower::EventFollower, guarded::commit_guarded};
+use crate::{event_follower::Work, guarded::commit_guarded};
 
 /// How many due events are taken up at a time.
 const DUE_MAX: usize = 200;
@@ -21,8 +21,6 @@ const DUE_MAX: usize = 200;
 const ROOMS_AT_ONCE: usize = 16;
 /// How long after a failure of the server itself it is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// How many events of the log are looked at in one step.
-const FOLLOWED_MAX: usize = 200;
 
 impl DelayedEvents {
     /// Sends what is due, for ever.
@@ -148,29 +146,6 @@ impl DelayedEvents {
         })
     }
 
-    /// Cancels what newer state of others has overtaken, for ever.
-    pub async fn follow(self: Arc<Self>, mut follower: EventFollower) {
-        loop {
-            if let Err(error) = self.follow_once(&mut follower).await {
-                tracing::error!(%error, "delayed events could not follow the rooms");
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-    }
-
-    pub(super) async fn follow_once(&self, follower: &mut EventFollower) -> Result<(), UpdateError> {
-        let events = follower.next(FOLLOWED_MAX).await?;
-        for (position, event) in &events {
-            self.cancel_overtaken(*position, event).await?;
-        }
-        let Some((place, _)) = events.last() else { return Ok(()) };
-        let mut batch = Batch::new();
-        follower.advance(&mut batch, *place);
-        // If this is lost, the same events are looked at again, to no effect.
-        drop(self.store.enqueue(batch)?);
-        Ok(())
-    }
-
     async fn cancel_overtaken(&self, position: Position, event: &Event) -> Result<(), UpdateError> {
         let Some((event_type, state_key)) = event.pdu.state_tuple() else { return Ok(()) };
         let room = event.pdu.room_id.clone();
@@ -191,6 +166,22 @@ impl DelayedEvents {
             if is_overtaken {
                 self.end(&delay_id, DelayedOutcome::Cancelled).await?;
             }
+        }
+        Ok(())
+    }
+}
+
+/// Cancels delayed events that newer state of others overtakes.
+pub struct Overtaken(pub Arc<DelayedEvents>);
+
+impl Work for Overtaken {
+    type Error = UpdateError;
+
+    const WHAT: &'static str = "delayed events that are overtaken by others";
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), UpdateError> {
+        for (position, event) in events {
+            self.0.cancel_overtaken(*position, event).await?;
         }
         Ok(())
     }

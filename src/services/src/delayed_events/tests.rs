@@ -10,7 +10,7 @@ use crate::{event_follower::EventFollower, test_rooms};
 const TYPE: &str = "org.example.state";
 
 struct Server {
-    delayed: DelayedEvents,
+    delayed: Arc<DelayedEvents>,
     rooms: Rooms,
     clock: Arc<ManualClock>,
     room: OwnedRoomId,
@@ -47,8 +47,9 @@ impl Server {
         Self { delayed: Self::open(&rooms, &clock), rooms, clock, room }
     }
 
-    fn open(rooms: &Rooms, clock: &Arc<ManualClock>) -> DelayedEvents {
-        DelayedEvents::new(rooms.clone(), clock.clone(), DelayedEventsConfig { per_user_max: 3, ..Default::default() })
+    fn open(rooms: &Rooms, clock: &Arc<ManualClock>) -> Arc<DelayedEvents> {
+        let config = DelayedEventsConfig { per_user_max: 3, ..Default::default() };
+        Arc::new(DelayedEvents::new(rooms.clone(), clock.clone(), config))
     }
 
     async fn schedule(&self, draft: EventDraft, delay_ms: u64) -> Result<String, ScheduleError> {
@@ -135,7 +136,7 @@ async fn newer_state_of_somebody_else_cancels() {
     let overtaken = server.schedule(state("overtaken"), 1_000).await.unwrap();
     test_rooms::send_state(&server.rooms, alice(), &server.room, TYPE, "own", json!({ "b": 1 })).await;
     test_rooms::send_state(&server.rooms, bob(), &server.room, TYPE, "overtaken", json!({ "b": 1 })).await;
-    server.delayed.follow_once(&mut follower).await.unwrap();
+    follower.step(&mut Overtaken(server.delayed.clone())).await.unwrap();
     assert_eq!(server.outcome(&overtaken), Some(DelayedOutcome::Cancelled));
     assert_eq!((server.outcome(&own), server.outcome(&before)), (None, None));
 

@@ -50,6 +50,7 @@ pub use cross_signing::{Reauthentication, SignatureFailure, SignatureFailures, S
 pub use dehydrated::{DehydrateError, NewDehydratedDevice, messages_token, parse_messages_token};
 pub use device_keys::{DeviceKeysUpload, UploadError};
 pub use device_lists::{queue_device_added, queue_device_deleted, queue_device_renamed, queue_devices_deleted};
+pub use newly_sharing::Introductions;
 pub use one_time_keys::{one_time_key_counts, unused_fallback_key_types};
 pub use remote_lists::{EduError, ResyncError};
 pub(crate) use sharing::shared_rooms_of_remote;

@@ -4,11 +4,11 @@
 //!
 //! Spec: Server-Server API, Device Management.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use chappe_rooms::{Event, Rooms};
 use chappe_store::{
-    Batch, Direction, RoomNid, Store, StoreError,
+    Batch, Direction, Position, RoomNid, Store, StoreError,
     tables::{
         accounts::DEVICES,
         e2ee::{DEVICE_LIST_STREAM, JsonObject},
@@ -22,50 +22,55 @@ use ruma::{
 use serde_json::json;
 
 use super::{
-    Keys, KeysError, queue_edu,
+    Keys, queue_edu,
     sharing::{is_in_any, joined_members},
 };
-use crate::event_follower::EventFollower;
+use crate::event_follower::{Work, WorkError};
 
 /// How many of a user's devices are told of one by one. A server that has none of them fetches the whole list anyway.
 const DEVICES_TOLD_MAX: usize = 20;
 /// Of how many users in a room a server that enters it is told. It asks for others' devices when it needs them.
 const USERS_TOLD_MAX: usize = 50;
-/// How many events are looked at in one go.
-const EVENTS_AT_ONCE: usize = 100;
-/// The name under which the place in the event log is kept.
-const FOLLOWER: &str = "devices_of_newly_sharing";
+
+/// Tells servers of the devices of users whom they have just come to share a room with.
+pub struct Introductions {
+    keys: Keys,
+    rooms: Rooms,
+}
+
+impl Introductions {
+    pub fn new(keys: Keys, rooms: Rooms) -> Self {
+        Self { keys, rooms }
+    }
+
+    /// Whether a room's members were still being fetched when an event came. The servers of such a room take joins for changes of device
+    /// lists themselves: one that leaves members out of its answer to a join knows that it may not be asked about them for long. What
+    /// they have missed they are told once all members are known ([`Keys::run_after_resyncs`]), be this follower late or not.
+    fn was_partial(&self, room: RoomNid, at: Position) -> Result<bool, StoreError> {
+        let room = self.rooms.get_room_by_nid(room)?;
+        room.map_or(Ok(false), |room| self.rooms.is_partial_at(&room, at))
+    }
+}
+
+impl Work for Introductions {
+    type Error = WorkError;
+
+    const WHAT: &'static str = "device lists for servers that newly share a room";
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], batch: &mut Batch) -> Result<(), WorkError> {
+        for (position, event) in events {
+            let room = event.record.room;
+            if let Some(user) = newly_joined(&self.rooms, event)?
+                && !self.was_partial(room, *position)?
+            {
+                self.keys.queue_to_newly_sharing(batch, room, &user)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 impl Keys {
-    /// Follows the event log for joins, for as long as it is polled.
-    pub async fn run_sharing(self, rooms: Rooms) {
-        loop {
-            if let Err(error) = self.follow_joins(&rooms).await {
-                tracing::error!(%error, "device lists are not told to servers that newly share a room");
-                tokio::time::sleep(super::REMOTE_TIMEOUT_DEFAULT).await;
-            }
-        }
-    }
-
-    async fn follow_joins(&self, rooms: &Rooms) -> Result<(), KeysError> {
-        let mut follower = EventFollower::open(FOLLOWER, rooms)?;
-        loop {
-            let events = follower.next(EVENTS_AT_ONCE).await?;
-            let mut batch = Batch::new();
-            for (_, event) in &events {
-                if let Some(user) = newly_joined(rooms, event)?
-                    && !is_partial(rooms, event.record.room)?
-                {
-                    self.queue_to_newly_sharing(&mut batch, event.record.room, &user)?;
-                }
-            }
-            if let Some((last, _)) = events.last() {
-                follower.advance(&mut batch, *last);
-            }
-            self.store.commit(batch).await?;
-        }
-    }
-
     /// After a join: the EDUs to the servers that come to share a room with a local user by it.
     pub(super) fn queue_to_newly_sharing(
         &self,
@@ -119,12 +124,6 @@ impl Keys {
         super::device_keys::add_stored_signatures(&self.store, &mut keys, user, device.as_str(), None)?;
         Ok(Some(keys))
     }
-}
-
-/// Whether a room's members are still being fetched. The servers of such a room take joins for changes of device lists themselves: one
-/// that leaves members out of its answer to a join knows that it may not be asked about them for long.
-fn is_partial(rooms: &Rooms, room: RoomNid) -> Result<bool, StoreError> {
-    Ok(rooms.get_room_by_nid(room)?.is_some_and(|room| room.record.partial_state))
 }
 
 /// Who joined by this event, having been out of the room before.

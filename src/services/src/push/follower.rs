@@ -7,13 +7,12 @@ use std::{
     collections::{BTreeSet, HashSet},
     num::NonZeroUsize,
     sync::Arc,
-    time::Duration,
 };
 
 use chappe_protocol::clock::Clock;
 use chappe_rooms::{Event, Room, Rooms};
 use chappe_store::{
-    Batch, CommitError, Direction, Position, RoomNid, StoreError, Topic,
+    Batch, Direction, Position, RoomNid, StoreError, Topic,
     tables::{
         events::FOLLOWERS,
         push::{PUSH_QUEUE, QueuedPush},
@@ -34,19 +33,16 @@ use super::{
     pushers::Pushers,
     rules::PushRules,
 };
-use crate::{account_data::AccountData, event_follower::EventFollower};
-
-/// How many events are dealt with in one batch.
-const EVENTS_PER_BATCH: usize = 100;
+use crate::{
+    account_data::AccountData,
+    event_follower::{Work, WorkError},
+};
 
 /// Under which name it is kept how far membership logs have been looked at.
 const INVITES_FOLLOWER: &str = "push_invites";
 
 /// Of how many rooms it is known who has a pusher.
 const ROOMS_MAX: usize = 1_000;
-
-/// How long after trouble with our own store the log is looked at again.
-const STORE_TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What following the log needs.
 pub struct PushSources {
@@ -59,25 +55,17 @@ pub struct PushSources {
     pub clock: Arc<dyn Clock>,
 }
 
-/// Why the log could not be followed further for now.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FollowError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error(transparent)]
-    Commit(#[from] CommitError),
-}
-
 /// Queues notifications.
 pub struct PushFollower {
     sources: PushSources,
-    log: EventFollower,
     /// Room -> those of its joined members who may have a pusher; right as of this generation of owners.
     readers: LruCache<RoomNid, HashSet<OwnedUserId>>,
     generation: u64,
     invited: Arc<Invited>,
     /// Up to here the membership logs have been looked at.
     invites_to: Position,
+    /// Whose pushers have something to do once the batch is durable.
+    woken: BTreeSet<OwnedUserId>,
 }
 
 /// Whose membership may have changed.
@@ -97,7 +85,6 @@ struct Noted {
 impl PushFollower {
     /// Goes on where it stopped.
     pub fn open(sources: PushSources) -> Result<Self, StoreError> {
-        let log = EventFollower::open("push", &sources.rooms)?;
         let invited = Arc::new(Invited::default());
         let noted = invited.clone();
         let pushers = sources.pushers.clone();
@@ -124,53 +111,22 @@ impl PushFollower {
             invited.changed.notify_one();
         }
         let capacity = NonZeroUsize::new(ROOMS_MAX).unwrap_or(NonZeroUsize::MIN);
-        Ok(Self { sources, log, readers: LruCache::new(capacity), generation: 0, invited, invites_to })
+        Ok(Self {
+            sources,
+            readers: LruCache::new(capacity),
+            generation: 0,
+            invited,
+            invites_to,
+            woken: BTreeSet::new(),
+        })
     }
 
-    pub async fn run(mut self) {
-        loop {
-            if let Err(error) = self.step().await {
-                tracing::warn!(%error, "notifications wait for the store");
-                tokio::time::sleep(STORE_TROUBLE_PAUSE).await;
-            }
-        }
-    }
-
-    /// Deals with what there is next; waits until there is something.
-    pub(super) async fn step(&mut self) -> Result<(), FollowError> {
-        tokio::select! {
-            events = self.log.next(EVENTS_PER_BATCH) => self.take_events(events?).await,
-            () = self.invited.changed.notified() => self.take_invites().await,
-        }
-    }
-
-    async fn take_events(&mut self, events: Vec<(Position, Arc<Event>)>) -> Result<(), FollowError> {
-        let mut batch = Batch::new();
-        let mut woken = BTreeSet::new();
-        let Some(last) = events.last().map(|(position, _)| *position) else { return Ok(()) };
-        for (position, event) in events {
-            self.queue_event(&mut batch, &mut woken, position, &event)?;
-        }
-        self.log.advance(&mut batch, last);
-        self.sources.rooms.store().commit(batch).await?;
-        for user_id in woken {
-            self.sources.deliveries.wake(&user_id)?;
-        }
-        Ok(())
-    }
-
-    fn queue_event(
-        &mut self,
-        batch: &mut Batch,
-        woken: &mut BTreeSet<OwnedUserId>,
-        position: Position,
-        event: &Arc<Event>,
-    ) -> Result<(), StoreError> {
+    fn queue_event(&mut self, batch: &mut Batch, position: Position, event: &Arc<Event>) -> Result<(), StoreError> {
         let Some(room) = self.sources.rooms.get_room_by_nid(event.record.room)? else { return Ok(()) };
         let mut readers = self.get_readers(&room, event)?;
         if self.sources.pushers.is_owner(&event.pdu.sender) {
             // Whoever writes has read.
-            woken.insert(event.pdu.sender.clone());
+            self.woken.insert(event.pdu.sender.clone());
             readers.retain(|reader| *reader != event.pdu.sender);
         }
         if readers.is_empty() {
@@ -182,7 +138,7 @@ impl PushFollower {
             let rules = self.sources.rules.get_ruleset(&reader)?;
             let mut judge = Judge::with_member_count(&self.sources.rooms, &room, &reader, rules, member_count)?;
             if self.queue_for(batch, position, &candidate, &reader, &mut judge)? {
-                woken.insert(reader);
+                self.woken.insert(reader);
             }
         }
         Ok(())
@@ -267,7 +223,7 @@ impl PushFollower {
     }
 
     /// Queues invites to rooms of which only the invite is known here.
-    async fn take_invites(&mut self) -> Result<(), FollowError> {
+    async fn take_invites(&mut self) -> Result<(), WorkError> {
         let (users, to) = {
             let mut noted = self.invited.noted.lock();
             (std::mem::take(&mut noted.users), noted.to)
@@ -307,6 +263,34 @@ impl PushFollower {
             self.sources.deliveries.wake(&user_id)?;
         }
         Ok(())
+    }
+}
+
+impl Work for PushFollower {
+    type Error = WorkError;
+
+    const WHAT: &'static str = "notifications";
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], batch: &mut Batch) -> Result<(), WorkError> {
+        for (position, event) in events {
+            self.queue_event(batch, *position, event)?;
+        }
+        Ok(())
+    }
+
+    async fn taken(&mut self, _: Position) -> Result<(), WorkError> {
+        for user_id in std::mem::take(&mut self.woken) {
+            self.sources.deliveries.wake(&user_id)?;
+        }
+        Ok(())
+    }
+
+    async fn woken(&mut self) {
+        self.invited.changed.notified().await;
+    }
+
+    async fn take_other(&mut self) -> Result<(), WorkError> {
+        self.take_invites().await
     }
 }
 

@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use super::{
     SearchError, SearchRequest,
-    index::{Candidate, SearchIndex, Wanted, searchable_text},
+    index::{Candidate, SearchIndex, Wanted, live_recency, searchable_text},
     query::{GroupId, GroupKey, Key, PageToken, SearchOrder, Terms, keys},
 };
 use crate::sync::filter::EventFilter;
@@ -106,7 +106,7 @@ pub(super) async fn find(
 ) -> Result<SearchResults, SearchError> {
     let page = match &request.next_batch {
         Some(token) => PageToken::parse(token)?,
-        None => PageToken::start(newest),
+        None => PageToken::start(live_recency(newest)),
     };
     let filter = request.filter;
     let ignored = Arc::new(request.ignored);
@@ -199,7 +199,7 @@ impl Finding {
             keys: &self.keys,
             rooms: self.searched.clone(),
             senders: self.senders.clone(),
-            up_to: Position(self.page.up_to),
+            up_to: self.page.up_to,
         };
         let candidates = match self.order {
             SearchOrder::Recent => index.newest(&wanted, CANDIDATES_MAX)?,
@@ -290,7 +290,7 @@ impl Finding {
             let is_alone = self.page.group.as_ref() == Some(&id);
             let page = match self.order {
                 SearchOrder::Recent => {
-                    Some(PageToken { up_to: candidate.position.0.saturating_sub(1), skip: 0, found, group: Some(id) })
+                    Some(PageToken { up_to: candidate.recency.saturating_sub(1), skip: 0, found, group: Some(id) })
                 }
                 SearchOrder::Rank if is_alone || self.page.skip == 0 => {
                     let skip = self.page.skip.saturating_add(looked_at);
@@ -307,7 +307,7 @@ impl Finding {
     fn page_after(&self, number: usize, candidate: &Candidate, hits: usize) -> PageToken {
         let (found, group) = (self.page.found.saturating_add(hits), self.page.group.clone());
         match self.order {
-            SearchOrder::Recent => PageToken { up_to: candidate.position.0.saturating_sub(1), skip: 0, found, group },
+            SearchOrder::Recent => PageToken { up_to: candidate.recency.saturating_sub(1), skip: 0, found, group },
             SearchOrder::Rank => {
                 PageToken { up_to: self.page.up_to, skip: self.page.skip.saturating_add(number + 1), found, group }
             }

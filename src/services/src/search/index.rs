@@ -43,7 +43,7 @@ pub enum IndexError {
 #[derive(Clone, Copy)]
 struct Fields {
     event: Field,
-    position: Field,
+    recency: Field,
     room: Field,
     sender: Field,
     body: Field,
@@ -58,6 +58,32 @@ pub struct SearchIndex {
     fields: Fields,
 }
 
+/// Up to where in the logs events are in the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Places {
+    /// In the event log.
+    pub(super) live: Position,
+    /// In the log of what was backfilled.
+    pub(super) history: Position,
+}
+
+/// Before all that came live.
+const LIVE_RECENCY_MIN: u64 = 1 << 62;
+
+/// Where an event stands among others, the greater the newer: what came live by its position, what was backfilled before all that, by
+/// when its server says that it was sent.
+pub(super) fn recency_of(event: &Event, live: Option<Position>) -> u64 {
+    match live {
+        Some(position) => live_recency(position),
+        // What was sent in one millisecond has some order too, or pages could not go on between the two.
+        None => u64::from(event.pdu.origin_server_ts.get()).min((1 << 46) - 1) << 16 | event.nid.0 & 0xffff,
+    }
+}
+
+pub(super) fn live_recency(position: Position) -> u64 {
+    LIVE_RECENCY_MIN.saturating_add(position.0)
+}
+
 /// Which events to look for.
 pub(super) struct Wanted<'a> {
     pub(super) terms: &'a Terms,
@@ -65,15 +91,16 @@ pub(super) struct Wanted<'a> {
     pub(super) rooms: BTreeSet<RoomNid>,
     /// `None`: of anyone.
     pub(super) senders: Option<BTreeSet<OwnedUserId>>,
-    /// Not newer than this.
-    pub(super) up_to: Position,
+    /// Not newer than this, by [`recency_of`].
+    pub(super) up_to: u64,
 }
 
 /// An event that holds the words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
     pub(super) event: EventNid,
-    pub(super) position: Position,
+    /// By [`recency_of`].
+    pub(super) recency: u64,
     pub(super) rank: f32,
 }
 
@@ -110,19 +137,23 @@ impl SearchIndex {
         Ok(Self { index, reader, writer: Mutex::new(writer), fields })
     }
 
-    /// The place in the event log up to which events are in the index; zero for a new one.
-    pub(super) fn place(&self) -> Result<Position, IndexError> {
+    /// Up to where events are in the index; zero for a new one.
+    pub(super) fn places(&self) -> Result<Places, IndexError> {
         let payload = self.index.load_metas()?.payload;
-        Ok(payload.and_then(|place| place.parse().ok()).map_or(Position::ZERO, Position))
+        let places = payload.as_deref().and_then(|payload| {
+            let (live, history) = payload.split_once(' ')?;
+            Some(Places { live: Position(live.parse().ok()?), history: Position(history.parse().ok()?) })
+        });
+        Ok(places.unwrap_or_default())
     }
 
     /// Puts an event in, or in again. Events in which there is nothing to find are left out.
-    pub(super) fn put(&self, position: Position, event: &Event) -> Result<(), IndexError> {
+    pub(super) fn put(&self, recency: u64, event: &Event) -> Result<(), IndexError> {
         self.delete(event.nid);
         let Some((key, text)) = searchable_text(event) else { return Ok(()) };
         let mut document = TantivyDocument::new();
         document.add_u64(self.fields.event, event.nid.0);
-        document.add_u64(self.fields.position, position.0);
+        document.add_u64(self.fields.recency, recency);
         document.add_u64(self.fields.room, event.record.room.0);
         document.add_text(self.fields.sender, &event.pdu.sender);
         document.add_text(self.field(key), text);
@@ -134,11 +165,11 @@ impl SearchIndex {
         self.writer.lock().delete_term(Term::from_field_u64(self.fields.event, event.0));
     }
 
-    /// Writes out what was put in and deleted, and that this is everything up to `place`. Waits for the disk.
-    pub(super) fn commit(&self, place: Position) -> Result<(), IndexError> {
+    /// Writes out what was put in and deleted, and that this is everything up to `places`. Waits for the disk.
+    pub(super) fn commit(&self, places: Places) -> Result<(), IndexError> {
         let mut writer = self.writer.lock();
         let mut prepared = writer.prepare_commit()?;
-        prepared.set_payload(&place.to_string());
+        prepared.set_payload(&format!("{} {}", places.live.0, places.history.0));
         prepared.commit()?;
         Ok(self.reader.reload()?)
     }
@@ -159,7 +190,7 @@ impl SearchIndex {
 
     /// The newest events that hold the words, the newest first.
     pub(super) fn newest(&self, wanted: &Wanted<'_>, limit: usize) -> Result<Vec<Candidate>, IndexError> {
-        let collector = TopDocs::with_limit(limit).order_by_fast_field::<u64>("position", Order::Desc);
+        let collector = TopDocs::with_limit(limit).order_by_fast_field::<u64>("recency", Order::Desc);
         let found = self.reader.searcher().search(&self.query(wanted), &collector)?;
         found.into_iter().map(|(_, address)| self.candidate(address, 1.0)).collect()
     }
@@ -167,7 +198,7 @@ impl SearchIndex {
     /// The events that hold the words best, after the `skip` very best, the best first.
     pub(super) fn best(&self, wanted: &Wanted<'_>, skip: usize, limit: usize) -> Result<Vec<Candidate>, IndexError> {
         // Of events that are equally good, the newest first.
-        let order = (SortBySimilarityScore, SortByStaticFastValue::<u64>::for_field("position"));
+        let order = (SortBySimilarityScore, SortByStaticFastValue::<u64>::for_field("recency"));
         let collector = TopDocs::with_limit(limit).and_offset(skip).order_by(order);
         let found = self.reader.searcher().search(&self.query(wanted), &collector)?;
         found.into_iter().map(|((rank, _), address)| self.candidate(address, rank)).collect()
@@ -179,7 +210,7 @@ impl SearchIndex {
         let number = |name: &str| -> Result<u64, TantivyError> {
             Ok(columns.u64(name)?.first(address.doc_id).unwrap_or_default())
         };
-        Ok(Candidate { event: EventNid(number("event")?), position: Position(number("position")?), rank })
+        Ok(Candidate { event: EventNid(number("event")?), recency: number("recency")?, rank })
     }
 
     fn query(&self, wanted: &Wanted<'_>) -> BooleanQuery {
@@ -198,7 +229,7 @@ impl SearchIndex {
             let terms = senders.iter().map(|sender| Term::from_field_text(fields.sender, sender.as_str()));
             narrow(Box::new(TermSetQuery::new(terms)));
         }
-        let newest = Term::from_field_u64(fields.position, wanted.up_to.0);
+        let newest = Term::from_field_u64(fields.recency, wanted.up_to);
         narrow(Box::new(RangeQuery::new(Bound::Unbounded, Bound::Included(newest))));
         BooleanQuery::new(clauses)
     }
@@ -226,7 +257,7 @@ fn schema() -> (Schema, Fields) {
     let text = TextOptions::default().set_indexing_options(indexing);
     let fields = Fields {
         event: schema.add_u64_field("event", number.clone()),
-        position: schema.add_u64_field("position", number.clone()),
+        recency: schema.add_u64_field("recency", number.clone()),
         room: schema.add_u64_field("room", number),
         sender: schema.add_text_field("sender", STRING),
         body: schema.add_text_field("body", text.clone()),

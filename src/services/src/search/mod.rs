@@ -1,11 +1,9 @@
 //! Full-text search in rooms (client-server API, "Server Side Search").
 //!
-//! [`index`] knows which events hold which words. It is fed here, behind the event log, at least once: its own commit says up to where
-//! it goes, and the follower's stored place moves only after it. [`find`] asks it, and decides who sees what. A search waits for the
-//! index to have everything that was sent before, so that people find what they just wrote.
-//!
-//! What was fetched from other servers' history (backfill) is not in the event log, and so is not found. Encrypted messages have no
-//! words that a server can read.
+//! [`index`] knows which events hold which words. It is fed here, behind the event log and the log of what was backfilled, at least once:
+//! its own commit says up to where it goes, and the followers' stored places move only after it. [`find`] asks it, and decides who sees
+//! what. A search waits for the index to have everything that was sent before, so that people find what they just wrote; what is fetched
+//! from other servers' history meanwhile may be found a little later. Encrypted messages have no words that a server can read.
 
 mod find;
 mod index;
@@ -31,9 +29,11 @@ pub use find::{Group, Hit, HitContext, SearchResults};
 pub use index::{IndexError, SearchIndex};
 pub use query::{GroupKey, SearchRequest};
 
+use self::index::recency_of;
 use crate::event_follower::EventFollower;
 
 const FOLLOWER: &str = "search";
+const HISTORY_FOLLOWER: &str = "search_history";
 /// How many events are put into the index at once.
 const BATCH_EVENTS: usize = 1_000;
 /// How long events are collected before they are written to disk together, unless a search waits for them.
@@ -106,34 +106,46 @@ impl Search {
     async fn follow(&self, index: &Arc<SearchIndex>) -> Result<(), FollowError> {
         // The index knows best what it holds: it may be new, or older than the store.
         let store = self.rooms.store();
-        let place = index.place()?;
-        if store.get(&FOLLOWERS, &FOLLOWER.to_owned())?.unwrap_or_default() != place {
-            let mut batch = Batch::new();
-            batch.put(&FOLLOWERS, &FOLLOWER.to_owned(), &place);
+        let mut places = index.places()?;
+        let mut batch = Batch::new();
+        for (name, place) in [(FOLLOWER, places.live), (HISTORY_FOLLOWER, places.history)] {
+            if store.get(&FOLLOWERS, &name.to_owned())?.unwrap_or_default() != place {
+                batch.put(&FOLLOWERS, &name.to_owned(), &place);
+            }
+        }
+        if !batch.is_empty() {
             store.commit(batch).await?;
         }
-        let mut follower = EventFollower::open_from_start(FOLLOWER, &self.rooms)?;
-        self.indexed_to.send_replace(place);
+        let mut live = EventFollower::open_from_start(FOLLOWER, &self.rooms)?;
+        let mut history = EventFollower::open_history(HISTORY_FOLLOWER, &self.rooms)?;
+        self.indexed_to.send_replace(places.live);
         loop {
-            follower.next(1).await?;
+            tokio::select! {
+                new = live.next(1) => drop(new?),
+                new = history.next(1) => drop(new?),
+            }
             tokio::select! {
                 () = sleep(COLLECT) => {}
                 () = self.wanted.notified() => {}
             }
-            let events = follower.next(BATCH_EVENTS).await?;
-            let Some((place, _)) = events.last() else { continue };
-            let place = *place;
+            let (new, old) = (live.read(BATCH_EVENTS)?, history.read(BATCH_EVENTS)?);
+            places.live = new.last().map_or(places.live, |(place, _)| *place);
+            places.history = old.last().map_or(places.history, |(place, _)| *place);
             let (rooms, writing) = (self.rooms.clone(), index.clone());
             tokio::task::spawn_blocking(move || {
-                for (position, event) in &events {
-                    put(&rooms, &writing, *position, event)?;
+                for (_, event) in &old {
+                    put(&rooms, &writing, None, event)?;
                 }
-                Ok::<_, FollowError>(writing.commit(place)?)
+                for (position, event) in &new {
+                    put(&rooms, &writing, Some(*position), event)?;
+                }
+                Ok::<_, FollowError>(writing.commit(places)?)
             })
             .await??;
-            self.indexed_to.send_replace(place);
+            self.indexed_to.send_replace(places.live);
             let mut batch = Batch::new();
-            follower.advance(&mut batch, place);
+            live.advance(&mut batch, places.live);
+            history.advance(&mut batch, places.history);
             store.commit(batch).await?;
         }
     }
@@ -160,8 +172,8 @@ impl Search {
     }
 }
 
-fn put(rooms: &Rooms, index: &SearchIndex, position: Position, event: &Event) -> Result<(), FollowError> {
-    index.put(position, event)?;
+fn put(rooms: &Rooms, index: &SearchIndex, live: Option<Position>, event: &Event) -> Result<(), FollowError> {
+    index.put(recency_of(event, live), event)?;
     if event.pdu.kind == TimelineEventType::RoomRedaction
         && let Some(room) = rooms.get_room_by_nid(event.record.room)?
         && let Some(target) = event.pdu.redaction_target(&room.rules)

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashSet};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chappe_store::Position;
 use ruma::{
     OwnedUserId,
     api::client::{
@@ -145,8 +144,8 @@ pub(super) struct PageToken {
 }
 
 impl PageToken {
-    pub(super) fn start(newest: Position) -> Self {
-        Self { up_to: newest.0, skip: 0, found: 0, group: None }
+    pub(super) fn start(newest: u64) -> Self {
+        Self { up_to: newest, skip: 0, found: 0, group: None }
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, SearchError> {

@@ -2,7 +2,10 @@ use std::sync::Arc;
 
 use chappe_protocol::clock::ManualClock;
 use chappe_rooms::{Rooms, create::Preset};
-use chappe_store::Store;
+use chappe_store::{
+    Batch, Direction, Store,
+    tables::events::{BACKFILL_LOG, EVENT_LOG},
+};
 use ruma::{
     OwnedEventId, OwnedRoomId, RoomId, UserId,
     api::client::search::search_events::v3::{EventContext, GroupingKey, OrderBy, SearchKeys},
@@ -151,7 +154,7 @@ async fn rooms_newer_than(rooms: &Rooms, room: &RoomId, event: &OwnedEventId) ->
     let room = rooms.get_room(room).unwrap().unwrap();
     let event = rooms.get_event(event).unwrap().unwrap();
     let place = rooms.get_place(&event).unwrap().unwrap();
-    let page = rooms.get_page(room.nid, place, chappe_store::Direction::Forward, 100).unwrap();
+    let page = rooms.get_page(room.nid, place, Direction::Forward, 100).unwrap();
     page.into_iter().map(|(_, event)| event.pdu.event_id.clone()).collect()
 }
 
@@ -250,6 +253,34 @@ async fn index_goes_on_where_it_stopped_and_a_lost_one_is_filled_again() {
     std::fs::write(folder.path().join("meta.json"), "damaged").unwrap();
     let search = start(&rooms, SearchIndex::open(folder.path()).unwrap());
     assert_eq!(found(&search, alice, "again").await, [second, first]);
+}
+
+#[tokio::test]
+async fn history_is_found_behind_what_came_live() {
+    let rooms = rooms();
+    let alice = user_id!("@alice:here.example");
+    let room = room_of(&rooms, alice).await;
+    let old = [say(&rooms, alice, &room, "of old").await, say(&rooms, alice, &room, "of old too").await];
+    // As if they had been backfilled.
+    let mut batch = Batch::new();
+    for row in rooms.store().scan(&EVENT_LOG, &(), Direction::Forward) {
+        let (position, nid) = row.unwrap();
+        if old.contains(&rooms.get_event_by_nid(nid).unwrap().unwrap().pdu.event_id) {
+            batch.delete(&EVENT_LOG, &position);
+            batch.put(&BACKFILL_LOG, &position, &nid);
+        }
+    }
+    rooms.store().commit(batch).await.unwrap();
+    let new = say(&rooms, alice, &room, "not so old").await;
+    let search = start(&rooms, SearchIndex::in_memory().unwrap());
+    assert_eq!(found(&search, alice, "old").await, [new.clone(), old[1].clone(), old[0].clone()]);
+
+    let mut request = request("old");
+    request.filter.limit = Some(uint!(2));
+    let first = search.search(alice, request.clone()).await.unwrap();
+    request.next_batch = first.next_batch.clone();
+    let second = search.search(alice, request).await.unwrap();
+    assert_eq!((ids(&first), ids(&second)), (vec![new, old[1].clone()], vec![old[0].clone()]));
 }
 
 #[tokio::test]

@@ -3,86 +3,91 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    sync::Arc,
 };
 
 use chappe_rooms::Event;
 use chappe_store::{
-    Batch, CommitError, Direction, RoomNid, StoreError,
+    Batch, Direction, Position, RoomNid, StoreError,
     tables::user_directory::{
         DIRECTORY_MEMBERS, DIRECTORY_ROOMS, DIRECTORY_USERS, DIRECTORY_WORDS, DirectoryUserRecord,
     },
 };
 use ruma::{OwnedUserId, UserId, events::StateEventType};
+use tokio::sync::watch;
 
 use super::UserDirectory;
-use crate::{event_follower::EventFollower, words::words};
+use crate::{
+    event_follower::{Work, WorkError},
+    words::words,
+};
 
 /// How many events, or members of a room, are dealt with at once.
 const BATCH: usize = 500;
 /// The most words that one user is found by: of who has more names, some are not found.
 const USER_WORDS_MAX: usize = 200;
-/// How long to wait after a failure.
-const RETRY: Duration = Duration::from_secs(10);
-
-#[derive(Debug, thiserror::Error)]
-enum FollowError {
-    #[error(transparent)]
-    Read(#[from] StoreError),
-    #[error(transparent)]
-    Write(#[from] CommitError),
-}
 
 /// Users, and the rooms in which something of them may have changed.
 type Concerned = BTreeMap<OwnedUserId, BTreeSet<RoomNid>>;
 
-impl UserDirectory {
-    /// Keeps the directory in step, for ever.
-    pub async fn run(self) {
-        loop {
-            if let Err(error) = self.follow().await {
-                tracing::error!(%error, "the user directory stands still");
-                tokio::time::sleep(RETRY).await;
+/// Keeps the directory in step with the rooms.
+pub struct DirectoryWork {
+    directory: UserDirectory,
+    /// Told of rooms all of whose members have become known.
+    completed: watch::Receiver<()>,
+}
+
+impl Work for DirectoryWork {
+    type Error = WorkError;
+
+    const WHAT: &'static str = "changes of the user directory";
+    const EVENTS_AT_ONCE: usize = BATCH;
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], batch: &mut Batch) -> Result<(), WorkError> {
+        let mut concerned = Concerned::new();
+        let mut rooms = BTreeSet::new();
+        for (_, event) in events {
+            rooms.insert(event.record.room);
+            if let Some(user) = member_of(event) {
+                concerned.entry(user).or_default().insert(event.record.room);
             }
+        }
+        for room in rooms {
+            self.directory.apply_residency(room).await?;
+        }
+        for (user, rooms) in &concerned {
+            self.directory.queue_user(batch, user, rooms)?;
+        }
+        Ok(())
+    }
+
+    async fn taken(&mut self, place: Position) -> Result<(), WorkError> {
+        self.directory.place.send_replace(place);
+        Ok(())
+    }
+
+    async fn woken(&mut self) {
+        if self.completed.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 
-    async fn follow(&self) -> Result<(), FollowError> {
-        let mut follower = EventFollower::open_from_start("user_directory", &self.rooms)?;
+    async fn take_other(&mut self) -> Result<(), WorkError> {
+        self.directory.apply_completed_rooms().await
+    }
+}
+
+impl UserDirectory {
+    /// What keeps the directory in step, for an [`crate::event_follower::EventFollower`] from the start.
+    pub fn follow(self) -> DirectoryWork {
         let mut completed = self.rooms.subscribe_resyncs();
-        self.apply_completed_rooms().await?;
-        loop {
-            let events = tokio::select! {
-                events = follower.next(BATCH) => events?,
-                Ok(()) = completed.changed() => {
-                    self.apply_completed_rooms().await?;
-                    continue;
-                }
-            };
-            let Some((place, _)) = events.last() else { continue };
-            let mut concerned = Concerned::new();
-            let mut rooms = BTreeSet::new();
-            for (_, event) in &events {
-                rooms.insert(event.record.room);
-                if let Some(user) = member_of(event) {
-                    concerned.entry(user).or_default().insert(event.record.room);
-                }
-            }
-            for room in rooms {
-                self.apply_residency(room).await?;
-            }
-            let mut batch = Batch::new();
-            for (user, rooms) in &concerned {
-                self.queue_user(&mut batch, user, rooms)?;
-            }
-            follower.advance(&mut batch, *place);
-            self.store().commit(batch).await?;
-            self.place.send_replace(*place);
-        }
+        // What was completed while nobody followed.
+        completed.mark_changed();
+        DirectoryWork { directory: self, completed }
     }
 
     /// Takes in the members of rooms that this server was in before it knew them: they came without being events.
-    async fn apply_completed_rooms(&self) -> Result<(), FollowError> {
+    async fn apply_completed_rooms(&self) -> Result<(), WorkError> {
         for room in self.rooms.scan_resynced_rooms() {
             let room = room?;
             if !self.store().contains(&DIRECTORY_ROOMS, &room)? {
@@ -94,7 +99,7 @@ impl UserDirectory {
 
     /// Takes all members of a room in when this server has come into it, since those who were there before came with its state and not as
     /// events; and takes them out when this server has left.
-    async fn apply_residency(&self, room: RoomNid) -> Result<(), FollowError> {
+    async fn apply_residency(&self, room: RoomNid) -> Result<(), WorkError> {
         let is_resident = self.rooms.is_server_joined(room, self.rooms.server_name())?;
         if is_resident == self.store().contains(&DIRECTORY_ROOMS, &room)? {
             return Ok(());

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::{FoundUser, UserDirectory};
 use crate::{
+    event_follower::EventFollower,
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
     test_rooms::{self, join, send_state},
 };
@@ -43,7 +44,8 @@ impl Rig {
         let rooms = test_rooms::rooms(&store, Arc::new(ManualClock::new(1_700_000_000_000)));
         let profiles = Arc::new(Profiles::new(store, owned_server_name!("here.example"), Arc::new(NobodyElse)));
         let directory = UserDirectory::new(rooms.clone(), profiles.clone());
-        tokio::spawn(directory.clone().run());
+        let follower = EventFollower::open_from_start("user_directory", &rooms).unwrap();
+        tokio::spawn(follower.run(directory.clone().follow()));
         let rig = Self { rooms, profiles, directory };
         for name in ["alice", "bob", "eve"] {
             rig.put_account(name, None).await;

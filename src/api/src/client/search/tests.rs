@@ -1,3 +1,4 @@
+use chappe_services::event_follower::EventFollower;
 use http::StatusCode;
 use serde_json::{Value as JsonValue, json};
 
@@ -10,7 +11,8 @@ const USERS: &str = "/_matrix/client/v3/user_directory/search";
 async fn server() -> TestApp {
     let server = TestApp::new();
     tokio::spawn(server.app.search.clone().run());
-    tokio::spawn((*server.app.user_directory).clone().run());
+    let follower = EventFollower::open_from_start("user_directory", &server.app.rooms).unwrap();
+    tokio::spawn(follower.run((*server.app.user_directory).clone().follow()));
     server
 }
 

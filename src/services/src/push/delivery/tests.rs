@@ -11,6 +11,7 @@ use url::Url;
 use super::*;
 use crate::{
     account_data::AccountData,
+    event_follower::EventFollower,
     push::{
         evaluate::Candidates,
         follower::{PushFollower, PushSources},
@@ -59,6 +60,7 @@ struct Setup {
     gateway: Arc<FakeGateway>,
     deliveries: Deliveries,
     follower: PushFollower,
+    log: EventFollower,
     room: OwnedRoomId,
 }
 
@@ -98,7 +100,8 @@ impl Setup {
             clock: clock.clone(),
         })
         .unwrap();
-        Self { store, rooms, clock, receipts, pushers, gateway, deliveries, follower, room }
+        let log = EventFollower::open("push", &rooms).unwrap();
+        Self { log, store, rooms, clock, receipts, pushers, gateway, deliveries, follower, room }
     }
 
     async fn set_pusher(&self, user_id: &UserId, data: Value, append: bool) -> PusherKey {
@@ -124,7 +127,7 @@ impl Setup {
 
     /// Queues what the log holds.
     async fn follow(&mut self) {
-        while tokio::time::timeout(Duration::from_millis(100), self.follower.step()).await.is_ok() {}
+        while tokio::time::timeout(Duration::from_millis(100), self.log.step(&mut self.follower)).await.is_ok() {}
     }
 
     /// Queues what the log holds, and takes steps until there is nothing more to do now.
