@@ -32,17 +32,15 @@ use chappe_services::{
     presence::Presence,
     previews::{Previews, PreviewsConfig},
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
-    push::{evaluate::Candidates, notifications::Notifications, pushers::Pushers, rules::PushRules, unread::Unread},
+    push::{pushers::Pushers, rules::PushRules},
+    readers::{ReaderSources, Readers},
     receipts::Receipts,
     registration::RegistrationMode,
     reports::Reports,
     search::{Search, SearchIndex},
     secret::Secret,
     server_notices::{ServerNotices, ServerNoticesConfig},
-    sliding_sync::SlidingSync,
     spaces::Spaces,
-    sync::{SyncService, SyncSources, waiters::Waiters},
-    thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     turn::{Turn, TurnConfig, TurnLogin},
     typing::Typing,
@@ -221,35 +219,18 @@ impl TestApp {
         let filters = Arc::new(Filters::new(store.clone()));
         let device_lists = DeviceLists::new(store.clone());
         let push_rules = Arc::new(PushRules::new(store.clone()));
-        let waiters = Waiters::follow(&store);
-        let candidates = Arc::new(Candidates::new(rooms.clone()));
-        let unread = Arc::new(Unread::new(
-            rooms.clone(),
-            receipts.clone(),
-            account_data.clone(),
-            push_rules.clone(),
-            candidates.clone(),
-            waiters.clone(),
-        ));
-        let notifications = Arc::new(Notifications::new(
-            rooms.clone(),
-            push_rules.clone(),
-            candidates,
-            account_data.clone(),
-            unread.clone(),
-        ));
-        let sync_sources = SyncSources {
+        let readers = Readers::new(ReaderSources {
             rooms: rooms.clone(),
+            clock: clock.clone(),
             account_data: account_data.clone(),
-            receipts: receipts.clone(),
-            typing: typing.clone(),
-            presence: presence.clone(),
-            to_device: to_device.clone(),
             device_lists: device_lists.clone(),
             filters: filters.clone(),
-            unread,
-            waiters,
-        };
+            presence: presence.clone(),
+            push_rules: push_rules.clone(),
+            receipts: receipts.clone(),
+            to_device: to_device.clone(),
+            typing: typing.clone(),
+        });
         let server_notices = ServerNoticesConfig {
             sender: UserId::parse_with_server_name("_server", &name).unwrap(),
             display_name: None,
@@ -257,9 +238,6 @@ impl TestApp {
             room_name: Some("Server notices".to_owned()),
         };
         let user_directory_profiles = profiles.clone();
-        let sync = Arc::new(SyncService::new(sync_sources.clone()));
-        let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
-        let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
         let app = App {
             account_data,
             app_services: AppServices::new(to_app_services, accounts.clone(), rooms.clone()),
@@ -275,7 +253,7 @@ impl TestApp {
             key_backup: KeyBackup::new(store.clone()),
             keys,
             media,
-            notifications,
+            notifications: readers.notifications,
             presence,
             previews,
             profiles,
@@ -292,9 +270,9 @@ impl TestApp {
             verifier: Arc::new(RequestVerifier::new(name, server_keys.clone(), policy, destinations)),
             server_keys: Arc::new(server_keys),
             spaces,
-            sliding_sync,
-            sync,
-            thread_subscriptions,
+            sliding_sync: readers.sliding_sync,
+            sync: readers.sync,
+            thread_subscriptions: readers.thread_subscriptions,
             to_device,
             transactions,
             trusted_proxies: Arc::new(TrustedProxies::default()),

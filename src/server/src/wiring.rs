@@ -12,6 +12,7 @@ use chappe_services::{
     account_data::AccountData,
     accounts::{Accounts, HashError},
     app_services::{
+        Registrations,
         client::AppServices,
         sender::{AppServiceSender, SenderError, SenderSources},
     },
@@ -37,22 +38,18 @@ use chappe_services::{
     profile::Profiles,
     push::{
         delivery::Deliveries,
-        evaluate::Candidates,
         follower::{PushFollower, PushSources},
-        notifications::Notifications,
         pushers::Pushers,
         rules::PushRules,
-        unread::Unread,
     },
+    readers::{ReaderSources, Readers},
     receipts::Receipts,
     reports::Reports,
     room_upgrades::RoomUpgrades,
     search::{IndexError, Search, SearchIndex},
     server_notices::ServerNotices,
-    sliding_sync::SlidingSync,
     spaces::Spaces,
-    sync::{SyncService, SyncSources, waiters::Waiters},
-    thread_subscriptions::ThreadSubscriptions,
+    sync::waiters::Waiters,
     to_device::ToDevice,
     turn::Turn,
     typing::Typing,
@@ -119,6 +116,32 @@ pub struct Server {
     data_dir: DataDir,
 }
 
+/// The ways out.
+struct Connectors {
+    connector: Connector,
+    to_app_services: Connector,
+    to_pages: Connector,
+    to_servers: Connector,
+}
+
+impl Connectors {
+    fn build(config: &Config, app_services: &Registrations) -> Result<Self, BuildError> {
+        let to_others = settings::connector(config, tls::read_extra_roots(&config.tls)?);
+        let registered_urls = app_services.iter().filter_map(|service| service.url.as_ref());
+        // Pages are fetched for users: being open to other servers' networks does not open these.
+        let to_pages =
+            ConnectorConfig { allow_networks: config.media.previews.allow_networks.clone(), ..to_others.clone() };
+        // Only other servers are shown the certificate for them.
+        let to_servers = ConnectorConfig { identity: tls::read_client_identity(&config.tls)?, ..to_others.clone() };
+        Ok(Self {
+            to_app_services: Connector::for_origins(to_others.clone(), registered_urls)?,
+            to_pages: Connector::new(to_pages)?,
+            to_servers: Connector::new(to_servers)?,
+            connector: Connector::new(to_others)?,
+        })
+    }
+}
+
 /// Opens the data and builds everything on it. What runs in the background ends with `stop`.
 pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, BuildError> {
     let server_name = config.server_name.clone();
@@ -135,20 +158,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let store = Store::open(engine, &data_dir.log(), settings::durability(&config.storage))?;
 
     // The way out.
-    let connector_config = settings::connector(config, tls::read_extra_roots(&config.tls)?);
-    let registered_urls = app_services.iter().filter_map(|service| service.url.as_ref());
-    let to_app_services = Connector::for_origins(connector_config.clone(), registered_urls)?;
-    // Pages are fetched for users: being open to other servers' networks does not open these.
-    let to_pages = Connector::new(ConnectorConfig {
-        allow_networks: config.media.previews.allow_networks.clone(),
-        ..connector_config.clone()
-    })?;
-    // Only other servers are shown the certificate for them.
-    let to_servers = Connector::new(ConnectorConfig {
-        identity: tls::read_client_identity(&config.tls)?,
-        ..connector_config.clone()
-    })?;
-    let connector = Connector::new(connector_config)?;
+    let Connectors { connector, to_app_services, to_pages, to_servers } = Connectors::build(config, &app_services)?;
     let policy = Arc::new(settings::federation_policy(config));
     let destinations = Destinations::load(store.clone(), clock.clone())?;
     let resolver = Resolver::new(Arc::new(to_servers.clone()), clock.clone());
@@ -245,38 +255,19 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let reports = Arc::new(Reports::new(rooms.clone(), clock.clone()));
 
     // What clients are told.
-    let waiters = Waiters::follow(&store);
-    let candidates = Arc::new(Candidates::new(rooms.clone()));
-    let unread = Arc::new(Unread::new(
-        rooms.clone(),
-        receipts.clone(),
-        account_data.clone(),
-        push_rules.clone(),
-        candidates.clone(),
-        waiters.clone(),
-    ));
-    let notifications = Arc::new(Notifications::new(
-        rooms.clone(),
-        push_rules.clone(),
-        candidates.clone(),
-        account_data.clone(),
-        unread.clone(),
-    ));
-    let sync_sources = SyncSources {
-        rooms: rooms.clone(),
-        account_data: account_data.clone(),
-        receipts: receipts.clone(),
-        typing: typing.clone(),
-        presence: presence.clone(),
-        to_device: to_device.clone(),
-        device_lists: device_lists.clone(),
-        filters: filters.clone(),
-        unread: unread.clone(),
-        waiters: waiters.clone(),
-    };
-    let sync = Arc::new(SyncService::new(sync_sources.clone()));
-    let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
-    let sliding_sync = Arc::new(SlidingSync::new(sync_sources, thread_subscriptions.clone(), clock.clone()));
+    let Readers { candidates, notifications, sliding_sync, sync, thread_subscriptions, unread, waiters } =
+        Readers::new(ReaderSources {
+            rooms: rooms.clone(),
+            clock: clock.clone(),
+            account_data: account_data.clone(),
+            device_lists: device_lists.clone(),
+            filters: filters.clone(),
+            presence: presence.clone(),
+            push_rules: push_rules.clone(),
+            receipts: receipts.clone(),
+            to_device: to_device.clone(),
+            typing: typing.clone(),
+        });
 
     // What clients are told that do not ask.
     let pushers = Arc::new(Pushers::load(store.clone(), clock.clone())?);
@@ -325,56 +316,9 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     };
     let app_service_senders = AppServiceSender::prepare(&sources).await?;
 
-    let sender_stop = stop.clone();
-    let server_waiters = waiters.clone();
-    let mut tasks = vec![
-        run_until(stop.clone(), typing.clone().run()),
-        run_until(stop.clone(), presence.clone().run()),
-        run_until(stop.clone(), keys.clone().run()),
-        run_until(stop.clone(), deliveries::run(store.clone(), clock.clone())),
-        run_until(stop.clone(), sliding_sync.clone().run()),
-        run_until(stop.clone(), delayed_events.clone().run()),
-        run_until(stop.clone(), EventFollower::open("delayed_events", &rooms)?.run(Overtaken(delayed_events.clone()))),
-        run_until(
-            stop.clone(),
-            EventFollower::open("guests", &rooms)?.run(Guests::new(accounts.clone(), rooms.clone())),
-        ),
-        run_until(stop.clone(), search.clone().run()),
-        run_until(
-            stop.clone(),
-            EventFollower::open_from_start("user_directory", &rooms)?.run((*user_directory).clone().follow()),
-        ),
-        run_until(stop.clone(), media.clone().run()),
-        run_until(stop.clone(), previews.clone().run()),
-        run_until(stop.clone(), EventFollower::open("push", &rooms)?.run(push_follower)),
-        run_until(
-            stop.clone(),
-            EventFollower::open("devices_of_newly_sharing", &rooms)?
-                .run(Introductions::new(keys.clone(), rooms.clone())),
-        ),
-        run_until(stop.clone(), left_out::run(rooms.clone())),
-        run_until(stop.clone(), keys.clone().run_after_resyncs(rooms.clone())),
-        run_until(stop.clone(), rooms.clone().run_resyncs()),
-        run_until(stop.clone(), rooms.clone().run_refills()),
-        run_until(
-            stop.clone(),
-            EventFollower::open("room_upgrades", &rooms)?.run(RoomUpgrades::new(
-                rooms.clone(),
-                account_data.clone(),
-                push_rules.clone(),
-            )),
-        ),
-        // Waiting polls are answered, so that their connections can close.
-        tokio::spawn(async move {
-            stop.cancelled().await;
-            waiters.close();
-        }),
-    ];
-    tasks.extend(app_service_senders.into_iter().map(|sender| run_until(sender_stop.clone(), sender.run())));
     let user_admin = Arc::new(UserAdmin::new(accounts.clone(), rooms.clone(), reports.clone(), keys.clone()));
 
-    let server_clock = clock.clone();
-    let router = chappe_api::router(App {
+    let app = App {
         account_data,
         accounts,
         app_services,
@@ -414,27 +358,79 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         uia,
         user_directory,
         verifier,
-    });
+    };
+    let mut tasks = Tasks { stop, running: Vec::new() };
+    tasks.start_services(&app);
+    tasks.start_followers(&app, push_follower)?;
+    app_service_senders.into_iter().for_each(|sender| tasks.start(sender.run()));
+    // Waiting polls are answered, so that their connections can close.
+    let (closing, polls) = (tasks.stop.clone(), waiters.clone());
+    tasks.running.push(tokio::spawn(async move {
+        closing.cancelled().await;
+        polls.close();
+    }));
     Ok(Server {
-        router,
+        clock: app.clock.clone(),
+        router: chappe_api::router(app),
         store,
-        clock: server_clock,
-        waiters: server_waiters,
+        waiters,
         policy,
         sender,
         user_admin,
-        tasks,
+        tasks: tasks.running,
         data_dir,
     })
 }
 
-fn run_until(stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    tokio::spawn(async move {
-        tokio::select! {
-            () = task => {}
-            () = stop.cancelled() => {}
-        }
-    })
+/// What runs in the background until the server stops.
+struct Tasks {
+    stop: CancellationToken,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Tasks {
+    fn start(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.running.push(tokio::spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        }));
+    }
+
+    /// What services do by themselves.
+    fn start_services(&mut self, app: &App) {
+        self.start(app.typing.clone().run());
+        self.start(app.presence.clone().run());
+        self.start(app.keys.clone().run());
+        self.start(deliveries::run(app.rooms.store().clone(), app.clock.clone()));
+        self.start(app.keys.clone().run_after_resyncs(app.rooms.clone()));
+        self.start(app.sliding_sync.clone().run());
+        self.start(app.delayed_events.clone().run());
+        self.start(app.search.clone().run());
+        self.start(app.media.clone().run());
+        self.start(app.previews.clone().run());
+        self.start(left_out::run(app.rooms.clone()));
+        self.start(app.rooms.clone().run_resyncs());
+        self.start(app.rooms.clone().run_refills());
+    }
+
+    /// What follows the event log.
+    fn start_followers(&mut self, app: &App, push_follower: PushFollower) -> Result<(), StoreError> {
+        let rooms = &app.rooms;
+        let guests = Guests::new(app.accounts.clone(), rooms.clone());
+        let introductions = Introductions::new(app.keys.clone(), rooms.clone());
+        let upgrades = RoomUpgrades::new(rooms.clone(), app.account_data.clone(), app.push_rules.clone());
+        let directory = (*app.user_directory).clone().follow();
+        self.start(EventFollower::open("delayed_events", rooms)?.run(Overtaken(app.delayed_events.clone())));
+        self.start(EventFollower::open("devices_of_newly_sharing", rooms)?.run(introductions));
+        self.start(EventFollower::open("guests", rooms)?.run(guests));
+        self.start(EventFollower::open("push", rooms)?.run(push_follower));
+        self.start(EventFollower::open("room_upgrades", rooms)?.run(upgrades));
+        self.start(EventFollower::open_from_start("user_directory", rooms)?.run(directory));
+        Ok(())
+    }
 }
 
 impl Server {

@@ -29,6 +29,7 @@ pub mod presence;
 pub mod previews;
 pub mod profile;
 pub mod push;
+pub mod readers;
 pub mod receipts;
 pub mod registration;
 pub mod reports;

@@ -46,10 +46,7 @@ where
         }
         let Some(token) = access_token(parts)? else { return Ok(Self(None)) };
         let accounts = Arc::<Accounts>::from_ref(state);
-        let session = match accounts.app_services().get_by_token(&token) {
-            Some(service) => Asserted::read(parts).session(&accounts, service)?,
-            None => accounts.authenticate(&token)?,
-        };
+        let session = session_of(parts, &accounts, &token, Accounts::authenticate)?;
         let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(parts, state).await;
         Arc::<Devices>::from_ref(state).note_seen(&session, address)?;
         tracing::Span::current().record("user.id", session.user_id.as_str());
@@ -100,10 +97,7 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let token = access_token(parts)?.ok_or_else(ApiError::missing_token)?;
         let accounts = Arc::<Accounts>::from_ref(state);
-        Ok(Self(match accounts.app_services().get_by_token(&token) {
-            Some(service) => Asserted::read(parts).session(&accounts, service)?,
-            None => accounts.authenticate_even_if_locked(&token)?,
-        }))
+        Ok(Self(session_of(parts, &accounts, &token, Accounts::authenticate_even_if_locked)?))
     }
 }
 
@@ -214,6 +208,22 @@ impl Asserted {
 
     fn session(&self, accounts: &Accounts, service: &Arc<Registration>) -> Result<Session, AssertIdentityError> {
         accounts.authenticate_as(service, self.user_id.as_deref(), self.device_id.as_deref())
+    }
+}
+
+/// The session behind a token: of whom an application service acts for, or of an account as `authenticate` judges it.
+fn session_of<E>(
+    parts: &Parts,
+    accounts: &Accounts,
+    token: &str,
+    authenticate: impl FnOnce(&Accounts, &str) -> Result<Session, E>,
+) -> Result<Session, ApiError>
+where
+    ApiError: From<E>,
+{
+    match accounts.app_services().get_by_token(token) {
+        Some(service) => Ok(Asserted::read(parts).session(accounts, service)?),
+        None => Ok(authenticate(accounts, token)?),
     }
 }
 

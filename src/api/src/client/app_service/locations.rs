@@ -10,6 +10,7 @@ use ruma::OwnedRoomAliasId;
 use serde::Deserialize;
 use serde_json::Value as JsonValue;
 
+use super::{look_up_by_id, look_up_in_protocol};
 use crate::{
     error::ApiError,
     extract::{PathParams, User},
@@ -26,8 +27,7 @@ pub async fn in_protocol(
     PathParams(protocol): PathParams<String>,
     Query(fields): Query<Vec<(String, String)>>,
 ) -> Json<Vec<JsonValue>> {
-    let fields = super::users::without_token(fields);
-    Json(app_services.fetch_third_party(ThirdPartyKind::Locations, Some(&protocol), &fields).await)
+    look_up_in_protocol(&app_services, ThirdPartyKind::Locations, &protocol, fields).await
 }
 
 pub async fn of_alias(
@@ -35,7 +35,5 @@ pub async fn of_alias(
     _: User,
     Query(query): Query<ByAlias>,
 ) -> Result<Json<Vec<JsonValue>>, ApiError> {
-    let alias = query.alias.ok_or_else(|| ApiError::missing_param("The alias is missing"))?;
-    let fields = [("alias".to_owned(), alias.to_string())];
-    Ok(Json(app_services.fetch_third_party(ThirdPartyKind::Locations, None, &fields).await))
+    look_up_by_id(&app_services, ThirdPartyKind::Locations, "alias", query.alias).await
 }

@@ -10,6 +10,7 @@ use ruma::OwnedUserId;
 use serde::Deserialize;
 use serde_json::Value as JsonValue;
 
+use super::{look_up_by_id, look_up_in_protocol};
 use crate::{
     error::ApiError,
     extract::{PathParams, User},
@@ -26,8 +27,7 @@ pub async fn in_protocol(
     PathParams(protocol): PathParams<String>,
     Query(fields): Query<Vec<(String, String)>>,
 ) -> Json<Vec<JsonValue>> {
-    let fields = without_token(fields);
-    Json(app_services.fetch_third_party(ThirdPartyKind::Users, Some(&protocol), &fields).await)
+    look_up_in_protocol(&app_services, ThirdPartyKind::Users, &protocol, fields).await
 }
 
 pub async fn of_user_id(
@@ -35,12 +35,5 @@ pub async fn of_user_id(
     _: User,
     Query(query): Query<ByUser>,
 ) -> Result<Json<Vec<JsonValue>>, ApiError> {
-    let user_id = query.userid.ok_or_else(|| ApiError::missing_param("The userid is missing"))?;
-    let fields = [("userid".to_owned(), user_id.to_string())];
-    Ok(Json(app_services.fetch_third_party(ThirdPartyKind::Users, None, &fields).await))
-}
-
-/// The fields to search by, without the client's own token where it came as one.
-pub(super) fn without_token(fields: Vec<(String, String)>) -> Vec<(String, String)> {
-    fields.into_iter().filter(|(name, _)| name != "access_token").collect()
+    look_up_by_id(&app_services, ThirdPartyKind::Users, "userid", query.userid).await
 }
