@@ -6,8 +6,8 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::network::{
-    Network, POLICY_SEED, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic,
-    user,
+    Network, POLICY_SEED, bodies, content, join_from, membership, public_room, room_request, set_topic, state_of, text,
+    topic, two_servers, user,
 };
 use crate::{
     EventDraft, RoomError,
@@ -24,12 +24,10 @@ const VERSIONS: [RoomVersionId; 5] =
 #[tokio::test]
 async fn join_over_federation_gives_both_servers_the_same_state() {
     for version in VERSIONS {
-        let network = Network::new();
-        let (one, two) = (network.add("one.example"), network.add("two.example"));
-        let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+        let (network, (one, alice), (two, bob)) = two_servers();
         let room_id = public_room(&one, &alice, version.clone()).await;
         one.send(&alice, &room_id, text("before")).await.expect("send");
-        two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+        join_from(&two, &bob, &room_id, &one).await;
         network.deliver().await;
         assert_eq!(state_of(&one, &room_id), state_of(&two, &room_id), "{version}");
         two.send(&bob, &room_id, text("from two")).await.expect("send");
@@ -47,9 +45,7 @@ async fn join_over_federation_gives_both_servers_the_same_state() {
 #[tokio::test]
 async fn invite_to_another_server_is_signed_there_and_can_be_accepted() {
     for version in VERSIONS {
-        let network = Network::new();
-        let (one, two) = (network.add("one.example"), network.add("two.example"));
-        let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+        let (network, (one, alice), (two, bob)) = two_servers();
         let mut request = room_request(version.clone(), Preset::PrivateChat);
         request.invite = vec![bob.clone()];
         let room_id = one.create_room(&alice, request).await.expect("room");
@@ -83,9 +79,7 @@ async fn declined_invite_is_known_on_both_servers_even_if_one_is_down() {
 
 #[tokio::test]
 async fn uninvited_join_is_refused_by_the_resident_server() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (_network, (one, alice), (two, bob)) = two_servers();
     let room_id = one.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
     let via = [one.server_name().to_owned()];
     assert!(two.join(&bob, &room_id, &via, &MemberProfile::default(), None).await.is_err());
@@ -95,11 +89,9 @@ async fn uninvited_join_is_refused_by_the_resident_server() {
 
 #[tokio::test]
 async fn gap_is_filled_with_missing_events_alone() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     let mut last = None;
     for n in 0..5 {
@@ -114,11 +106,9 @@ async fn gap_is_filled_with_missing_events_alone() {
 
 #[tokio::test]
 async fn gap_too_wide_to_fill_takes_the_state_from_the_other_server() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     one.send(&alice, &room_id, set_topic("changed unseen")).await.expect("send");
     let mut last = None;
@@ -134,11 +124,9 @@ async fn gap_too_wide_to_fill_takes_the_state_from_the_other_server() {
 #[tokio::test]
 async fn cut_link_ends_in_the_same_state_on_both_sides() {
     for version in VERSIONS {
-        let network = Network::new();
-        let (one, two) = (network.add("one.example"), network.add("two.example"));
-        let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+        let (network, (one, alice), (two, bob)) = two_servers();
         let room_id = public_room(&one, &alice, version.clone()).await;
-        two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+        join_from(&two, &bob, &room_id, &one).await;
         network.deliver().await;
         let mut levels =
             EventDraft::state("m.room.power_levels", "", content(json!({ "users": { bob.as_str(): 50 } })));
@@ -165,11 +153,9 @@ async fn cut_link_ends_in_the_same_state_on_both_sides() {
 
 #[tokio::test]
 async fn soft_failed_event_is_not_in_the_timeline_and_not_built_upon() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     network.set_down(&two, true);
     one.ban(&alice, &room_id, &bob, None).await.expect("ban");
@@ -190,7 +176,7 @@ async fn forged_and_tampered_events_are_refused_or_redacted() {
     let (one, two, three) = (network.add("one.example"), network.add("two.example"), network.add("three.example"));
     let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     let room = two.require_room(&room_id).expect("room");
     let staging = Staging::begin(&two, room.clone()).expect("staging");
@@ -213,11 +199,9 @@ async fn forged_and_tampered_events_are_refused_or_redacted() {
 
 #[tokio::test]
 async fn event_its_sender_may_not_send_is_rejected_for_good() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     let room = two.require_room(&room_id).expect("room");
     let pdu = Staging::begin(&two, room).expect("staging").build_own(&bob, set_topic("coup")).expect("event");
@@ -228,14 +212,12 @@ async fn event_its_sender_may_not_send_is_rejected_for_good() {
 
 #[tokio::test]
 async fn history_from_before_the_join_is_backfilled_in_order() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (_network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
     for n in 0..30 {
         one.send(&alice, &room_id, text(&n.to_string())).await.expect("send");
     }
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     let room = two.require_room(&room_id).expect("room");
     let end = (u64::MAX >> 1, Order::LAST);
     while two.backfill(&room, end, 100).await.expect("backfill") {}
@@ -276,9 +258,7 @@ async fn restricted_join_over_federation_is_co_signed() {
 
 #[tokio::test]
 async fn knock_over_federation_can_be_answered_with_an_invite() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (_network, (one, alice), (two, bob)) = two_servers();
     let room_id = one.create_room(&alice, room_request(RoomVersionId::V11, Preset::PrivateChat)).await.expect("room");
     let rule = EventDraft::state("m.room.join_rules", "", content(json!({ "join_rule": "knock" })));
     one.send(&alice, &room_id, rule).await.expect("send");
@@ -308,9 +288,7 @@ async fn history_is_given_only_to_servers_in_the_room() {
 
 #[tokio::test]
 async fn invite_taken_back_is_gone_on_the_invited_server_too() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let mut request = room_request(RoomVersionId::V11, Preset::PrivateChat);
     request.invite = vec![bob.clone()];
     let room_id = one.create_room(&alice, request).await.expect("room");
@@ -347,9 +325,7 @@ async fn creator_of_a_version_12_room_cannot_be_given_a_level() {
 
 #[tokio::test]
 async fn event_of_a_time_before_the_join_is_fetched_from_a_server_that_has_it() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
     let mut sent = Vec::new();
     for body in ["a", "b", "c"] {
@@ -358,7 +334,7 @@ async fn event_of_a_time_before_the_join_is_fetched_from_a_server_that_has_it() 
         sent.push((event.event_id, at));
     }
     network.clock.advance(10_000);
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
 
     let find = async |server: &crate::Rooms, user: &ruma::UserId, at: u64, direction: Paging| {
@@ -498,11 +474,9 @@ async fn events_that_the_policy_server_does_not_sign_are_neither_sent_nor_shown(
 
 #[tokio::test]
 async fn event_whose_past_cannot_be_had_is_kept_and_tried_again() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
 
     // The first of two messages is lost, and when the second comes its server cannot be asked for it.
@@ -528,11 +502,9 @@ async fn event_whose_past_cannot_be_had_is_kept_and_tried_again() {
 
 #[tokio::test]
 async fn events_left_out_follow_soon_after_the_event_before_them_arrived() {
-    let network = Network::new();
-    let (one, two) = (network.add("one.example"), network.add("two.example"));
-    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let (network, (one, alice), (two, bob)) = two_servers();
     let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
-    two.join(&bob, &room_id, &[one.server_name().to_owned()], &MemberProfile::default(), None).await.expect("join");
+    join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     let mut raws = Vec::new();
     for body in ["first", "second", "third"] {

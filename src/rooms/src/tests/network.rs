@@ -481,6 +481,20 @@ pub(crate) async fn public_room(rooms: &Rooms, creator: &UserId, version: RoomVe
     rooms.create_room(creator, room_request(version, Preset::PublicChat)).await.expect("room")
 }
 
+/// A network of two servers, a user on each.
+pub(crate) fn two_servers() -> (Arc<Network>, (Rooms, OwnedUserId), (Rooms, OwnedUserId)) {
+    let network = Network::new();
+    let (one, two) = (network.add("one.example"), network.add("two.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    (network, (one, alice), (two, bob))
+}
+
+/// Joins a room of another server.
+pub(crate) async fn join_from(rooms: &Rooms, user: &UserId, room_id: &RoomId, resident: &Rooms) {
+    let via = [resident.server_name().to_owned()];
+    rooms.join(user, room_id, &via, &MemberProfile::default(), None).await.expect("join");
+}
+
 pub(crate) fn membership(rooms: &Rooms, room_id: &RoomId, user: &UserId) -> String {
     let nid = rooms.get_room_nid(room_id).expect("read").expect("room");
     rooms.get_membership(nid, user).expect("read").to_string()
