@@ -50,6 +50,8 @@ pub struct RateLimitsConfig {
     pub authentication: Rate,
     /// Cancelling, restarting and sending delayed events, per address.
     pub delayed_event: Rate,
+    /// Asking for a mail to prove an email address, per address of the client and per email address.
+    pub email_token: Rate,
     /// Reading what is quickly found, per user.
     pub read: Rate,
     /// Changing anything that has no limit of its own, per user.
@@ -79,6 +81,7 @@ impl Default for RateLimitsConfig {
             create_room: Rate { per_second: 0.016, burst: 10 },
             authentication: Rate { per_second: 0.1, burst: 10 },
             delayed_event: Rate { per_second: 1.0, burst: 5 },
+            email_token: Rate { per_second: 0.003, burst: 5 },
             read: Rate { per_second: 20.0, burst: 300 },
             write: Rate { per_second: 10.0, burst: 100 },
             costly: Rate { per_second: 5.0, burst: 100 },
@@ -103,6 +106,7 @@ pub enum Limit {
     CreateRoom,
     Authentication,
     DelayedEvent,
+    EmailToken,
     Read,
     Write,
     Costly,
@@ -112,7 +116,14 @@ pub enum Limit {
 impl Limit {
     /// Whether it is always the address that is counted, even where a user is known.
     pub(crate) fn counts_addresses(self) -> bool {
-        matches!(self, Self::Registration | Self::RegistrationTokenValidity | Self::LoginAddress | Self::DelayedEvent)
+        matches!(
+            self,
+            Self::Registration
+                | Self::RegistrationTokenValidity
+                | Self::LoginAddress
+                | Self::DelayedEvent
+                | Self::EmailToken
+        )
     }
 }
 
@@ -120,6 +131,8 @@ impl Limit {
 enum Who {
     User(OwnedUserId),
     Address(IpAddr),
+    /// An email address, in small letters.
+    Mailbox(String),
 }
 
 /// `actions` were still allowed at `at_ms`.
@@ -168,6 +181,11 @@ impl RateLimits {
         address.map_or(Ok(()), |address| self.check(limit, Who::Address(network(address))))
     }
 
+    /// Counts an action that writes to this email address, whoever asks for it.
+    pub fn check_mailbox(&self, limit: Limit, email: &str) -> Result<(), ApiError> {
+        self.check(limit, Who::Mailbox(email.trim().to_lowercase()))
+    }
+
     fn check(&self, limit: Limit, who: Who) -> Result<(), ApiError> {
         if !self.config.enabled {
             return Ok(());
@@ -202,6 +220,7 @@ impl RateLimits {
             Limit::CreateRoom => config.create_room,
             Limit::Authentication => config.authentication,
             Limit::DelayedEvent => config.delayed_event,
+            Limit::EmailToken => config.email_token,
             Limit::Read => config.read,
             Limit::Write => config.write,
             Limit::Costly => config.costly,

@@ -13,6 +13,7 @@ use chappe_services::{
     delayed_events::{DelayedEvents, DelayedEventsConfig},
     devices::Devices,
     directory::Directory,
+    emails::Emails,
     federation::{
         client::FederationClient,
         destinations::Destinations,
@@ -27,6 +28,7 @@ use chappe_services::{
     invite_filter::InviteFilter,
     key_backup::KeyBackup,
     keys::{DeviceLists, Keys},
+    mail::{Mail, MailConfig},
     media::{Media, MediaConfig},
     policy::FederationPolicy,
     presence::Presence,
@@ -87,6 +89,7 @@ pub(crate) struct TestConfig {
     /// Where names of other servers are looked up, in place of the system: other servers are then asked for profiles too.
     pub(crate) dns: Option<Arc<dyn Dns>>,
     pub(crate) federation_allow: Vec<String>,
+    pub(crate) mail: Option<MailConfig>,
     pub(crate) rate_limits: RateLimitsConfig,
     pub(crate) server_keys: ServerKeysConfig,
 }
@@ -101,6 +104,7 @@ impl Default for TestConfig {
             accounts,
             dns: None,
             federation_allow: Vec::new(),
+            mail: None,
             rate_limits: RateLimitsConfig { enabled: false, ..Default::default() },
             server_keys: ServerKeysConfig::default(),
         }
@@ -208,6 +212,12 @@ impl TestApp {
             store.clone(),
             clock.clone(),
         );
+        let mail = config.mail.map(|config| Arc::new(Mail::new(config).unwrap()));
+        if let Some(mail) = &mail {
+            tokio::spawn(mail.clone().run());
+        }
+        let public_url = "https://matrix.chappe.example/".parse().unwrap();
+        let emails = Arc::new(Emails::new(store.clone(), clock.clone(), mail, public_url));
         let discovery = DiscoveryConfig {
             client_base_url: Some("https://matrix.chappe.example".to_owned()),
             federation_host: None,
@@ -241,7 +251,8 @@ impl TestApp {
         let app = App {
             account_data,
             app_services: AppServices::new(to_app_services, accounts.clone(), rooms.clone()),
-            uia: Arc::new(Uia::new(accounts.clone(), clock.clone())),
+            uia: Arc::new(Uia::new(accounts.clone(), emails.clone(), clock.clone())),
+            emails,
             accounts,
             clock: clock.clone(),
             delayed_events: Arc::new(DelayedEvents::new(rooms.clone(), clock.clone(), DelayedEventsConfig::default())),

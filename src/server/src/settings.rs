@@ -14,6 +14,7 @@ use chappe_services::{
     connector::ConnectorConfig,
     delayed_events::DelayedEventsConfig,
     federation::keys::{RetiredKey, ServerKeysConfig},
+    mail::{MailConfig, TlsMode},
     media::MediaConfig,
     policy::FederationPolicy,
     previews::PreviewsConfig,
@@ -24,10 +25,11 @@ use chappe_services::{
 };
 use chappe_store_rocksdb::RocksOptions;
 use ruma::{RoomVersionId, UserId, api::client::discovery::get_capabilities::v3::RoomVersionStability};
+use url::Url;
 
 use crate::{
     config::{
-        self, Config, DefaultEncryption, DelayedEventsSection, Durability, MediaSection, PreviewsSection,
+        self, Config, DefaultEncryption, DelayedEventsSection, Durability, MailTls, MediaSection, PreviewsSection,
         RateLimitsSection, RoomsSection, StorageSection, TurnSection,
     },
     signing_key::OldKey,
@@ -84,6 +86,7 @@ pub fn accounts(config: &Config, app_services: Registrations) -> AccountsConfig 
             },
             token: registration.token.as_ref().map(secret),
             shared_secret: registration.shared_secret.as_ref().map(secret),
+            require_email: registration.require_email,
             allow_guests: registration.allow_guests,
             terms: config.terms.policies.iter().map(terms_policy).collect(),
         },
@@ -178,6 +181,34 @@ pub fn media(section: &MediaSection) -> MediaConfig {
     }
 }
 
+/// `None`: this server sends no mail.
+pub fn mail(config: &Config, extra_roots: Vec<Vec<u8>>) -> Option<MailConfig> {
+    let section = &config.mail;
+    let host = section.host.clone()?;
+    let (tls, port) = match section.tls {
+        MailTls::StartTls => (TlsMode::StartTls, 587),
+        MailTls::Implicit => (TlsMode::Implicit, 465),
+        MailTls::Off => (TlsMode::Off, 25),
+    };
+    Some(MailConfig {
+        host,
+        port: section.port.unwrap_or(port),
+        tls,
+        user: section.user.clone(),
+        password: section.password.as_ref().map(|password| Secret::new(password.expose())),
+        from: section.from.clone().unwrap_or_default(),
+        extra_roots,
+        templates: section.templates.clone(),
+        service_name: config.server_name.to_string(),
+    })
+}
+
+/// Where browsers reach this server.
+pub fn public_url(config: &Config) -> Result<Url, url::ParseError> {
+    let configured = config.mail.public_url.as_ref().or(config.well_known.client.as_ref());
+    configured.cloned().unwrap_or_else(|| format!("https://{}", config.server_name)).parse()
+}
+
 fn days(days: u64) -> Option<Duration> {
     (days > 0).then(|| Duration::from_secs(days.saturating_mul(24 * 3600)))
 }
@@ -235,6 +266,7 @@ pub fn rate_limits(section: &RateLimitsSection) -> RateLimitsConfig {
         create_room: rate(section.create_room),
         authentication: rate(section.authentication),
         delayed_event: rate(section.delayed_event),
+        email_token: rate(section.email_token),
         read: rate(section.read),
         write: rate(section.write),
         costly: rate(section.costly),

@@ -21,6 +21,7 @@ use chappe_services::{
     deliveries,
     devices::Devices,
     directory::Directory,
+    emails::Emails,
     event_follower::EventFollower,
     federation::{
         client::FederationClient, destinations::Destinations, incoming::RequestVerifier, keys::ServerKeys, left_out,
@@ -31,6 +32,7 @@ use chappe_services::{
     invite_filter::InviteFilter,
     key_backup::KeyBackup,
     keys::{DeviceLists, Introductions, Keys},
+    mail::{Mail, MailBuildError},
     media::Media,
     policy::FederationPolicy,
     presence::Presence,
@@ -91,6 +93,10 @@ pub enum BuildError {
     Registrations(#[from] ReadRegistrationsError),
     #[error("application services: {0}")]
     AppServices(#[from] SenderError),
+    #[error("mail: {0}")]
+    Mail(#[from] MailBuildError),
+    #[error("mail: the public URL of this server: {0}")]
+    PublicUrl(#[from] url::ParseError),
     #[error("outgoing requests: {0}")]
     Connector(#[from] ConnectorBuildError),
     #[error("passwords: {0}")]
@@ -159,6 +165,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
 
     // The way out.
     let Connectors { connector, to_app_services, to_pages, to_servers } = Connectors::build(config, &app_services)?;
+    let extra_roots = tls::read_extra_roots(&config.tls)?;
+    let mail = settings::mail(config, extra_roots).map(Mail::new).transpose()?.map(Arc::new);
     let policy = Arc::new(settings::federation_policy(config));
     let destinations = Destinations::load(store.clone(), clock.clone())?;
     let resolver = Resolver::new(Arc::new(to_servers.clone()), clock.clone());
@@ -173,7 +181,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
 
     // Accounts.
     let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), settings::accounts(config, app_services))?);
-    let uia = Arc::new(Uia::new(accounts.clone(), clock.clone()));
+    let emails = Arc::new(Emails::new(store.clone(), clock.clone(), mail, settings::public_url(config)?));
+    let uia = Arc::new(Uia::new(accounts.clone(), emails.clone(), clock.clone()));
     let devices =
         Arc::new(Devices::new(store.clone(), clock.clone()).sharing_names(config.federation.share_device_names));
     let profiles = Arc::new(Profiles::new(store.clone(), server_name.clone(), Arc::new(federation.clone())));
@@ -276,6 +285,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         pushers.clone(),
         unread.clone(),
         Arc::new(connector.clone()),
+        emails.clone(),
         clock.clone(),
         stop.clone(),
     );
@@ -328,6 +338,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         devices,
         directory,
         discovery,
+        emails,
         filters,
         key_backup,
         keys,
@@ -411,6 +422,10 @@ impl Tasks {
         self.start(app.search.clone().run());
         self.start(app.media.clone().run());
         self.start(app.previews.clone().run());
+        self.start(app.emails.clone().run());
+        if let Some(mail) = app.emails.mail() {
+            self.start(mail.clone().run());
+        }
         self.start(left_out::run(app.rooms.clone()));
         self.start(app.rooms.clone().run_resyncs());
         self.start(app.rooms.clone().run_refills());

@@ -44,6 +44,8 @@ pub struct RegistrationConfig {
     pub token: Option<Secret>,
     /// Lets tools register accounts through `/_synapse/admin/v1/register`.
     pub shared_secret: Option<Secret>,
+    /// Whether whoever registers must prove to read an email address. Nothing on a server that sends no mail.
+    pub require_email: bool,
     /// Whether guests get an account.
     pub allow_guests: bool,
     /// What whoever registers has to agree to.

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, num::NonZeroUsize, sync::Arc};
 
 use chappe_protocol::clock::Clock;
-use chappe_store::StoreError;
+use chappe_store::{CommitError, StoreError};
 use lru::LruCache;
 use parking_lot::Mutex;
 use ruma::{
@@ -16,6 +16,7 @@ use ruma::{
 
 use crate::{
     accounts::{Accounts, CheckPasswordError, Session, random_text},
+    emails::{Emails, ProofError, Purpose, ValidatedEmail},
     registration::{RegistrationMode, TermsPolicy},
 };
 
@@ -43,6 +44,8 @@ pub enum StageFailure {
     WrongPassword,
     #[error("Unknown registration token")]
     WrongToken,
+    #[error("The email address has not been validated yet")]
+    EmailNotValidated,
     #[error("The authentication session is unknown or has expired; here is a new one")]
     UnknownSession,
     #[error("This kind of authentication is not offered here")]
@@ -65,6 +68,8 @@ pub enum UiaError {
     Password(CheckPasswordError),
     #[error(transparent)]
     Read(#[from] StoreError),
+    #[error(transparent)]
+    Write(#[from] CommitError),
 }
 
 /// An authentication under way.
@@ -74,19 +79,24 @@ struct Progress {
     operation: String,
     user_id: Option<OwnedUserId>,
     completed: Vec<AuthType>,
+    /// What an email address is proven for.
+    purpose: Purpose,
+    /// The address that was proven.
+    email: Option<ValidatedEmail>,
     begun_at_ms: u64,
 }
 
 /// Carries out user-interactive authentication.
 pub struct Uia {
     accounts: Arc<Accounts>,
+    emails: Arc<Emails>,
     clock: Arc<dyn Clock>,
     sessions: Mutex<LruCache<String, Progress>>,
 }
 
 impl Uia {
-    pub fn new(accounts: Arc<Accounts>, clock: Arc<dyn Clock>) -> Self {
-        Self { accounts, clock, sessions: Mutex::new(LruCache::new(SESSIONS_MAX)) }
+    pub fn new(accounts: Arc<Accounts>, emails: Arc<Emails>, clock: Arc<dyn Clock>) -> Self {
+        Self { accounts, emails, clock, sessions: Mutex::new(LruCache::new(SESSIONS_MAX)) }
     }
 
     /// Lets a logged-in user go on who proves again who they are, by password.
@@ -105,11 +115,42 @@ impl Uia {
             return Ok(());
         }
         let flows = vec![vec![AuthType::Password]];
-        self.authorize(Some(session.user_id.clone()), operation, flows, auth, address).await
+        let progress = self.begin(Some(session.user_id.clone()), operation, Purpose::AddAddress);
+        self.authorize(progress, flows, auth, address).await.map(|_| ())
+    }
+
+    /// Lets somebody go on who proves to read an email address, such as to get a new password.
+    pub async fn authorize_by_email(
+        &self,
+        operation: &str,
+        auth: Option<&AuthData>,
+        address: Option<IpAddr>,
+    ) -> Result<ValidatedEmail, UiaError> {
+        let progress = self.begin(None, operation, Purpose::ResetPassword);
+        let flows = vec![vec![AuthType::EmailIdentity]];
+        let email = self.authorize(progress, flows.clone(), auth, address).await?;
+        let unproven = || {
+            let progress = self.begin(None, operation, Purpose::ResetPassword);
+            self.challenge(None, progress, flows, Some(StageFailure::EmailNotValidated))
+        };
+        email.ok_or_else(unproven)
+    }
+
+    fn begin(&self, user_id: Option<OwnedUserId>, operation: &str, purpose: Purpose) -> Progress {
+        Progress {
+            operation: operation.to_owned(),
+            user_id,
+            completed: Vec::new(),
+            purpose,
+            email: None,
+            begun_at_ms: self.clock.now_ms(),
+        }
     }
 
     /// Lets somebody register, as far as the registration mode does.
-    pub async fn authorize_registration(&self, auth: Option<&AuthData>) -> Result<(), UiaError> {
+    ///
+    /// The answer is the email address that they proved to read, if they did: it is to be the new account's.
+    pub async fn authorize_registration(&self, auth: Option<&AuthData>) -> Result<Option<ValidatedEmail>, UiaError> {
         let config = self.accounts.registration_config();
         let mut stages = match config.mode {
             RegistrationMode::Closed => return Err(UiaError::RegistrationClosed),
@@ -120,20 +161,23 @@ impl Uia {
         if !config.terms.is_empty() {
             stages.push(AuthType::Terms);
         }
-        let flows = vec![stages];
-        self.authorize(None, "register", flows, auth, None).await
+        let mut with_email: Vec<_> = stages.iter().filter(|stage| **stage != AuthType::Dummy).cloned().collect();
+        with_email.push(AuthType::EmailIdentity);
+        let flows = match (self.emails.is_enabled(), config.require_email) {
+            (true, true) => vec![with_email],
+            (true, false) => vec![stages, with_email],
+            (false, _) => vec![stages],
+        };
+        self.authorize(self.begin(None, "register", Purpose::Register), flows, auth, None).await
     }
 
     async fn authorize(
         &self,
-        user_id: Option<OwnedUserId>,
-        operation: &str,
+        mut progress: Progress,
         flows: Vec<Vec<AuthType>>,
         auth: Option<&AuthData>,
         address: Option<IpAddr>,
-    ) -> Result<(), UiaError> {
-        let begun_at_ms = self.clock.now_ms();
-        let mut progress = Progress { operation: operation.to_owned(), user_id, completed: Vec::new(), begun_at_ms };
+    ) -> Result<Option<ValidatedEmail>, UiaError> {
         let Some(auth) = auth else {
             return Err(self.challenge(None, progress, flows, None));
         };
@@ -152,7 +196,7 @@ impl Uia {
             if let Some(id) = auth.session() {
                 self.sessions.lock().pop(id);
             }
-            return Ok(());
+            return Ok(progress.email);
         }
         Err(self.challenge(auth.session(), progress, flows, None))
     }
@@ -190,6 +234,18 @@ impl Uia {
                     Ok(_) => {}
                     Err(CheckPasswordError::Wrong) => return Ok(Err(StageFailure::WrongPassword)),
                     Err(error) => return Err(UiaError::Password(error)),
+                }
+            }
+            AuthData::EmailIdentity(data) => {
+                let credentials = &data.thirdparty_id_creds;
+                let (sid, secret) = (credentials.sid.as_str(), credentials.client_secret.as_str());
+                match self.emails.check_proof(progress.purpose, sid, secret) {
+                    Ok(email) => progress.email = Some(email),
+                    Err(ProofError::Unknown | ProofError::NotValidated) => {
+                        return Ok(Err(StageFailure::EmailNotValidated));
+                    }
+                    Err(ProofError::Read(error)) => return Err(error.into()),
+                    Err(ProofError::Write(error)) => return Err(error.into()),
                 }
             }
             _ => return Ok(Err(StageFailure::NotOffered)),

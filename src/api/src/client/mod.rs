@@ -16,6 +16,7 @@ pub mod discovery;
 pub mod filter;
 pub mod key_backup;
 pub mod keys;
+mod mail_page;
 pub mod membership;
 pub mod message;
 pub mod presence;
@@ -30,6 +31,7 @@ pub mod session;
 pub mod sync;
 pub mod tag;
 pub mod thread_subscription;
+pub mod threepid;
 pub mod to_device;
 pub mod typing;
 pub mod voip;
@@ -66,6 +68,7 @@ pub fn router() -> Router<App> {
         .merge(sync::router())
         .merge(tag::router())
         .merge(thread_subscription::router())
+        .merge(threepid::router())
         .merge(to_device::router())
         .merge(typing::router())
         .merge(voip::router())

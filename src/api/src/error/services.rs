@@ -209,6 +209,7 @@ impl From<UiaError> for ApiError {
             UiaError::RegistrationClosed => Self::forbidden("Registration is closed on this server"),
             UiaError::Password(error) => error.into(),
             UiaError::Read(error) => error.into(),
+            UiaError::Write(error) => error.into(),
         }
     }
 }
@@ -226,6 +227,7 @@ fn challenge_answer(challenge: &Challenge) -> ApiError {
     let Some(failure) = challenge.failure else { return ApiError::challenge(fields) };
     let errcode = match failure {
         StageFailure::WrongPassword => ErrorCode::Forbidden,
+        StageFailure::EmailNotValidated => ErrorCode::ThreepidAuthFailed,
         StageFailure::WrongToken => ErrorCode::Unauthorized,
         StageFailure::UnknownSession => ErrorCode::Unknown,
         StageFailure::NotOffered => ErrorCode::Unrecognized,

@@ -84,6 +84,7 @@ pub fn load_from(explicit: Option<&Path>, surroundings: &Surroundings) -> Result
     let mut config: Config = figment.extract().map_err(|error| ConfigError::BadValues(problems(&figment, error)))?;
     let mut refused = config.check();
     refused.extend(config.registration.read_secret_files());
+    refused.extend(config.mail.read_secret_files());
     refused.extend(config.turn.read_secret_files());
     refused.extend(config.metrics.read_secret_files());
     if !refused.is_empty() {

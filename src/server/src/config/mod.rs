@@ -16,6 +16,7 @@ mod listen;
 mod load;
 mod log;
 mod login;
+mod mail;
 mod media;
 mod metrics;
 mod password;
@@ -47,6 +48,7 @@ pub use self::{
     load::{Loaded, Origin, load},
     log::{LogFormat, LogSection},
     login::LoginSection,
+    mail::{MailSection, MailTls},
     media::{MediaSection, PreviewsSection},
     metrics::MetricsSection,
     password::PasswordSection,
@@ -97,6 +99,8 @@ pub struct Config {
     #[serde(default)]
     pub presence: PresenceSection,
     #[serde(default)]
+    pub mail: MailSection,
+    #[serde(default)]
     pub media: MediaSection,
     #[serde(default)]
     pub turn: TurnSection,
@@ -137,6 +141,7 @@ impl Config {
             rooms: RoomsSection::default(),
             delayed_events: DelayedEventsSection::default(),
             presence: PresenceSection::default(),
+            mail: MailSection::default(),
             media: MediaSection::default(),
             turn: TurnSection::default(),
             search: SearchSection::default(),
@@ -174,6 +179,10 @@ impl Config {
         self.terms.check(&mut refusals);
         self.federation.check(&mut refusals);
         self.rooms.check(&mut refusals);
+        self.mail.check(&mut refusals);
+        if self.registration.require_email && self.mail.host.is_none() {
+            refusals.add("registration.require_email", "true", "false, as mail.host is not set");
+        }
         self.media.check(&mut refusals);
         self.turn.check(&mut refusals);
         self.server_notices.check(&mut refusals);

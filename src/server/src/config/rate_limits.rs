@@ -73,6 +73,8 @@ limits! {
     authentication = (0.1, 10);
     /// Delayed events cancelled, restarted or sent at once, from an address.
     delayed_event = (1.0, 5);
+    /// Mails asked for to prove an email address, from an address of a client and to an email address.
+    email_token = (0.003, 5);
     /// What a user reads that is quickly found.
     read = (20.0, 300);
     /// What a user changes, where there is no limit of its own for it.

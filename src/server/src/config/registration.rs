@@ -19,6 +19,8 @@ pub struct RegistrationSection {
     pub shared_secret: Option<Secret>,
     /// A file that holds the secret, in place of `shared_secret`.
     pub shared_secret_file: Option<PathBuf>,
+    /// Whether whoever registers must prove to read an email address.
+    pub require_email: bool,
     /// Whether a client gets a guest account without asking anybody.
     pub allow_guests: bool,
 }

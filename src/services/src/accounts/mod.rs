@@ -7,8 +7,13 @@ use std::sync::Arc;
 
 use chappe_protocol::clock::Clock;
 use chappe_store::{
-    Batch, CommitError, Direction, Domain, Store, StoreError,
-    tables::accounts::{ACCESS_TOKENS, ACCOUNTS, PROFILE_FIELDS, TokenHash},
+    Batch, CommitError, Direction, Domain, Stamped, Store, StoreError,
+    tables::{
+        account_data::{ACCOUNT_DATA, ACCOUNT_DATA_LOG},
+        accounts::{ACCESS_TOKENS, ACCOUNTS, ERASED_USERS, FILTERS, PROFILE_FIELDS, TokenHash},
+        key_backup::{BACKUP_KEYS, BACKUP_VERSIONS},
+        thread_subscriptions::{THREAD_SUBSCRIPTION_LOG, THREAD_SUBSCRIPTIONS},
+    },
 };
 use parking_lot::Mutex;
 use ruma::{DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId};
@@ -40,6 +45,7 @@ pub(crate) use token::random_text;
 
 use crate::{
     app_services::{Registration, Registrations},
+    emails::queue_emails_deleted,
     guarded::commit_guarded,
     registration::RegistrationConfig,
 };
@@ -224,10 +230,22 @@ impl Accounts {
 
     /// The operator gives a user a new password; all their sessions end.
     pub async fn reset_password(&self, user_id: &UserId, password: &str) -> Result<(), ChangeAccountError> {
+        self.replace_password(user_id, password, LogOutOthers::Yes).await
+    }
+
+    /// Gives a user a new password without a session of theirs. `log_out_others` ends all their sessions.
+    pub async fn replace_password(
+        &self,
+        user_id: &UserId,
+        password: &str,
+        log_out_others: LogOutOthers,
+    ) -> Result<(), ChangeAccountError> {
         let hash = self.hasher.hash(password).await?;
         self.commit_for(user_id, |batch| {
             self.queue_password(batch, user_id, &hash)?;
-            self.queue_all_sessions_deleted(batch, user_id, None)?;
+            if log_out_others == LogOutOthers::Yes {
+                self.queue_all_sessions_deleted(batch, user_id, None)?;
+            }
             Ok(())
         })
         .await
@@ -245,7 +263,8 @@ impl Accounts {
     }
 
     /// Ends an account for good: no login, no session, no device; the user id is never given out again. With [`Erase::Yes`]
-    /// the profile goes too. Leaving the user's rooms is the caller's part.
+    /// all that was the user's own goes too, and what they wrote is shown redacted to those who come later. Leaving the user's rooms
+    /// and deleting their uploads is the caller's part.
     pub async fn deactivate(&self, user_id: &UserId, erase: Erase) -> Result<(), ChangeAccountError> {
         self.commit_for(user_id, |batch| {
             let account = self.get_active_account(user_id)?;
@@ -259,8 +278,18 @@ impl Accounts {
             };
             batch.put(&ACCOUNTS, &user_id.to_owned(), &record);
             self.queue_all_sessions_deleted(batch, user_id, None)?;
+            queue_emails_deleted(&self.store, batch, user_id)?;
             if erased {
+                let position = batch.next_position();
+                batch.put(&ERASED_USERS, &user_id.to_owned(), &Stamped { position, value: () });
                 batch.delete_prefix(&PROFILE_FIELDS, &(user_id.to_owned(),));
+                batch.delete_prefix(&FILTERS, &(user_id.to_owned(),));
+                batch.delete_prefix(&ACCOUNT_DATA, &(user_id.to_owned(),));
+                batch.delete_prefix(&ACCOUNT_DATA_LOG, &(user_id.to_owned(),));
+                batch.delete_prefix(&BACKUP_VERSIONS, &(user_id.to_owned(),));
+                batch.delete_prefix(&BACKUP_KEYS, &(user_id.to_owned(),));
+                batch.delete_prefix(&THREAD_SUBSCRIPTIONS, &(user_id.to_owned(),));
+                batch.delete_prefix(&THREAD_SUBSCRIPTION_LOG, &(user_id.to_owned(),));
             }
             Ok(())
         })

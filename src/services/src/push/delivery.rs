@@ -2,7 +2,10 @@
 //!
 //! Rows are written by [`super::follower`] and deleted here once the gateway has them, or once the user has read what they are
 //! about; so nothing is lost in a crash, and after one sending goes on. A gateway that fails is tried again after pauses that grow
-//! to an hour and survive a restart; what has waited for a day is dropped. Emails are not sent here.
+//! to an hour and survive a restart; what has waited for a day is dropped. What waits for pushers that write emails goes out by
+//! [`email`].
+
+mod email;
 
 use std::{
     collections::HashMap,
@@ -30,7 +33,7 @@ use super::{
     pushers::{PusherKey, Pushers, SetPusherError, gateway_url},
     unread::Unread,
 };
-use crate::receipts::Receipts;
+use crate::{emails::Emails, receipts::Receipts};
 
 /// How many gateways are asked at the same time.
 const SLOTS: usize = 64;
@@ -90,6 +93,7 @@ struct Inner {
     pushers: Arc<Pushers>,
     unread: Arc<Unread>,
     gateway: Arc<dyn Gateway>,
+    emails: Arc<Emails>,
     clock: Arc<dyn Clock>,
     workers: Mutex<HashMap<PusherKey, Arc<Worker>>>,
     slots: Semaphore,
@@ -109,12 +113,13 @@ impl Deliveries {
         pushers: Arc<Pushers>,
         unread: Arc<Unread>,
         gateway: Arc<dyn Gateway>,
+        emails: Arc<Emails>,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> Self {
         let (workers, slots) = (Mutex::default(), Semaphore::new(SLOTS));
         let store = rooms.store().clone();
-        Self { inner: Arc::new(Inner { store, rooms, pushers, unread, gateway, clock, workers, slots, stop }) }
+        Self { inner: Arc::new(Inner { store, rooms, pushers, unread, gateway, emails, clock, workers, slots, stop }) }
     }
 
     /// Goes on with what was left over.
@@ -125,13 +130,22 @@ impl Deliveries {
         Ok(())
     }
 
+    /// Whether anything is sent to a pusher of this kind.
+    pub(super) fn serves(&self, record: &PusherRecord) -> bool {
+        match record.kind.as_str() {
+            "http" => true,
+            "email" => self.inner.emails.is_enabled(),
+            _ => false,
+        }
+    }
+
     /// Looks at the queues of a user's pushers, and whether they know how much is unread.
     pub fn wake(&self, user_id: &UserId) -> Result<(), StoreError> {
         if !self.inner.pushers.is_owner(user_id) {
             return Ok(());
         }
         for (key, record) in self.inner.pushers.scan_pushers(user_id)? {
-            if record.kind == "http" {
+            if self.serves(&record) {
                 self.wake_pusher(key);
             }
         }
@@ -202,6 +216,9 @@ impl Inner {
             self.store.commit(batch).await?;
             return Ok(Progress::Idle);
         };
+        if record.kind == "email" {
+            return self.step_email(key).await;
+        }
         let url = serde_json::from_str::<Value>(&record.data).ok();
         let Some(url) = url.and_then(|data| gateway_url(data.get("url")?.as_str()?)) else { return Ok(Progress::Idle) };
         let state = self.store.get(&PUSHER_STATES, &key.row())?.unwrap_or_default();
@@ -263,16 +280,20 @@ impl Inner {
         push: &QueuedPush,
         badge: u64,
     ) -> Result<Option<Value>, DeliverError> {
+        let Some((room, event)) = self.get_news(key, push)? else { return Ok(None) };
+        let actions: Vec<Action> = serde_json::from_str(&push.actions).unwrap_or_default();
+        Ok(Some(event_body(&self.rooms, room.as_ref(), &event, &actions, (key, record), badge)?))
+    }
+
+    /// The event that waits in a queue, with its room if this server is in it; `None` if it is too old or was read.
+    fn get_news(&self, key: &PusherKey, push: &QueuedPush) -> Result<Option<(Option<Room>, Arc<Event>)>, DeliverError> {
         if push.queued_at_ms.saturating_add(AGE_MAX_MS) < self.clock.now_ms() {
             return Ok(None);
         }
         let Some(event) = self.rooms.get_event_by_nid(push.nid)? else { return Ok(None) };
         let room = self.rooms.get_room_by_nid(push.room)?;
-        if !self.is_news(&key.user_id, room.as_ref(), &event)? {
-            return Ok(None);
-        }
-        let actions: Vec<Action> = serde_json::from_str(&push.actions).unwrap_or_default();
-        Ok(Some(event_body(&self.rooms, room.as_ref(), &event, &actions, (key, record), badge)?))
+        let is_news = self.is_news(&key.user_id, room.as_ref(), &event)?;
+        Ok(is_news.then_some((room, event)))
     }
 
     /// Whether an event is unread, or an invite that stands.

@@ -166,7 +166,7 @@ impl PushFollower {
         };
         let mut is_queued = false;
         for (key, record) in self.sources.pushers.scan_pushers(user_id)? {
-            if record.kind == "http" {
+            if self.sources.deliveries.serves(&record) {
                 batch.put(&PUSH_QUEUE, &(key.user_id, key.app_id, key.pushkey, position), &push);
                 is_queued = true;
             }

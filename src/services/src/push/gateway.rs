@@ -91,23 +91,36 @@ pub fn event_body(
         return Ok(json!({ "notification": notification }));
     }
     notification.insert("devices".to_owned(), json!([device(key, record, Some(tweaks))]));
+    describe(rooms, room, event, &key.user_id, &mut notification)?;
+    Ok(json!({ "notification": notification }))
+}
+
+/// Says of an event what it is, who sent it and where, as a user sees it. `room`: `None` where the user is only invited.
+pub(super) fn describe(
+    rooms: &Rooms,
+    room: Option<&Room>,
+    event: &Event,
+    user_id: &UserId,
+    notification: &mut Map<String, Value>,
+) -> Result<(), StoreError> {
+    let pdu = &event.pdu;
     notification.insert("type".to_owned(), pdu.kind.to_string().into());
     notification.insert("sender".to_owned(), pdu.sender.as_str().into());
     if let Ok(content) = pdu.get_content::<Value>() {
         notification.insert("content".to_owned(), content);
     }
-    if pdu.is_state_event(&TimelineEventType::RoomMember, key.user_id.as_str()) {
+    if pdu.is_state_event(&TimelineEventType::RoomMember, user_id.as_str()) {
         notification.insert("user_is_target".to_owned(), true.into());
     }
     if let Some(room) = room {
-        insert_some(&mut notification, "sender_display_name", get_display_name(rooms, room, &pdu.sender)?);
-        insert_some(&mut notification, "room_name", get_text(rooms, room, &StateEventType::RoomName, "name")?);
+        insert_some(notification, "sender_display_name", get_display_name(rooms, room, &pdu.sender)?);
+        insert_some(notification, "room_name", get_text(rooms, room, &StateEventType::RoomName, "name")?);
         let alias = get_text(rooms, room, &StateEventType::RoomCanonicalAlias, "alias")?;
-        insert_some(&mut notification, "room_alias", alias);
+        insert_some(notification, "room_alias", alias);
     } else {
-        insert_stripped(rooms, &mut notification, event, &key.user_id)?;
+        insert_stripped(rooms, notification, event, user_id)?;
     }
-    Ok(json!({ "notification": notification }))
+    Ok(())
 }
 
 /// Of a room that the user is only invited to, what came with the invite.

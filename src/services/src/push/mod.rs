@@ -1,8 +1,9 @@
 //! Push: which events a user is notified of, and how many of them are unread.
 //!
 //! [`rules`] keeps what users want, [`evaluate`] says what it means for an event, [`unread`] counts. [`pushers`] keeps where users want
-//! to be told; [`follower`] queues what they are to be told of, and [`delivery`] brings it to the push gateways. [`notifications`] lists
-//! them. Rules follow their user into rooms that replace others by [`crate::room_upgrades`].
+//! to be told; [`follower`] queues what they are to be told of, and [`delivery`] brings it to the push gateways and
+//! into mails, which [`unsubscribe`] can end. [`notifications`] lists them. Rules follow their user into rooms that replace others by
+//! [`crate::room_upgrades`].
 
 pub mod delivery;
 pub mod evaluate;
@@ -12,3 +13,4 @@ pub mod notifications;
 pub mod pushers;
 pub mod rules;
 pub mod unread;
+pub mod unsubscribe;

@@ -15,14 +15,20 @@ use std::{
 use chappe_protocol::clock::Clock;
 use chappe_store::{
     Batch, CommitError, Direction, Domain, Store, StoreError,
-    tables::push::{PUSH_QUEUE, PUSHER_STATES, PUSHERS, PUSHKEYS, PusherRecord, PusherState},
+    tables::{
+        emails::USER_EMAILS,
+        push::{PUSH_QUEUE, PUSHER_STATES, PUSHERS, PUSHKEYS, PusherRecord, PusherState},
+    },
 };
 use parking_lot::RwLock;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 use url::Url;
 
-use crate::guarded::commit_guarded;
+use crate::{emails::canonical_address, guarded::commit_guarded};
+
+/// The app id of every pusher that writes emails.
+pub const EMAIL_APP_ID: &str = "m.email";
 
 /// The path that the URL of every push gateway has.
 const GATEWAY_PATH: &str = "/_matrix/push/v1/notify";
@@ -69,6 +75,8 @@ pub enum SetPusherError {
     Invalid(&'static str),
     #[error("the data of an HTTP pusher needs a url")]
     MissingUrl,
+    #[error("the account does not have this email address")]
+    NotOwnAddress,
     #[error("there are too many pushers")]
     TooMany,
     #[error(transparent)]
@@ -79,7 +87,7 @@ pub enum SetPusherError {
 
 /// The pushers of this server's users.
 pub struct Pushers {
-    store: Store,
+    pub(super) store: Store,
     clock: Arc<dyn Clock>,
     /// Who has a pusher, or had one a while ago.
     owners: RwLock<HashSet<OwnedUserId>>,
@@ -135,6 +143,9 @@ impl Pushers {
         let pushkey_domain = Domain::Named { kind: "pushkey", id: format!("{} {}", key.app_id, key.pushkey) };
         commit_guarded(&self.store, Domain::Account(key.user_id.clone()), |batch| {
             batch.guard(pushkey_domain.clone(), self.store.domain_version(&pushkey_domain)?);
+            if record.kind == "email" && !self.is_own_address(&key)? {
+                return Err(SetPusherError::NotOwnAddress);
+            }
             let is_new = self.store.get(&PUSHERS, &key.row())?.is_none();
             let own = self.store.scan(&PUSHERS, &(key.user_id.clone(),), Direction::Forward);
             if is_new && own.take(PUSHERS_PER_USER_MAX).count() >= PUSHERS_PER_USER_MAX {
@@ -163,6 +174,12 @@ impl Pushers {
             self.generation.fetch_add(1, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// Whether the pushkey is an email address of the user's account.
+    fn is_own_address(&self, key: &PusherKey) -> Result<bool, StoreError> {
+        let Some(address) = canonical_address(&key.pushkey) else { return Ok(false) };
+        self.store.contains(&USER_EMAILS, &(key.user_id.clone(), address))
     }
 
     /// Deletes a pusher, with what waits for it. One that is not there is passed over.
@@ -226,6 +243,23 @@ pub(crate) fn queue_pushers_deleted(
     Ok(())
 }
 
+/// Puts the end of the pushers that write to an email address, or of all that write emails, into a batch that the user's account guards.
+pub(crate) fn queue_email_pushers_deleted(
+    store: &Store,
+    batch: &mut Batch,
+    user_id: &UserId,
+    address: Option<&str>,
+) -> Result<(), StoreError> {
+    for row in store.scan(&PUSHERS, &(user_id.to_owned(),), Direction::Forward) {
+        let ((user_id, app_id, pushkey), record) = row?;
+        let is_meant = address.is_none_or(|address| canonical_address(&pushkey).as_deref() == Some(address));
+        if record.kind == "email" && is_meant {
+            queue_pusher_deleted(batch, &PusherKey { user_id, app_id, pushkey });
+        }
+    }
+    Ok(())
+}
+
 fn queue_pusher_deleted(batch: &mut Batch, key: &PusherKey) {
     batch.delete(&PUSHERS, &key.row());
     batch.delete(&PUSHKEYS, &(key.app_id.clone(), key.pushkey.clone(), key.user_id.clone()));
@@ -256,8 +290,8 @@ fn check(key: &PusherKey, new: &NewPusher) -> Result<(), SetPusherError> {
                 return invalid("url must be an HTTPS URL with the path /_matrix/push/v1/notify");
             }
         }
-        "email" if key.app_id != "m.email" => return invalid("The app_id of email pushers is m.email"),
-        "email" if !key.pushkey.contains('@') => return invalid("The pushkey of email pushers is an email address"),
+        "email" if key.app_id != EMAIL_APP_ID => return invalid("The app_id of email pushers is m.email"),
+        "email" if canonical_address(&key.pushkey).is_none() => return invalid("The pushkey of email pushers is an email address"),
         "email" => {}
         _ => return invalid("kind must be http, email or null"),
     }

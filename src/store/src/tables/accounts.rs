@@ -5,7 +5,11 @@
 use ruma::{OwnedDeviceId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{record, record::Json, table::Table};
+use crate::{
+    record,
+    record::{Json, Stamped},
+    table::Table,
+};
 
 /// SHA-256 of a token's text.
 pub type TokenHash = [u8; 32];
@@ -34,6 +38,10 @@ record!(AccountRecord, 1);
 
 /// User -> account. A row for each local account ever made.
 pub const ACCOUNTS: Table<OwnedUserId, AccountRecord> = Table::new(40, "accounts");
+
+/// User -> nothing, stamped with the position at which the account was deactivated and its user asked to be forgotten. Read by the rooms
+/// crate, which shows what they wrote redacted. A row for each such account, for ever.
+pub const ERASED_USERS: Table<OwnedUserId, Stamped<()>> = Table::new(250, "erased_users");
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DeviceRecord {

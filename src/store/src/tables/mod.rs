@@ -14,6 +14,7 @@ pub mod deliveries;
 pub mod destinations;
 pub mod domains;
 pub mod e2ee;
+pub mod emails;
 pub mod events;
 pub mod interned;
 pub mod key_backup;

@@ -83,7 +83,7 @@ pub const PUSH_QUEUE: Table<(OwnedUserId, String, String, Position), QueuedPush>
 /// How a pusher has been doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PusherState {
-    /// Failed requests in a row.
+    /// Failed requests in a row; of a pusher that writes emails, mails in a row without everything having been read.
     pub failures: u32,
     /// Not before this it is tried again, in milliseconds since the Unix epoch.
     pub retry_at_ms: u64,
@@ -91,6 +91,9 @@ pub struct PusherState {
     pub badge: u64,
 }
 record!(PusherState, 1);
+
+/// (nothing) -> the secret by which links in mails name a pusher to be deleted. Made when the first such mail is written.
+pub const UNSUBSCRIBE_SECRET: Table<(), Vec<u8>> = Table::new(251, "unsubscribe_secret");
 
 /// User, app id, pushkey -> how the pusher has been doing. Goes with the pusher.
 pub const PUSHER_STATES: Table<(OwnedUserId, String, String), PusherState> = Table::new(154, "pusher_states");

@@ -16,7 +16,6 @@ mod registration_token;
 mod shared_secret;
 #[cfg(test)]
 mod tests;
-mod threepids;
 mod username;
 mod whoami;
 
@@ -32,7 +31,6 @@ pub fn router() -> Router<App> {
         .endpoint::<ruma_account::change_password::v3::Request, _>(password::handle)
         .endpoint::<ruma_account::check_registration_token_validity::v1::Request, _>(registration_token::handle)
         .endpoint::<ruma_account::deactivate::v3::Request, _>(deactivate::handle)
-        .endpoint::<ruma_account::get_3pids::v3::Request, _>(threepids::handle)
         .endpoint::<ruma_account::get_username_availability::v3::Request, _>(username::handle)
         .endpoint::<ruma_account::register::v3::Request, _>(register::handle)
         .endpoint::<ruma_account::request_openid_token::v3::Request, _>(openid::handle)

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use chappe_services::{
     accounts::{Accounts, LogOutOthers},
+    emails::Emails,
     uia::Uia,
 };
 use ruma::api::client::account::change_password::v3::{Request, Response};
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse, User},
+    extract::{ClientAddress, OptionalUser, Ruma, RumaResponse},
     rate_limit::{Limit, RateLimits},
 };
 
@@ -20,10 +21,28 @@ pub async fn handle(
     State(uia): State<Arc<Uia>>,
     State(limits): State<Arc<RateLimits>>,
     ClientAddress(address): ClientAddress,
-    // Without a token the password could only be reset by email, which this server does not offer.
-    User(session): User,
+    State(emails): State<Arc<Emails>>,
+    OptionalUser(session): OptionalUser,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
+    let log_out_others = if request.logout_devices { LogOutOthers::Yes } else { LogOutOthers::No };
+    let Some(session) = session else {
+        // Who has forgotten the password proves to read the account's email address.
+        if !emails.is_enabled() {
+            return Err(ApiError::missing_token());
+        }
+        limits.check_address(Limit::Authentication, address)?;
+        accounts.check_new_password(&request.new_password)?;
+        let email = uia.authorize_by_email("change password", request.auth.as_ref(), address).await?;
+        let user_id = emails.get_user(&email.address)?;
+        let user_id = user_id.ok_or_else(|| ApiError::forbidden("No account has this email address"))?;
+        emails.spend(&email).await?;
+        accounts.replace_password(&user_id, &request.new_password, log_out_others).await?;
+        return Ok(RumaResponse(Response::new()));
+    };
+    if session.is_guest {
+        return Err(ApiError::guest_forbidden());
+    }
     if session.app_service.is_some() {
         return Err(ApiError::forbidden("Application services do not manage their users' accounts"));
     }
@@ -31,7 +50,6 @@ pub async fn handle(
         limits.check_session(Limit::Authentication, &session)?;
     }
     uia.authorize_user(&session, "change password", request.auth.as_ref(), address).await?;
-    let log_out_others = if request.logout_devices { LogOutOthers::Yes } else { LogOutOthers::No };
     accounts.change_password(&session, &request.new_password, log_out_others).await?;
     Ok(RumaResponse(Response::new()))
 }

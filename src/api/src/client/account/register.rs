@@ -6,12 +6,16 @@ use axum::extract::State;
 use chappe_services::{
     accounts::{Accounts, LoggedIn, NewDevice},
     app_services::Registration,
+    emails::{AddEmailError, Emails, ValidatedEmail},
     registration::NewAccount,
     uia::Uia,
 };
-use ruma::api::client::account::register::{
-    LoginType, RegistrationKind,
-    v3::{Request, Response},
+use ruma::{
+    UserId,
+    api::client::account::register::{
+        LoginType, RegistrationKind,
+        v3::{Request, Response},
+    },
 };
 use std::time::Duration;
 
@@ -23,6 +27,7 @@ use crate::{
 
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
+    State(emails): State<Arc<Emails>>,
     State(uia): State<Arc<Uia>>,
     State(limits): State<Arc<RateLimits>>,
     ClientAddress(address): ClientAddress,
@@ -54,11 +59,18 @@ pub async fn handle(
     if let Some(password) = &request.password {
         accounts.check_new_password(password)?;
     }
-    uia.authorize_registration(request.auth.as_ref()).await?;
+    let email = uia.authorize_registration(request.auth.as_ref()).await?;
 
     let Some(password) = request.password else {
         return Err(ApiError::missing_param("A password is needed"));
     };
+    if let Some(email) = &email {
+        if emails.get_user(&email.address)?.is_some() {
+            return Err(AddEmailError::InUse.into());
+        }
+        // One proof makes one account.
+        emails.spend(email).await?;
+    }
     let device = NewDevice {
         device_id: request.device_id,
         display_name: request.initial_device_display_name,
@@ -67,14 +79,26 @@ pub async fn handle(
     if let Some(guest) = guest {
         let device = (!request.inhibit_login).then_some(&device);
         let upgraded = accounts.upgrade_guest(&guest, &password, device).await?;
+        add_email(&emails, &guest.user_id, email.as_ref()).await;
         return Ok(RumaResponse(upgraded.map_or_else(|| Response::new(guest.user_id), logged_in)));
     }
     let account = NewAccount { username: request.username, password: Some(password), admin: false };
     if request.inhibit_login {
         let user_id = accounts.create_user(&account).await?;
+        add_email(&emails, &user_id, email.as_ref()).await;
         return Ok(RumaResponse(Response::new(user_id)));
     }
-    Ok(RumaResponse(logged_in(accounts.register(&account, &device).await?)))
+    let session = accounts.register(&account, &device).await?;
+    add_email(&emails, &session.user_id, email.as_ref()).await;
+    Ok(RumaResponse(logged_in(session)))
+}
+
+/// Gives a new account the address that was proven. The account is there, whatever becomes of that.
+async fn add_email(emails: &Emails, user_id: &UserId, email: Option<&ValidatedEmail>) {
+    let Some(email) = email else { return };
+    if let Err(error) = emails.add(user_id, email).await {
+        tracing::warn!(%error, user.id = %user_id, "the email address was not added to a new account");
+    }
 }
 
 /// Application services register their users without further ado (application service API, "Server admin style permissions").

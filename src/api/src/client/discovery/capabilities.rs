@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
+use chappe_services::emails::Emails;
 use serde_json::{Value as JsonValue, json};
 
 use super::{DiscoveryConfig, Stability};
@@ -12,6 +13,7 @@ use crate::extract::Authenticated;
 
 pub async fn handle(
     State(config): State<Arc<DiscoveryConfig>>,
+    State(emails): State<Arc<Emails>>,
     Authenticated(session): Authenticated,
 ) -> Json<JsonValue> {
     let available: BTreeMap<&str, &str> =
@@ -24,7 +26,7 @@ pub async fn handle(
             "m.set_displayname": { "enabled": own_account },
             "m.set_avatar_url": { "enabled": own_account },
             "m.profile_fields": { "enabled": own_account },
-            "m.3pid_changes": { "enabled": false },
+            "m.3pid_changes": { "enabled": own_account && emails.is_enabled() },
             "m.get_login_token": { "enabled": own_account },
         }
     });

@@ -1,8 +1,10 @@
 //! Push rules, pushers and notifications.
 
 use axum::Router;
-use chappe_services::push::{notifications::ListError, pushers::SetPusherError, rules::ChangeRulesError};
-use http::StatusCode;
+use chappe_services::push::{
+    notifications::ListError, pushers::SetPusherError, rules::ChangeRulesError, unsubscribe::UNSUBSCRIBE_PATH,
+};
+use http::{Method, StatusCode};
 use ruma::{
     api::{client::push as ruma_push, error::ErrorCode},
     push::InsertPushRuleError,
@@ -24,6 +26,7 @@ mod set_pushrule_actions;
 mod set_pushrule_enabled;
 #[cfg(test)]
 mod tests;
+mod unsubscribe;
 
 pub fn router() -> Router<App> {
     Router::new()
@@ -39,6 +42,8 @@ pub fn router() -> Router<App> {
         .endpoint::<ruma_push::set_pushrule::v3::Request, _>(set_pushrule::handle)
         .endpoint::<ruma_push::set_pushrule_actions::v3::Request, _>(set_pushrule_actions::handle)
         .endpoint::<ruma_push::set_pushrule_enabled::v3::Request, _>(set_pushrule_enabled::handle)
+        .at(Method::GET, UNSUBSCRIBE_PATH, unsubscribe::ask)
+        .at(Method::POST, UNSUBSCRIBE_PATH, unsubscribe::unsubscribe)
 }
 
 fn no_such_rule() -> ApiError {
@@ -67,6 +72,11 @@ impl From<SetPusherError> for ApiError {
         match error {
             SetPusherError::Invalid(message) => Self::invalid_param(message),
             SetPusherError::MissingUrl => Self::missing_param("data of an HTTP pusher needs a url"),
+            SetPusherError::NotOwnAddress => Self::new(
+                StatusCode::BAD_REQUEST,
+                ErrorCode::ThreepidNotFound,
+                "Your account does not have this email address",
+            ),
             SetPusherError::TooMany => Self::invalid_param("There are too many pushers"),
             SetPusherError::Read(error) => error.into(),
             SetPusherError::Write(error) => error.into(),

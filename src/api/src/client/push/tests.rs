@@ -1,4 +1,6 @@
+use chappe_services::emails::ValidatedEmail;
 use http::{Method, StatusCode};
+use ruma::user_id;
 use serde_json::{Value, json};
 
 use crate::test_app::TestApp;
@@ -158,6 +160,10 @@ async fn pushers_are_set_shown_and_deleted() {
         "app_display_name": "Mail", "app_id": "m.email", "data": {}, "device_display_name": "Mail",
         "kind": "email", "lang": "en", "pushkey": "alice@mail.example",
     });
+    let (status, error) = set(email.clone()).await;
+    assert_eq!((status, &error["errcode"]), (StatusCode::BAD_REQUEST, &json!("M_THREEPID_NOT_FOUND")));
+    let own = ValidatedEmail { sid: "1".to_owned(), address: "alice@mail.example".to_owned(), validated_ms: 1 };
+    server.app.emails.add(user_id!("@alice:chappe.example"), &own).await.unwrap();
     assert_eq!(set(email.clone()).await.0, StatusCode::OK);
     assert_eq!(set(json!({ "app_id": "com.example.app", "pushkey": "key", "kind": null })).await.0, StatusCode::OK);
     assert_eq!(server.get(PUSHERS, Some(&token)).await.1, json!({ "pushers": [email] }));

@@ -6,6 +6,7 @@ use axum::extract::State;
 use chappe_services::{
     accounts::{Accounts, CheckPasswordError, LoggedIn, LoginError, NewDevice},
     app_services::Registration,
+    emails::Emails,
 };
 use ruma::api::client::{
     session::login::v3::{ApplicationService, DiscoveryInfo, HomeserverInfo, LoginInfo, Password, Request, Response},
@@ -22,6 +23,7 @@ use crate::{
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
     State(discovery): State<Arc<DiscoveryConfig>>,
+    State(emails): State<Arc<Emails>>,
     State(limits): State<Arc<RateLimits>>,
     ClientAddress(address): ClientAddress,
     service: Result<AppService, ApiError>,
@@ -33,7 +35,7 @@ pub async fn handle(
         refresh: request.refresh_token,
     };
     let session = match request.login_info {
-        LoginInfo::Password(login) => with_password(&accounts, &limits, &login, &device, address).await?,
+        LoginInfo::Password(login) => with_password(&accounts, &emails, &limits, &login, &device, address).await?,
         LoginInfo::ApplicationService(login) => for_service(&accounts, &service?.0, &login, &device).await?,
         LoginInfo::Token(login) => accounts.login_with_token(&login.token, &device).await?,
         _ => {
@@ -49,6 +51,7 @@ pub async fn handle(
 
 async fn with_password(
     accounts: &Accounts,
+    emails: &Emails,
     limits: &RateLimits,
     login: &Password,
     device: &NewDevice,
@@ -58,7 +61,12 @@ async fn with_password(
     #[allow(deprecated)]
     let user = match (&login.identifier, &login.user) {
         (Some(UserIdentifier::Matrix(identifier)), _) => &identifier.user,
-        // Nobody here has an email address or a telephone number to log in with.
+        (Some(UserIdentifier::Email(identifier)), _) => {
+            // An address that nobody has takes the same path as a name that nobody has.
+            let user_id = emails.get_user(&identifier.address)?;
+            &user_id.map_or_else(|| identifier.address.clone(), |user_id| user_id.to_string())
+        }
+        // Nobody here has a telephone number to log in with.
         (Some(_), _) => return Err(LoginError::Password(CheckPasswordError::Wrong).into()),
         (None, Some(user)) => user,
         (None, None) => return Err(ApiError::missing_param("Whom to log in is missing: there is no identifier")),

@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     account_data::AccountData,
     event_follower::EventFollower,
+    mail::Mail,
     push::{
         evaluate::Candidates,
         follower::{PushFollower, PushSources},
@@ -31,6 +32,8 @@ fn alice() -> &'static UserId {
 fn bob() -> &'static UserId {
     user_id!("@bob:here.example")
 }
+
+mod email;
 
 /// Keeps what it is told; may be down, or reject.
 #[derive(Default)]
@@ -58,6 +61,7 @@ struct Setup {
     receipts: Arc<Receipts>,
     pushers: Arc<Pushers>,
     gateway: Arc<FakeGateway>,
+    emails: Arc<Emails>,
     deliveries: Deliveries,
     follower: PushFollower,
     log: EventFollower,
@@ -67,6 +71,10 @@ struct Setup {
 impl Setup {
     /// A room of Alice's that Bob is in.
     async fn new() -> Self {
+        Self::with_mail(None).await
+    }
+
+    async fn with_mail(mail: Option<Arc<Mail>>) -> Self {
         let store = Store::in_memory();
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let rooms = test_rooms::rooms(&store, clock.clone());
@@ -89,7 +97,17 @@ impl Setup {
         // Nothing is sent by itself: the tests step.
         let stop = CancellationToken::new();
         stop.cancel();
-        let deliveries = Deliveries::new(rooms.clone(), pushers.clone(), unread, gateway.clone(), clock.clone(), stop);
+        let url = Url::parse("https://matrix.here.example/").unwrap();
+        let emails = Arc::new(Emails::new(store.clone(), clock.clone(), mail, url));
+        let deliveries = Deliveries::new(
+            rooms.clone(),
+            pushers.clone(),
+            unread,
+            gateway.clone(),
+            emails.clone(),
+            clock.clone(),
+            stop,
+        );
         let follower = PushFollower::open(PushSources {
             rooms: rooms.clone(),
             account_data,
@@ -101,7 +119,7 @@ impl Setup {
         })
         .unwrap();
         let log = EventFollower::open("push", &rooms).unwrap();
-        Self { log, store, rooms, clock, receipts, pushers, gateway, deliveries, follower, room }
+        Self { log, store, rooms, clock, receipts, pushers, gateway, emails, deliveries, follower, room }
     }
 
     async fn set_pusher(&self, user_id: &UserId, data: Value, append: bool) -> PusherKey {
@@ -342,10 +360,18 @@ async fn what_waits_is_sent_after_a_restart() {
     setup.say(alice(), "one").await;
     setup.follow().await;
     assert_eq!(setup.pushers.scan_waiting().unwrap(), std::slice::from_ref(&key));
-    let Inner { rooms, unread, gateway, clock, .. } = &*setup.deliveries.inner;
+    let Inner { rooms, unread, gateway, emails, clock, .. } = &*setup.deliveries.inner;
     let pushers = Arc::new(Pushers::load(setup.store.clone(), clock.clone()).unwrap());
     let stop = CancellationToken::new();
-    let again = Deliveries::new(rooms.clone(), pushers, unread.clone(), gateway.clone(), clock.clone(), stop.clone());
+    let again = Deliveries::new(
+        rooms.clone(),
+        pushers,
+        unread.clone(),
+        gateway.clone(),
+        emails.clone(),
+        clock.clone(),
+        stop.clone(),
+    );
     again.resume().unwrap();
     while setup.gateway.told.lock().is_empty() {
         tokio::time::sleep(Duration::from_millis(2)).await;
