@@ -197,9 +197,9 @@ impl Rooms {
         events.iter().map(|event| self.shown_to_server(&room, event, origin)).collect()
     }
 
-    /// An event as a server may see it: whole, or redacted where history visibility hides it.
+    /// An event as a server may see it: whole, or redacted where history visibility hides it or its sender is to be forgotten.
     fn shown_to_server(&self, room: &Room, event: &Event, server: &ServerName) -> Result<Box<RawJsonValue>, RoomError> {
-        if self.is_visible_to_server(event, server)? {
+        if self.is_visible_to_server(event, server)? && !self.is_erased_for_server(event, server)? {
             return raw_of(event);
         }
         let redacted = event.pdu.redacted(&room.rules).map_err(|error| RoomError::broken(error.to_string()))?;
@@ -223,6 +223,10 @@ impl Rooms {
         }
         if event.record.state_before.is_some() && !self.is_visible_to_server(&event, origin)? {
             return Err(unknown());
+        }
+        if self.is_erased_for_server(&event, origin)? {
+            let redacted = self.redacted_pdu(&event)?;
+            return redacted.to_federation_raw().map_err(|error| RoomError::broken(error.to_string()));
         }
         raw_of(&event)
     }

@@ -2,8 +2,9 @@
 //!
 //! Spec: Client-Server API, Room event format.
 
-use chappe_protocol::pdu::ClientFormat;
-use chappe_store::StoreError;
+use std::sync::Arc;
+
+use chappe_protocol::pdu::{ClientFormat, Pdu};
 use ruma::{DeviceId, UserId};
 use serde_json::{Map, Value, value::RawValue as RawJsonValue};
 
@@ -28,7 +29,13 @@ impl Rooms {
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
         let format = self.client_format(event, viewer, with_room_id)?;
-        event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        let pdu = self.shown_pdu(event, viewer)?;
+        pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+    }
+
+    /// The event as it is shown: whole where no user looks at it.
+    pub(crate) fn shown_pdu(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Arc<Pdu>, RoomError> {
+        viewer.map_or_else(|| Ok(event.pdu.clone()), |viewer| self.pdu_for_user(event, viewer.user))
     }
 
     pub(crate) fn client_format(
@@ -36,11 +43,11 @@ impl Rooms {
         event: &Event,
         viewer: Option<Viewer<'_>>,
         with_room_id: bool,
-    ) -> Result<ClientFormat, StoreError> {
+    ) -> Result<ClientFormat, RoomError> {
         Ok(ClientFormat { omit_room_id: !with_room_id, unsigned: Some(self.unsigned_of(event, viewer)?) })
     }
 
-    fn unsigned_of(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Map<String, Value>, StoreError> {
+    fn unsigned_of(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Map<String, Value>, RoomError> {
         let mut unsigned = Map::new();
         let sent_at: u64 = event.pdu.origin_server_ts.0.into();
         unsigned.insert("age".to_owned(), self.clock.now_ms().saturating_sub(sent_at).into());
@@ -55,7 +62,7 @@ impl Rooms {
         {
             unsigned.insert("replaces_state".to_owned(), replaced.pdu.event_id.as_str().into());
             unsigned.insert("prev_sender".to_owned(), replaced.pdu.sender.as_str().into());
-            if let Ok(content) = replaced.pdu.get_content::<Value>() {
+            if let Ok(content) = self.shown_pdu(&replaced, viewer)?.get_content::<Value>() {
                 unsigned.insert("prev_content".to_owned(), content);
             }
         }

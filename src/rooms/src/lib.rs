@@ -13,6 +13,7 @@ pub mod by_time;
 mod catch_up;
 pub mod client_event;
 pub mod create;
+pub mod erasure;
 pub mod error;
 pub mod event;
 pub mod fsck;

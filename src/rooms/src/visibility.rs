@@ -101,7 +101,12 @@ impl Rooms {
             .map_or(HistoryVisibility::Shared, |content| content.history_visibility))
     }
 
-    fn membership_at(&self, room: RoomNid, root: StateRoot, user: &UserId) -> Result<MembershipState, StoreError> {
+    pub(crate) fn membership_at(
+        &self,
+        room: RoomNid,
+        root: StateRoot,
+        user: &UserId,
+    ) -> Result<MembershipState, StoreError> {
         let event = self.get_from_root(room, root, &StateEventType::RoomMember, user.as_str())?;
         Ok(event.and_then(|event| event.pdu.membership()).unwrap_or(MembershipState::Leave))
     }

@@ -51,7 +51,8 @@ impl Rooms {
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
         let format = self.bundled_format(event, audience, with_room_id)?;
-        event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        let pdu = self.shown_pdu(event, Some(audience.viewer))?;
+        pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
     }
 
     pub(crate) fn bundled_format(
@@ -105,7 +106,7 @@ impl Rooms {
                 unsigned.insert("m.relations".to_owned(), Value::Object(of_latest));
             }
             let shown = json!({
-                "latest_event": thread.latest.pdu.to_client_json(&format),
+                "latest_event": self.shown_pdu(&thread.latest, Some(audience.viewer))?.to_client_json(&format),
                 "count": thread.count,
                 "current_user_participated": self.has_part_in_thread(event, audience.viewer.user)?,
             });
@@ -137,7 +138,12 @@ impl Rooms {
             }
             // Of those made in one millisecond the one with the greatest id counts.
             let is_newer = newest.as_ref().is_none_or(|newest| newest.pdu.event_id < edit.pdu.event_id);
-            if is_newer && is_valid_edit(event, &edit) && is_shown(&edit, audience, eyes)? {
+            if is_newer
+                && is_valid_edit(event, &edit)
+                && is_shown(&edit, audience, eyes)?
+                // An edit that is shown without its new content is none.
+                && !self.is_erased_for_user(&edit, audience.viewer.user)?
+            {
                 newest = Some(edit);
             }
         }

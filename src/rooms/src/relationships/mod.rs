@@ -191,7 +191,8 @@ impl Rooms {
     pub fn to_client_related(&self, event: &Event, audience: Audience<'_>) -> Result<Box<RawJsonValue>, RoomError> {
         let mut format = self.bundled_format(event, audience, true)?;
         self.get_children(event)?.put_into(format.unsigned.get_or_insert_default());
-        event.pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        let pdu = self.shown_pdu(event, Some(audience.viewer))?;
+        pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
     }
 
     fn get_known_children(&self, event: &Event) -> Result<Children, StoreError> {

@@ -1,6 +1,7 @@
 //! The room engine as a whole: several servers in one process, over a network in memory.
 
 mod closed;
+mod erasure;
 mod federation;
 mod local;
 pub(crate) mod network;

@@ -115,6 +115,28 @@ impl Media {
         Ok(())
     }
 
+    /// Deletes everything that a user has uploaded; says how many media that were.
+    pub async fn delete_all_of(&self, user_id: &UserId) -> Result<usize, CommitError> {
+        let inner = &self.0;
+        let mut deleted = 0;
+        loop {
+            let rows = inner.store.scan(&USER_MEDIA, &(user_id.to_owned(),), Direction::Forward);
+            let some: Vec<_> = rows.take(DELETED_AT_ONCE_MAX).collect::<Result<_, _>>()?;
+            if some.is_empty() {
+                return Ok(deleted);
+            }
+            for ((_, media_id), _) in some {
+                self.delete(&inner.server_name, &media_id).await?;
+                // Also where the medium was gone already.
+                let mut batch = Batch::new();
+                batch.delete(&USER_MEDIA, &(user_id.to_owned(), media_id));
+                inner.store.commit(batch).await?;
+                deleted += 1;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn remove_unused_file(&self, sha256: &[u8; 32]) -> Result<(), StoreError> {
         let inner = &self.0;
         let removed = inner.files.pins().unless_pinned(sha256, || {

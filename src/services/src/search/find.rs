@@ -225,7 +225,10 @@ impl Finding {
                 std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
                 std::collections::hash_map::Entry::Vacant(new) => new.insert(self.rooms.eyes_of(room, &self.user)?),
             };
-            if is_ignored(&self.ignored, &event) || !eyes.sees(&event)? {
+            if is_ignored(&self.ignored, &event)
+                || !eyes.sees(&event)?
+                || self.rooms.is_erased_for_user(&event, &self.user)?
+            {
                 continue;
             }
             results.count += 1;

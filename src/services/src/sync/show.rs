@@ -38,7 +38,10 @@ impl View<'_> {
     pub(super) fn show_event(&self, event: &Event, is_bundled: bool) -> Result<RawEvent, RoomError> {
         let viewer = Viewer { user: &self.request.user_id, device: Some(&self.request.device_id) };
         let shown = match self.filter.format {
-            EventFormat::Federation => event.pdu.to_federation_raw().map_err(|error| broken(event, &error))?,
+            EventFormat::Federation => {
+                let pdu = self.sources.rooms.pdu_for_user(event, viewer.user)?;
+                pdu.to_federation_raw().map_err(|error| broken(event, &error))?
+            }
             _ if is_bundled => {
                 let audience = Audience { viewer, ignored: &self.ignored };
                 self.sources.rooms.to_client_bundled(event, audience, false)?

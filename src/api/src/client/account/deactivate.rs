@@ -6,6 +6,7 @@ use axum::extract::State;
 use chappe_rooms::Rooms;
 use chappe_services::{
     accounts::{Accounts, Erase},
+    media::Media,
     uia::Uia,
 };
 use ruma::api::client::account::{
@@ -21,6 +22,7 @@ use crate::{
 
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
+    State(media): State<Media>,
     State(rooms): State<Rooms>,
     State(uia): State<Arc<Uia>>,
     State(limits): State<Arc<RateLimits>>,
@@ -38,6 +40,9 @@ pub async fn handle(
     let leaving = tokio::spawn(async move {
         for (room_id, error) in rooms.leave_all(&session.user_id).await? {
             tracing::warn!(user.id = %session.user_id, room.id = %room_id, %error, "a deactivated user could not leave a room");
+        }
+        if erase == Erase::Yes {
+            media.delete_all_of(&session.user_id).await?;
         }
         Ok::<_, ApiError>(())
     });

@@ -316,3 +316,75 @@ async fn stage_is_completed_on_its_fallback_page() {
         assert_eq!(server.send(post).await.status(), expected, "{path}");
     }
 }
+
+/// Sends a message; the answer is its path below `/rooms/{roomId}/event/`.
+async fn say(server: &TestApp, token: &str, room: &str, body: &str) -> String {
+    let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{body}");
+    let (status, answer) = server.put(&path, Some(token), json!({ "msgtype": "m.text", "body": body })).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    answer["event_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn erased_user_is_read_by_those_who_were_there_and_redacted_for_those_who_come_later() {
+    let server = TestApp::new();
+    let mut tokens = std::collections::BTreeMap::new();
+    for name in ["alice", "bob", "carol"] {
+        tokens.insert(name, server.register(name).await);
+    }
+    let (alice, bob, carol) = (&*tokens["alice"], &*tokens["bob"], &*tokens["carol"]);
+    let name = "/_matrix/client/v3/profile/@alice:chappe.example/displayname";
+    assert_eq!(server.put(name, Some(alice), json!({ "displayname": "Alicia" })).await.0, StatusCode::OK);
+    let data = "/_matrix/client/v3/user/@alice:chappe.example/account_data/org.example.a";
+    assert_eq!(server.put(data, Some(alice), json!({ "a": 1 })).await.0, StatusCode::OK);
+    let (_, uploaded) = server.post("/_matrix/media/v3/upload", Some(alice), json!({ "file": 1 })).await;
+    let file = uploaded["content_uri"].as_str().unwrap().trim_start_matches("mxc://").to_owned();
+    let file = format!("/_matrix/client/v1/media/download/{file}");
+    assert_eq!(server.get(&file, Some(bob)).await.0, StatusCode::OK);
+
+    let (_, made) = server
+        .post("/_matrix/client/v3/createRoom", Some(alice), json!({ "preset": "public_chat", "name": "Here" }))
+        .await;
+    let room = made["room_id"].as_str().unwrap();
+    let join = format!("/_matrix/client/v3/join/{room}");
+    let before = say(&server, alice, room, "indiscret").await;
+    assert_eq!(server.post(&join, Some(bob), json!({})).await.0, StatusCode::OK);
+    let edit = json!({
+        "msgtype": "m.text", "body": "* corrected", "m.new_content": { "msgtype": "m.text", "body": "corrected" },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": before },
+    });
+    let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/edit");
+    assert_eq!(server.put(&path, Some(alice), edit).await.0, StatusCode::OK);
+    let bobs = say(&server, bob, room, "mine").await;
+
+    let auth = json!({ "type": "m.login.password", "identifier": { "type": "m.id.user", "user": "alice" }, "password": "secret" });
+    let erase = json!({ "auth": auth, "erase": true });
+    assert_eq!(server.post("/_matrix/client/v3/account/deactivate", Some(alice), erase).await.0, StatusCode::OK);
+    assert_eq!(server.post(&join, Some(carol), json!({})).await.0, StatusCode::OK);
+
+    let event = |id: &str| format!("/_matrix/client/v3/rooms/{room}/event/{id}");
+    let (_, seen) = server.get(&event(&before), Some(bob)).await;
+    assert_eq!(seen["content"]["body"], "indiscret", "he could read it when it was erased: {seen}");
+    assert!(!seen["unsigned"]["m.relations"]["m.replace"].is_null(), "{seen}");
+    let (status, seen) = server.get(&event(&before), Some(carol)).await;
+    assert_eq!((status, &seen["content"]), (StatusCode::OK, &json!({})), "{seen}");
+    assert!(seen["unsigned"]["m.relations"]["m.replace"].is_null(), "{seen}");
+    assert_eq!(server.get(&event(&bobs), Some(carol)).await.1["content"]["body"], "mine");
+
+    let messages = format!("/_matrix/client/v3/rooms/{room}/messages?dir=b&limit=50");
+    let page = server.get(&messages, Some(carol)).await.1.to_string();
+    for gone in ["indiscret", "corrected", "Alicia"] {
+        assert!(!page.contains(gone), "{gone} is still in {page}");
+    }
+    assert!(page.contains("Here") && page.contains("mine"), "the room's own state stays: {page}");
+    let page = server.get(&messages, Some(bob)).await.1.to_string();
+    assert!(page.contains("indiscret") && page.contains("corrected"), "{page}");
+    for filter in ["", "&filter=%7B%22event_format%22%3A%22federation%22%7D"] {
+        let sync = server.get(&format!("/_matrix/client/v3/sync?timeout=0{filter}"), Some(carol)).await.1.to_string();
+        assert!(sync.contains("mine") && !sync.contains("indiscret"), "{sync}");
+    }
+
+    assert_eq!(server.get(&file, Some(bob)).await.0, StatusCode::NOT_FOUND);
+    let alice = ruma::user_id!("@alice:chappe.example");
+    assert_eq!(server.app.account_data.get(alice, None, "org.example.a").unwrap(), None);
+}
