@@ -51,6 +51,8 @@ pub mod federation;
 mod layers;
 pub mod media;
 pub mod rate_limit;
+#[cfg(test)]
+mod refusals;
 pub mod route;
 #[cfg(test)]
 mod spec_table;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt,
-    client::uiaa::UiaaResponse,
+    client::{session::login, uiaa::UiaaResponse},
     error::{DeserializationError, FromHttpRequestError},
     path_builder::PathBuilder,
 };
@@ -24,7 +24,7 @@ pub struct Ruma<T>(pub T);
 
 impl<T, S> FromRequest<S> for Ruma<T>
 where
-    T: IncomingRequest,
+    T: IncomingRequest + 'static,
     S: Send + Sync,
 {
     type Rejection = ApiError;
@@ -40,6 +40,9 @@ where
         }
         if TypeId::of::<T::EndpointError>() == TypeId::of::<UiaaResponse>() {
             body = with_user_identifier(body);
+        }
+        if TypeId::of::<T>() == TypeId::of::<login::v3::Request>() {
+            check_login_type(&body)?;
         }
         let request = http::Request::from_parts(parts, &*body);
         T::try_from_http_request(request, &path_arguments).map(Self).map_err(request_error)
@@ -84,6 +87,14 @@ pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
     match error.classify() {
         serde_json::error::Category::Data => ApiError::bad_json(error.to_string()),
         _ => ApiError::not_json(error.to_string()),
+    }
+}
+
+/// Refuses a login without a type: ruma's type takes for granted that there is one, and panics.
+fn check_login_type(body: &[u8]) -> Result<(), ApiError> {
+    match serde_json::from_slice::<JsonValue>(body) {
+        Ok(login) if login.get("type").is_none() => Err(ApiError::missing_param("The login has no type")),
+        _ => Ok(()),
     }
 }
 

@@ -16,7 +16,7 @@ use ruma::api::federation::{
         prepare_leave_event,
     },
     openid::get_openid_userinfo,
-    query::{get_profile_information, get_room_information},
+    query::{get_custom_information, get_profile_information, get_room_information},
     space::get_hierarchy,
     thirdparty::{bind_callback, exchange_invite},
     transactions::send_transaction_message,
@@ -36,6 +36,8 @@ pub mod media_thumbnail;
 pub mod openid;
 pub mod public_rooms;
 pub mod query;
+#[cfg(test)]
+mod query_tests;
 pub mod send;
 pub mod send_join;
 pub mod send_knock;
@@ -78,6 +80,7 @@ pub fn router() -> Router<App> {
         .at(Method::POST, "/_matrix/federation/unstable/event_relationships", event_relationships::event_relationships)
         .endpoint::<get_profile_information::v1::Request, _>(query::profile)
         .endpoint::<get_room_information::v1::Request, _>(query::directory)
+        .endpoint::<get_custom_information::v1::Request, _>(query::unknown)
         .endpoint::<get_devices::v1::Request, _>(user_devices::user_devices)
         .endpoint::<get_keys::v1::Request, _>(user_keys_query::query)
         .endpoint::<claim_keys::v1::Request, _>(user_keys_claim::claim)

@@ -1,4 +1,5 @@
-//! GET /_matrix/federation/v1/query/profile, GET /_matrix/federation/v1/query/directory
+//! GET /_matrix/federation/v1/query/profile, GET /_matrix/federation/v1/query/directory, and any other
+//! GET /_matrix/federation/v1/query/{queryType}
 //!
 //! Spec: Server-Server API, Querying for information.
 
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use chappe_rooms::Rooms;
 use chappe_services::{accounts::Accounts, app_services::client::AppServices, profile::Profiles};
-use ruma::api::federation::query::{get_profile_information, get_room_information};
+use ruma::api::federation::query::{get_custom_information, get_profile_information, get_room_information};
 use serde_json::{Value, json};
 
 use crate::{error::ApiError, extract::Signed};
@@ -40,4 +41,9 @@ pub async fn directory(
     let alias = rooms.get_alias(&body.room_alias)?.ok_or_else(|| ApiError::not_found("Room alias not found"))?;
     let room_id = rooms.get_room_id(alias.room)?.ok_or_else(|| ApiError::not_found("Room alias not found"))?;
     Ok(Json(json!({ "room_id": room_id, "servers": rooms.get_joined_servers(alias.room)? })))
+}
+
+/// There are no other kinds of query than those above: they are unrecognized, as unknown endpoints are.
+pub async fn unknown(_: Signed<get_custom_information::v1::Request>) -> ApiError {
+    ApiError::unrecognized_path()
 }

@@ -7,7 +7,7 @@ use crate::test_app::TestApp;
 async fn versions_are_public() {
     let (status, answer) = TestApp::new().get("/_matrix/client/versions", None).await;
     assert_eq!(status, StatusCode::OK);
-    assert!(answer["versions"].as_array().unwrap().contains(&json!("v1.16")));
+    assert!(answer["versions"].as_array().unwrap().contains(&json!("v1.19")));
     assert!(answer["unstable_features"].as_object().unwrap().values().all(|value| value.is_boolean()));
 }
 

@@ -140,3 +140,22 @@ async fn too_many_logins_are_told_when_to_come_back() {
     assert_eq!((status, &answer["errcode"]), (StatusCode::TOO_MANY_REQUESTS, &"M_LIMIT_EXCEEDED".into()));
     assert!(answer["retry_after_ms"].as_u64().unwrap() > 0);
 }
+
+#[tokio::test]
+async fn fallback_page_logs_in_and_takes_nothing_from_its_address() {
+    let server = TestApp::new();
+    for path in ["/_matrix/static/client/login/", "/_matrix/static/client/login/?device_id=<script>alert(1)</script>"] {
+        let path = path.replace('<', "%3C").replace('>', "%3E");
+        let response = server.send(http::Request::get(path).body(axum::body::Body::empty()).unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(response.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+        let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(policy.contains("default-src 'none'") && policy.contains("connect-src 'self'"), "{policy}");
+        let page = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        let page = String::from_utf8(page.to_vec()).unwrap();
+        assert!(page.contains("window.matrixLogin.onLogin(response)") && page.contains("/_matrix/client/v3/login"));
+        assert!(!page.contains("alert(1)"));
+    }
+    let post = server.post("/_matrix/static/client/login/", None, json!({})).await;
+    assert_eq!(post.0, StatusCode::METHOD_NOT_ALLOWED);
+}

@@ -213,7 +213,9 @@ async fn mails_about_what_is_unread_are_ended_by_their_link() {
     };
     let code = server.app.pushers.make_unsubscribe_code(&key).await.unwrap();
     let pushers = async || server.get("/_matrix/client/v3/pushers", Some(&alice)).await.1["pushers"].clone();
-    let link = |code: &str| format!("/_chappe/email/unsubscribe?user=@alice:chappe.example&address=alice@mail.example&code={code}");
+    let link = |code: &str| {
+        format!("/_chappe/email/unsubscribe?user=@alice:chappe.example&address=alice@mail.example&code={code}")
+    };
     let send = async |method: &str, path: String| {
         let request = http::Request::builder().method(method).uri(path);
         server.send(request.body(axum::body::Body::empty()).unwrap()).await.status()
