@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 help:
 	@echo "make run               build the server and start it on its trial configuration"
 	@echo "make test              run every test"
-	@echo "make test-clients      run clients from PyPI and npm against the server"
+	@echo "make test-clients      run clients of others against the server: matrix-sdk, those from PyPI and npm, and a web client"
 	@echo "make test-closed       a closed federation at the level of packets; needs root, or says that it was skipped"
 	@echo "make test-interop      this server beside a real Synapse, which it installs; needs Python 3 and its package index"
 	@echo "make sim               servers over a bad network, by SEEDS (how many) or SEED (one)"
@@ -32,6 +32,7 @@ test: deps
 
 test-clients: deps
 	cargo build --workspace --all-targets --locked
+	cargo test --workspace --locked --test suite client::
 	tests/clients/run.sh
 
 test-closed: deps

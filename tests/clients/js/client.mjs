@@ -94,9 +94,16 @@ await bob.sendEvent(room, "m.reaction", {
 const reactions = await alice.relations(room, first, "m.annotation", "m.reaction");
 check(reactions.events.length === 1 && reactions.events[0].getRelation().key === "👍", "Alice lists the reaction");
 
-const { event_id: reply } = await bob.sendMessage(room, first, { msgtype: "m.text", body: "dans le fil" });
+// The thread is begun by a client that does not sync: this one stumbles over what begins a thread and is there by /sync before the
+// answer to the sending is.
+const elsewhere = sdk.createClient({ baseUrl, userId: alice.getUserId(), accessToken: alice.getAccessToken() });
+const { event_id: begun } = await elsewhere.sendMessage(room, first, { msgtype: "m.text", body: "un fil" });
 const thread = await until("Bob has the thread", () => bobs.getThread(first));
-await until("the thread has its reply", () => thread.length === 1 && thread.replyToEvent?.getId() === reply);
+await until("the thread has its reply", () => thread.length === 1 && thread.replyToEvent?.getId() === begun);
+const { event_id: reply } = await bob.sendMessage(room, first, { msgtype: "m.text", body: "dans le fil" });
+await until("the thread has Bob's reply", () => thread.length === 2 && thread.replyToEvent?.getId() === reply);
+const replies = await alice.relations(room, first, "m.thread", "m.room.message");
+check(replies.events.length === 2, "Alice lists the thread", replies.events.length);
 
 const { event_id: doomed } = await alice.sendTextMessage(room, "un secret indiscret");
 check((await search(bob, room, "indiscret")).includes(doomed), "Bob finds what Alice just said");
