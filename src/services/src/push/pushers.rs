@@ -291,7 +291,9 @@ fn check(key: &PusherKey, new: &NewPusher) -> Result<(), SetPusherError> {
             }
         }
         "email" if key.app_id != EMAIL_APP_ID => return invalid("The app_id of email pushers is m.email"),
-        "email" if canonical_address(&key.pushkey).is_none() => return invalid("The pushkey of email pushers is an email address"),
+        "email" if canonical_address(&key.pushkey).is_none() => {
+            return invalid("The pushkey of email pushers is an email address");
+        }
         "email" => {}
         _ => return invalid("kind must be http, email or null"),
     }
