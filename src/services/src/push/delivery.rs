@@ -67,6 +67,13 @@ enum DeliverError {
     Aborted(String),
 }
 
+/// An event that waits and is still news.
+struct Fresh {
+    /// `None` where the user is invited to a room that this server is not in.
+    room: Option<Room>,
+    event: Arc<Event>,
+}
+
 /// What became of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Progress {
@@ -280,20 +287,20 @@ impl Inner {
         push: &QueuedPush,
         badge: u64,
     ) -> Result<Option<Value>, DeliverError> {
-        let Some((room, event)) = self.get_news(key, push)? else { return Ok(None) };
+        let Some(Fresh { room, event }) = self.get_news(key, push)? else { return Ok(None) };
         let actions: Vec<Action> = serde_json::from_str(&push.actions).unwrap_or_default();
         Ok(Some(event_body(&self.rooms, room.as_ref(), &event, &actions, (key, record), badge)?))
     }
 
-    /// The event that waits in a queue, with its room if this server is in it; `None` if it is too old or was read.
-    fn get_news(&self, key: &PusherKey, push: &QueuedPush) -> Result<Option<(Option<Room>, Arc<Event>)>, DeliverError> {
+    /// The event that waits in a queue; `None` if it is too old or was read.
+    fn get_news(&self, key: &PusherKey, push: &QueuedPush) -> Result<Option<Fresh>, DeliverError> {
         if push.queued_at_ms.saturating_add(AGE_MAX_MS) < self.clock.now_ms() {
             return Ok(None);
         }
         let Some(event) = self.rooms.get_event_by_nid(push.nid)? else { return Ok(None) };
         let room = self.rooms.get_room_by_nid(push.room)?;
         let is_news = self.is_news(&key.user_id, room.as_ref(), &event)?;
-        Ok(is_news.then_some((room, event)))
+        Ok(is_news.then_some(Fresh { room, event }))
     }
 
     /// Whether an event is unread, or an invite that stands.

@@ -16,7 +16,7 @@ use ruma::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{DeliverError, Inner, Progress};
+use super::{DeliverError, Fresh, Inner, Progress};
 use crate::{
     emails::canonical_address,
     mail::SendMailError,
@@ -111,7 +111,9 @@ impl Inner {
             let ((_, _, _, position), push) = row?;
             let news = if looked_at < EVENTS_MAX { self.get_news(key, &push)? } else { None };
             match news {
-                Some((room, event)) => all.push(News { position, queued_at_ms: push.queued_at_ms, room, event }),
+                Some(Fresh { room, event }) => {
+                    all.push(News { position, queued_at_ms: push.queued_at_ms, room, event })
+                }
                 None => self.queue_done(batch, key, position),
             }
         }
