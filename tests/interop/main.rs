@@ -8,6 +8,7 @@ use clap::Parser;
 
 use crate::{link::Link, scenario::Side, synapse::Synapse};
 
+mod encrypted;
 mod link;
 mod scenario;
 mod synapse;
@@ -75,6 +76,17 @@ async fn run(arguments: &Arguments) -> Result<usize, Failure> {
                     [&our_link, &their_link].into_iter().for_each(Link::mend);
                     println!("version {version}, made by {made_by}: FAILED: {failure}");
                 }
+            }
+        }
+    }
+    for (made_by, home_url, away_url) in
+        [("chappe", &chappe.client_url, &synapse.client_url), ("synapse", &synapse.client_url, &chappe.client_url)]
+    {
+        match encrypted::play(home_url, away_url, &format!("e2e{made_by}")).await {
+            Ok(()) => println!("encrypted room, made by {made_by}: everything was decrypted"),
+            Err(failure) => {
+                failed += 1;
+                println!("encrypted room, made by {made_by}: FAILED: {failure}");
             }
         }
     }

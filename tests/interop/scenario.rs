@@ -324,7 +324,10 @@ impl Cast<'_> {
             has_changed |= changed.is_some_and(|users| users.iter().any(|user| user == &from.user_id));
             let messages = answer["to_device"]["events"].as_array();
             has_message |= messages.is_some_and(|all| all.iter().any(|one| one["content"]["from"] == from.user_id));
-            Ok((has_changed && has_message).then_some(()))
+            if has_changed && has_message {
+                return Ok(Some(()));
+            }
+            Err(format!("change of devices seen: {has_changed}, message seen: {has_message}").into())
         })
         .await?;
         wait("the keys are found", async || {

@@ -60,9 +60,14 @@ pub struct Person {
 impl Person {
     /// Registers on a server, and logs in.
     pub async fn register(server: &Server, name: &str) -> Result<Self, Failure> {
+        Self::register_at(&server.client_url, name).await
+    }
+
+    /// Registers on the server that is reached at a URL, whoever made it, and logs in.
+    pub async fn register_at(client_url: &str, name: &str) -> Result<Self, Failure> {
         let password = format!("the password of {name}");
         let requests = RequestConfig::new().timeout(Duration::from_secs(90)).retry_limit(2);
-        let client = Client::builder().homeserver_url(&server.client_url).request_config(requests).build().await?;
+        let client = Client::builder().homeserver_url(client_url).request_config(requests).build().await?;
         let mut request = register::v3::Request::new();
         request.username = Some(name.to_owned());
         request.password = Some(password.clone());
