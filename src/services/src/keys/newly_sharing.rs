@@ -1,10 +1,11 @@
-//! Telling servers of the devices of users whom they have just come to share a room with.
+//! Telling servers of the devices of a local user who has joined a room that they are in.
 //!
-//! From then on they are told of each change; what they have to begin with, or that they have something to fetch, they learn here.
+//! From then on they are told of each change; what they have to begin with, or that they have something to fetch, they learn here. A server
+//! that comes into a room itself is not told of those who are there: it asks for the devices that its users need.
 //!
 //! Spec: Server-Server API, Device Management.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use chappe_rooms::{Event, Rooms};
 use chappe_store::{
@@ -16,23 +17,18 @@ use chappe_store::{
     },
 };
 use ruma::{
-    DeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    DeviceId, OwnedUserId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
 use serde_json::json;
 
-use super::{
-    Keys, queue_edu,
-    sharing::{is_in_any, joined_members},
-};
+use super::{Keys, queue_edu, sharing::is_in_any};
 use crate::event_follower::{Work, WorkError};
 
 /// How many of a user's devices are told of one by one. A server that has none of them fetches the whole list anyway.
 const DEVICES_TOLD_MAX: usize = 20;
-/// Of how many users in a room a server that enters it is told. It asks for others' devices when it needs them.
-const USERS_TOLD_MAX: usize = 50;
 
-/// Tells servers of the devices of users whom they have just come to share a room with.
+/// Tells servers of the devices of local users who have just come to share a room with them.
 pub struct Introductions {
     keys: Keys,
     rooms: Rooms,
@@ -78,23 +74,13 @@ impl Keys {
         room: RoomNid,
         joined: &UserId,
     ) -> Result<(), StoreError> {
-        if self.is_local(joined) {
-            for row in self.store.scan(&JOINED_SERVERS, &(room,), Direction::Forward) {
-                let ((_, server), _) = row?;
-                if server != self.server_name && !shares_another_room(&self.store, joined, &server, room)? {
-                    self.queue_devices_to(batch, joined, &server)?;
-                }
-            }
+        if !self.is_local(joined) {
             return Ok(());
         }
-        let server: OwnedServerName = joined.server_name().to_owned();
-        if self.store.get(&JOINED_SERVERS, &(room, server.clone()))? != Some(1) {
-            return Ok(());
-        }
-        let locals = joined_members(&self.store, room)?.into_iter().filter(|user| self.is_local(user));
-        for user in locals.take(USERS_TOLD_MAX).collect::<BTreeSet<_>>() {
-            if !shares_another_room(&self.store, &user, &server, room)? {
-                self.queue_devices_to(batch, &user, &server)?;
+        for row in self.store.scan(&JOINED_SERVERS, &(room,), Direction::Forward) {
+            let ((_, server), _) = row?;
+            if server != self.server_name && !shares_another_room(&self.store, joined, &server, room)? {
+                self.queue_devices_to(batch, joined, &server)?;
             }
         }
         Ok(())
