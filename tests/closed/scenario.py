@@ -67,7 +67,7 @@ class Tap(threading.Thread):
         while True:
             frame = self.socket.recv(65535)
             self.all += 1
-            if len(frame) < 34 or frame[12:14] != b"\x08\x00":
+            if len(frame) < 38 or frame[12:14] != b"\x08\x00":
                 continue
             header = (frame[14] & 15) * 4
             source, target = socket.inet_ntoa(frame[26:30]), socket.inet_ntoa(frame[30:34])
@@ -75,8 +75,9 @@ class Tap(threading.Thread):
                 continue
             protocol = frame[23]
             source_port, target_port = struct.unpack("!HH", frame[14 + header : 18 + header])
-            # What goes out from the federation port answers a connection that the unlisted server opened.
-            if protocol != 6 or source_port != FEDERATION_PORT:
+            # What is no first packet of a connection (SYN without ACK) answers one that the unlisted server sent; or the first has been seen.
+            opens = protocol == 6 and frame[14 + header + 13] & 0x12 == 0x02
+            if protocol != 6 or opens:
                 self.to_unlisted.append(f"protocol {protocol}, port {source_port} to {target_port}")
 
 

@@ -7,6 +7,7 @@
 //! Spec: Server-Server API, Checks performed on receipt of a PDU.
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
 };
@@ -29,14 +30,26 @@ use crate::{
     Event, RemoteError, Room, RoomError, Rooms,
     remote::MissingEvents,
     resolve::{ResolveContext, ResolveEvents, resolve_state},
-    staging::{Decided, Placement, Relay, Staging},
+    staging::{Ahead, Decided, Placement, Relay, Staging},
     state::{StateRoot, TreeBatch},
 };
 
 /// How many events one gap is filled with at a time.
 const GAP_EVENTS_MAX: u32 = 20;
+/// How many forward extremities the other server is told of.
+const GAP_EARLIEST_MAX: usize = 100;
 /// How many auth or state events are fetched one by one before the whole is asked for.
 const SINGLE_FETCHES_MAX: usize = 50;
+
+/// A checked event about to be judged.
+struct Received {
+    pdu: Arc<Pdu>,
+    not_recommended: Option<String>,
+    state_before: StateRoot,
+    placement: Placement,
+    relay: Relay,
+    ahead: Ahead,
+}
 
 impl Rooms {
     /// Takes in one event of a transaction.
@@ -76,8 +89,8 @@ impl Rooms {
     /// Its prev events must all come by `get_missing_events`: whoever pushes an event has them. The state is only asked for where the
     /// events of a gap end. The caller holds the room's ingest lock.
     pub(crate) async fn ingest_pushed(&self, origin: &ServerName, room: &Room, pdu: Arc<Pdu>) -> Result<(), RoomError> {
-        self.fill_gap(origin, room, &pdu).await?;
-        if let Some(missing) = self.unplaced_prevs(&pdu)?.first() {
+        let denied = self.fill_gap(origin, room, &pdu).await?;
+        if let Some(missing) = self.unplaced_prevs(&pdu)?.iter().find(|prev| !denied.contains(*prev)) {
             return Err(RoomError::Invalid(format!("Prev event {missing} could not be had")));
         }
         self.ingest(origin, room, pdu, Placement::Live, Relay::Nobody).await.map(|_| ())
@@ -143,15 +156,24 @@ impl Rooms {
         Ok(missing)
     }
 
-    /// Asks for the events between what is known and an event that names unknown ones, and takes them in.
-    async fn fill_gap(&self, origin: &ServerName, room: &Room, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
+    /// Asks for the events between what is known and an event that names unknown ones, and takes them in. Answers those of servers that are
+    /// not federated with, which are passed over.
+    async fn fill_gap(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        pdu: &Arc<Pdu>,
+    ) -> Result<HashSet<OwnedEventId>, RoomError> {
+        let mut denied = HashSet::new();
         if self.unplaced_prevs(pdu)?.is_empty() {
-            return Ok(());
+            return Ok(denied);
         }
         let current = self.require_room(&room.id)?;
-        let extremities = &current.record.forward_extremities;
+        // Of very many, the newest will do: what comes twice is known already.
+        let mut extremities = current.record.forward_extremities.clone();
+        extremities.sort_by_key(|(_, _, depth)| Reverse(*depth));
         let gap = MissingEvents {
-            earliest: extremities.iter().map(|(_, id, _)| id.clone()).collect(),
+            earliest: extremities.into_iter().map(|(_, id, _)| id).take(GAP_EARLIEST_MAX).collect(),
             latest: vec![pdu.event_id.clone()],
             limit: GAP_EVENTS_MAX,
             // A branch that parted long ago may lie deeper than all that is known of this one.
@@ -161,7 +183,7 @@ impl Rooms {
             Ok(events) => events,
             Err(error) => {
                 tracing::info!(%error, room.id = %room.id, server = %origin, "gap not filled");
-                return Ok(());
+                return Ok(denied);
             }
         };
         let mut found = HashMap::new();
@@ -170,6 +192,7 @@ impl Rooms {
                 Ok(event) => {
                     found.insert(event.event_id.clone(), event);
                 }
+                Err(RoomError::Remote(RemoteError::Denied(_))) => denied.extend(denied_event_id(room, &raw)),
                 // A gap with a bad event in it is not filled at all, as a peer that sends one is not to be trusted with the rest.
                 Err(error) => {
                     tracing::info!(%error, room.id = %room.id, server = %origin, "gap not filled: bad event");
@@ -192,7 +215,21 @@ impl Rooms {
                 tracing::info!(%error, room.id = %room.id, server = %origin, "event of a gap not taken in");
             }
         }
-        Ok(())
+        Ok(denied)
+    }
+
+    /// Whether an event that is not known here is of a server that is not federated with. Such an event is not taken in; the state after
+    /// it counts as that before it.
+    pub(crate) async fn is_of_denied_server(
+        &self,
+        origin: &ServerName,
+        room: &Room,
+        event_id: &EventId,
+    ) -> Result<bool, RoomError> {
+        let raw = self.remote.fetch_event(origin, event_id).await?;
+        let outcome = self.check_pdu(room, &raw).await;
+        let is_denied = matches!(outcome, Err(RoomError::Remote(RemoteError::Denied(_))));
+        Ok(is_denied && denied_event_id(room, &raw).is_some_and(|id| id == event_id))
     }
 
     /// Gives a checked event its place in the room: fetches the auth events and state it needs, judges it and stores it.
@@ -213,29 +250,48 @@ impl Rooms {
             Placement::Live => self.check_recommended(room, pdu).await?,
             _ => (pdu, None),
         };
+        let ahead = {
+            let (rooms, room_id, pdu) = (self.clone(), room.id.clone(), pdu.clone());
+            tokio::task::spawn_blocking(move || rooms.resolve_ahead(&room_id, pdu, state_before, placement))
+                .await
+                .map_err(|error| RoomError::broken(error.to_string()))??
+        };
         let _writing = self.locks.write(&room.id).await;
         let (rooms, room_id) = (self.clone(), room.id.clone());
-        let (event, ticket) = tokio::task::spawn_blocking(move || {
-            rooms.commit_received(&room_id, pdu, not_recommended, state_before, placement, relay)
-        })
-        .await
-        .map_err(|error| RoomError::broken(error.to_string()))??;
+        let received = Received { pdu, not_recommended, state_before, placement, relay, ahead };
+        let (event, ticket) = tokio::task::spawn_blocking(move || rooms.commit_received(&room_id, received))
+            .await
+            .map_err(|error| RoomError::broken(error.to_string()))??;
         drop(_writing);
         ticket.durable().await?;
         Ok(event)
     }
 
-    fn commit_received(
+    /// Where an event meets others that it does not follow, resolving their states may take long. So it is done once before the room is
+    /// locked for writing; what it comes to is used then, as far as nothing has changed meanwhile.
+    fn resolve_ahead(
         &self,
         room_id: &RoomId,
         pdu: Arc<Pdu>,
-        not_recommended: Option<String>,
         state_before: StateRoot,
         placement: Placement,
-        relay: Relay,
-    ) -> Result<(Arc<Event>, Ticket), RoomError> {
+    ) -> Result<Ahead, RoomError> {
+        let room = self.require_room(room_id)?;
+        let meets_others = room.record.forward_extremities.iter().any(|(_, id, _)| !pdu.prev_events.contains(id));
+        if placement != Placement::Live || !meets_others {
+            return Ok(Ahead::default());
+        }
+        let mut staging = Staging::begin(self, room)?;
+        staging.append_judged(pdu, state_before, placement, Relay::Nobody)?;
+        self.store_trees(staging.trees)?;
+        Ok(staging.ahead)
+    }
+
+    fn commit_received(&self, room_id: &RoomId, received: Received) -> Result<(Arc<Event>, Ticket), RoomError> {
+        let Received { pdu, not_recommended, state_before, placement, relay, ahead } = received;
         let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
         staging.not_recommended = not_recommended;
+        staging.ahead = ahead;
         let event = staging.append_judged(pdu, state_before, placement, relay)?;
         if let Some(reason) = &event.record.reason {
             tracing::info!(event.id = %event.pdu.event_id, room.id = %room_id, status = ?event.record.status, reason, "event refused");
@@ -394,9 +450,7 @@ impl Rooms {
         wanted.extend(auth_chain);
         let missing = self.unknown_of(&wanted)?;
         if missing.len() > SINGLE_FETCHES_MAX {
-            let (mut events, auth_chain) = self.remote.fetch_state(origin, &room.id, event_id).await?;
-            events.extend(auth_chain);
-            self.store_outliers(room, events).await?;
+            self.fetch_and_store_state(origin, room, event_id).await?;
             self.fetch_single_events(origin, room, vec![event_id.to_owned()]).await?;
         } else {
             self.fetch_single_events(origin, room, missing).await?;
@@ -406,7 +460,7 @@ impl Rooms {
         let ids = state.iter().map(|id| &**id).chain([event_id]);
         for id in ids {
             let Some(event) = self.get_event(id)? else {
-                if id == event_id {
+                if id == event_id && !self.is_of_denied_server(origin, room, id).await? {
                     return Err(RoomError::Invalid(format!("Event {id} could not be had")));
                 }
                 continue;
@@ -422,6 +476,11 @@ impl Rooms {
         self.store_trees(trees)?;
         Ok(root)
     }
+}
+
+/// The id of an event whose sender's server is not federated with: nothing else of it is looked at.
+fn denied_event_id(room: &Room, raw: &RawJsonValue) -> Option<OwnedEventId> {
+    Some(Pdu::from_object(json::parse_strict(raw.get()).ok()?, &room.rules).ok()?.event_id)
 }
 
 impl Staging {
@@ -578,6 +637,9 @@ impl Staging {
         if let [root] = roots.as_slice() {
             return Ok(*root);
         }
+        if let Some(root) = self.ahead.resolved.get(&roots) {
+            return Ok(*root);
+        }
         let context = ResolveContext {
             store: &self.rooms.store,
             rules: &self.room.rules,
@@ -586,7 +648,9 @@ impl Staging {
             events: &*self,
         };
         let resolved = resolve_state(&context, &roots)?;
-        Ok(resolved.apply(&mut self.trees)?)
+        let root = resolved.apply(&mut self.trees)?;
+        self.ahead.resolved.insert(roots, root);
+        Ok(root)
     }
 
     /// The current state, from the forward extremities.

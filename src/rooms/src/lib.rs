@@ -34,6 +34,7 @@ pub mod relationships;
 pub mod remote;
 pub mod resolve;
 pub mod send;
+mod spool;
 pub mod staging;
 pub mod state;
 pub mod state_view;
@@ -45,7 +46,7 @@ pub mod visibility;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use chappe_protocol::{clock::Clock, sign::ServerSigner};
 use chappe_store::Store;
@@ -78,6 +79,8 @@ pub struct RoomsConfig {
     pub state_cache_nodes: usize,
     /// Events kept in memory, parsed.
     pub event_cache_events: usize,
+    /// Where large answers of other servers are put aside; the system's directory for temporary files if not said.
+    pub spool_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,6 +98,7 @@ impl Default for RoomsConfig {
             default_encryption: DefaultEncryption::Off,
             state_cache_nodes: 100_000,
             event_cache_events: 50_000,
+            spool_dir: None,
         }
     }
 }

@@ -32,6 +32,9 @@ pub enum RemoteError {
 /// Events as their server sent them: not checked in any way.
 pub type RawEvents = Vec<Box<RawJsonValue>>;
 
+/// What takes events one by one. An error ends the whole.
+pub type EachEvent<'a> = dyn FnMut(&str) -> std::io::Result<()> + Send + 'a;
+
 /// The answer to `make_join`, `make_leave` and `make_knock`.
 #[derive(Debug)]
 pub struct Template {
@@ -101,13 +104,15 @@ pub trait Remote: Send + Sync + 'static {
         room_id: &'a RoomId,
         event_id: &'a EventId,
     ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)>;
-    /// The state before an event, and its auth chain.
+    /// The state before an event, and its auth chain: `each` is given every event's text as it arrives, in any order. It is not
+    /// kept in memory as a whole, as it may be large.
     fn fetch_state<'a>(
         &'a self,
         server: &'a ServerName,
         room_id: &'a RoomId,
         event_id: &'a EventId,
-    ) -> RemoteResult<'a, (RawEvents, RawEvents)>;
+        each: &'a mut EachEvent<'_>,
+    ) -> RemoteResult<'a, ()>;
     fn fetch_event_auth<'a>(
         &'a self,
         server: &'a ServerName,

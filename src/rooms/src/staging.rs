@@ -79,6 +79,15 @@ pub(crate) struct Decided {
     pub(crate) sent_by: Option<SentBy>,
 }
 
+/// What was found out about a batch that was not committed, and holds for another one with the same events.
+#[derive(Default)]
+pub(crate) struct Ahead {
+    /// The numbers of events that are not stored yet.
+    nids: HashMap<OwnedEventId, EventNid>,
+    /// Roots of states, in order, and the root of what they resolve to, whose tree is stored or of this batch.
+    pub(crate) resolved: HashMap<Vec<StateRoot>, StateRoot>,
+}
+
 pub(crate) struct Staging {
     pub(crate) rooms: Rooms,
     pub(crate) room: Room,
@@ -101,6 +110,7 @@ pub(crate) struct Staging {
     outgoing: Vec<(Position, EventNid, Relay)>,
     /// Why the event about to be judged is not recommended by the room's policy server.
     pub(crate) not_recommended: Option<String>,
+    pub(crate) ahead: Ahead,
 }
 
 impl Staging {
@@ -127,6 +137,7 @@ impl Staging {
             touched_servers: BTreeSet::new(),
             outgoing: Vec::new(),
             not_recommended: None,
+            ahead: Ahead::default(),
             rooms: rooms.clone(),
             room,
         })
@@ -192,7 +203,13 @@ impl Staging {
     pub(crate) fn put_event(&mut self, decided: Decided) -> Result<Arc<Event>, RoomError> {
         let Decided { pdu, status, reason, state_before, placement, relay, sent_by } = decided;
         let known = self.get_event(&pdu.event_id)?;
-        let nid = known.as_ref().map_or_else(|| self.rooms.store.interner().next_event(), |event| event.nid);
+        let nid = match &known {
+            Some(event) => event.nid,
+            None => {
+                let next = || self.rooms.store.interner().next_event();
+                *self.ahead.nids.entry(pdu.event_id.clone()).or_insert_with(next)
+            }
+        };
 
         let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
         for id in &pdu.auth_events {

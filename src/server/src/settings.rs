@@ -1,6 +1,6 @@
 //! Turns sections of the configuration into the plain values that each part of the server takes.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use chappe_api::{
     client::discovery::{DiscoveryConfig, Stability, SupportContact},
@@ -145,7 +145,7 @@ pub fn turn(section: &TurnSection) -> Option<TurnConfig> {
     (!config.uris.is_empty()).then_some(config)
 }
 
-pub fn rooms(section: &RoomsSection) -> RoomsConfig {
+pub fn rooms(section: &RoomsSection, data_dir: &Path) -> RoomsConfig {
     RoomsConfig {
         default_version: section.default_version.clone(),
         default_encryption: match section.default_encryption {
@@ -153,6 +153,7 @@ pub fn rooms(section: &RoomsSection) -> RoomsConfig {
             DefaultEncryption::Invite => chappe_rooms::DefaultEncryption::Invite,
             DefaultEncryption::All => chappe_rooms::DefaultEncryption::All,
         },
+        spool_dir: Some(data_dir.to_owned()),
         ..RoomsConfig::default()
     }
 }

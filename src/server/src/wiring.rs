@@ -198,7 +198,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         Arc::new(FederationRemote::new(federation.clone(), server_keys.clone())),
         policy.clone(),
         profiles.clone(),
-        settings::rooms(&config.rooms),
+        settings::rooms(&config.rooms, &config.data_dir),
     )
     .with_invite_gate(Arc::new(InviteFilter(account_data.clone())));
     let delayed_events =

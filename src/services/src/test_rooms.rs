@@ -11,7 +11,7 @@ use chappe_rooms::{
     create::{CreateRoom, Preset},
     membership::{MemberProfile, NoProfiles},
     relationships::{RelatedAnswer, RelationshipQuery},
-    remote::{JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
+    remote::{EachEvent, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
     send::canonical_content,
 };
 use chappe_store::Store;
@@ -70,7 +70,8 @@ impl Remote for Nobody {
         _: &'a ServerName,
         _: &'a RoomId,
         _: &'a EventId,
-    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
+        _: &'a mut EachEvent<'_>,
+    ) -> RemoteResult<'a, ()> {
         down()
     }
     fn fetch_event_auth<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId) -> RemoteResult<'a, RawEvents> {

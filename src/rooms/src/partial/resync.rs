@@ -3,16 +3,14 @@
 //! Survives restarts, since all it needs is stored: the rooms, the servers that may be asked, and the events to be judged again. What
 //! is fetched is checked and stored piece by piece. A room whose servers all fail to help is tried again later, ever more rarely.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use chappe_store::{Direction, RoomNid, StoreError, tables::partial_rooms::PARTIAL_ROOMS};
 use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName, events::StateEventType};
-use serde::Deserialize;
-use serde_json::value::RawValue as RawJsonValue;
 use tokio::task::JoinSet;
 
 use super::rejudge::{Noted, Rejudged};
-use crate::{Room, RoomError, Rooms, invite::dedup, remote::RawEvents, state::StateRoot};
+use crate::{Room, RoomError, Rooms, invite::dedup, spool::EventSpool, state::StateRoot};
 
 /// How long a room rests after every server failed to help, first and at the most.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -188,15 +186,19 @@ impl Rooms {
         wanted.extend(auth_chain);
         let mut missing = self.unknown_of(&wanted)?;
         if missing.len() > SINGLE_FETCHES_MAX {
-            let (events, auth_chain) = self.remote.fetch_state(server, &room.id, event_id).await?;
-            self.store_in_pieces(room, auth_chain, events).await?;
+            self.fetch_and_store_state(server, room, event_id).await?;
             missing = self.unknown_of(&wanted)?;
             // The event itself first: it is not part of the state before it.
             missing.sort_by_key(|id| id == event_id);
         }
         self.fetch_single_events(server, room, missing).await?;
+        let mut of_state = state;
+        // What is left out of the state for good is left out here too.
+        if self.get_event(event_id)?.is_some() || !self.is_of_denied_server(server, room, event_id).await? {
+            of_state.push(event_id.to_owned());
+        }
         let (rooms, room, event_id) = (self.clone(), room.clone(), event_id.to_owned());
-        blocking(move || rooms.build_state_after(&room, state, &event_id)).await
+        blocking(move || rooms.build_state_after(&room, of_state, &event_id)).await
     }
 
     fn build_state_after(
@@ -207,7 +209,7 @@ impl Rooms {
     ) -> Result<StateRoot, RoomError> {
         let mut trees = self.trees.begin(room.nid);
         let mut entries = Vec::with_capacity(state.len());
-        for id in state.iter().map(|id| &**id).chain([event_id]) {
+        for id in state.iter().map(|id| &**id) {
             let Some(event) = self.get_event(id)? else {
                 if id == event_id {
                     return Err(RoomError::Invalid(format!("Event {id} could not be had")));
@@ -236,30 +238,24 @@ impl Rooms {
         Ok(root)
     }
 
-    /// Checks and stores many events, a piece at a time, in an order in which each comes after its auth events.
-    async fn store_in_pieces(
+    /// Fetches the state before an event and its auth chain, and stores what passes its checks. It is put aside on disk as it arrives, and
+    /// taken in a piece at a time, in an order in which each event comes after its auth events.
+    pub(crate) async fn fetch_and_store_state(
         &self,
-        room: &Arc<Room>,
-        auth_chain: RawEvents,
-        state: RawEvents,
+        server: &ServerName,
+        room: &Room,
+        event_id: &EventId,
     ) -> Result<(), RoomError> {
-        #[derive(Deserialize)]
-        struct Head {
-            #[serde(default)]
-            depth: i64,
-        }
-        let depth = |raw: &RawJsonValue| serde_json::from_str::<Head>(raw.get()).map_or(i64::MAX, |head| head.depth);
-        let mut events: Vec<_> = auth_chain.into_iter().chain(state).map(|raw| (depth(&raw), raw)).collect();
-        events.sort_by_key(|(depth, _)| *depth);
-        let mut events = events.into_iter().map(|(_, raw)| raw);
-        loop {
+        let broken = |error: io::Error| RoomError::broken(format!("a large state could not be put aside: {error}"));
+        let mut spool = EventSpool::new(self.config.spool_dir.as_deref()).map_err(broken)?;
+        self.remote.fetch_state(server, &room.id, event_id, &mut |event: &str| spool.push(event)).await?;
+        let mut events = spool.into_events().map_err(broken)?;
+        let room = Arc::new(room.clone());
+        while !events.is_empty() {
             let mut checks = JoinSet::new();
-            for raw in events.by_ref().take(PIECE_EVENTS) {
+            for raw in events.read_next(PIECE_EVENTS).map_err(broken)? {
                 let (rooms, room) = (self.clone(), room.clone());
                 checks.spawn(async move { rooms.check_pdu(&room, &raw).await });
-            }
-            if checks.is_empty() {
-                return Ok(());
             }
             let mut checked = Vec::with_capacity(checks.len());
             while let Some(done) = checks.join_next().await {
@@ -268,8 +264,9 @@ impl Rooms {
                     Err(error) => tracing::info!(%error, room.id = %room.id, "event of the state is bad"),
                 }
             }
-            self.store_checked_outliers(room, checked).await?;
+            self.store_checked_outliers(&room, checked).await?;
         }
+        Ok(())
     }
 }
 

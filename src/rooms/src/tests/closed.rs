@@ -278,3 +278,34 @@ async fn members_of_denied_servers_do_not_come_with_the_state_of_a_room() {
     let member = ("m.room.member".to_owned(), "@carol:three.example".to_owned());
     assert!(!state_of(&one, &room_id).contains_key(&member));
 }
+
+#[tokio::test]
+async fn events_that_follow_those_of_a_denied_server_are_taken_in() {
+    let (network, gate, one, two) = gated();
+    let three = network.add("three.example");
+    let (bob, carol) = (user(&two, "bob"), user(&three, "carol"));
+    let room_id = public_room(&two, &bob, RoomVersionId::V11).await;
+    join(&one, "alice", &room_id, &two).await;
+    join(&three, "carol", &room_id, &two).await;
+    network.deliver().await;
+    gate.deny(&three);
+    network.set_cut(&one, &three, true);
+    three.send(&carol, &room_id, text("from carol")).await.expect("send");
+    network.deliver().await;
+    two.send(&bob, &room_id, text("first")).await.expect("send");
+    two.send(&bob, &room_id, text("second")).await.expect("send");
+    network.deliver().await;
+    assert_eq!(bodies(&two, &room_id), ["from carol", "first", "second"]);
+    assert_eq!(bodies(&one, &room_id), ["first", "second"]);
+
+    // Also as history, and for who joins late.
+    let four = network.add_with_gate("four.example", gate);
+    join(&four, "dora", &room_id, &two).await;
+    let room = four.require_room(&room_id).expect("room");
+    let end = (u64::MAX >> 1, chappe_store::Order::LAST);
+    assert!(four.backfill(&room, end, 10).await.expect("backfill"));
+    two.send(&bob, &room_id, text("third")).await.expect("send");
+    network.deliver().await;
+    assert_eq!(bodies(&four, &room_id), ["third"]);
+    assert_eq!(bodies(&one, &room_id), ["first", "second", "third"]);
+}

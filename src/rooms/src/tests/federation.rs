@@ -1,5 +1,11 @@
-use chappe_protocol::sign::ServerSigner;
-use chappe_store::{Direction, Order, tables::events::EventStatus};
+use chappe_protocol::{clock::Clock, sign::ServerSigner};
+use chappe_store::{
+    Direction, Order,
+    tables::{
+        events::EventStatus,
+        outgoing::{OUTGOING, OutgoingItem},
+    },
+};
 use ruma::{
     MilliSecondsSinceUnixEpoch, RoomVersionId, api::Direction as Paging, events::StateEventType, owned_server_name,
 };
@@ -521,4 +527,58 @@ async fn events_left_out_follow_soon_after_the_event_before_them_arrived() {
         network.clock.advance(11_000);
         two.retry_left_out().await.expect("retry");
     }
+}
+
+/// `CHAPPE_FORKS` says how many there are (200).
+#[tokio::test]
+async fn room_with_very_many_forward_extremities_recovers() {
+    let count: usize = std::env::var("CHAPPE_FORKS").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
+    let network = Network::new();
+    let (one, two, three) = (network.add("one.example"), network.add("two.example"), network.add("three.example"));
+    let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));
+    let room_id = public_room(&one, &alice, RoomVersionId::V11).await;
+    for (server, name) in [(&two, "bob"), (&three, "carol")] {
+        let via = [one.server_name().to_owned()];
+        server.join(&user(server, name), &room_id, &via, &MemberProfile::default(), None).await.expect("join");
+        network.deliver().await;
+    }
+    let levels = json!({ "users": { alice.as_str(): 100, bob.as_str(): 50 } });
+    one.send(&alice, &room_id, EventDraft::state("m.room.power_levels", "", content(levels))).await.expect("send");
+    network.deliver().await;
+
+    // Every one of them follows the same event, as if the server had never seen the others.
+    let room = two.require_room(&room_id).expect("room");
+    let staging = Staging::begin(&two, room.clone()).expect("staging");
+    let forks = (0..count).map(|n| {
+        let draft = if n % 100 == 0 { set_topic(&format!("topic {n}")) } else { text(&format!("fork {n}")) };
+        let mut object = staging.template(&bob, &draft).expect("template");
+        object.insert("origin_server_ts".to_owned(), integer(network.clock.now_ms()));
+        two.sign_new_event(object, &room.rules).expect("event").to_federation_raw().expect("raw")
+    });
+    let forks: Vec<_> = forks.collect();
+    for fork in &forks {
+        one.receive_pdu(two.server_name(), &room_id, fork).await.expect("receive");
+    }
+    for fork in forks.iter().rev() {
+        three.receive_pdu(two.server_name(), &room_id, fork).await.expect("receive");
+    }
+    let extremities =
+        |server: &crate::Rooms| server.require_room(&room_id).expect("room").record.forward_extremities.len();
+    assert_eq!((extremities(&one), extremities(&three)), (count, count));
+    assert_eq!(state_of(&one, &room_id), state_of(&three, &room_id), "whatever order they came in");
+
+    let mut sends = 0;
+    while extremities(&one) > 1 {
+        one.send(&alice, &room_id, text("together again")).await.expect("send");
+        sends += 1;
+        assert!(sends <= count / 19 + 1, "each event brings twenty of them together");
+    }
+    for row in one.store().scan(&OUTGOING, &(three.server_name().to_owned(),), Direction::Forward) {
+        let (_, OutgoingItem::Pdu(nid)) = row.expect("row") else { continue };
+        let event = one.get_event_by_nid(nid).expect("read").expect("event");
+        let raw = event.pdu.to_federation_raw().expect("raw");
+        three.receive_pdu(one.server_name(), &room_id, &raw).await.expect("receive");
+    }
+    assert_eq!(extremities(&three), 1);
+    assert_eq!(state_of(&one, &room_id), state_of(&three, &room_id));
 }

@@ -32,8 +32,8 @@ use crate::{
     membership::{MemberProfile, NoProfiles},
     relationships::{RelatedAnswer, RelationshipQuery},
     remote::{
-        FederationGate, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult, Template,
-        Urgency,
+        EachEvent, FederationGate, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, Remote, RemoteResult,
+        Template, Urgency,
     },
     send::canonical_content,
     third_party::ThirdPartySigned,
@@ -265,8 +265,17 @@ impl Remote for Link {
         server: &'a ServerName,
         room_id: &'a RoomId,
         event_id: &'a EventId,
-    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
-        asks!(self, server, "state", |other| other.get_state_for_server(&self.own_name, room_id, event_id))
+        each: &'a mut EachEvent<'_>,
+    ) -> RemoteResult<'a, ()> {
+        Box::pin(async move {
+            let other = self.ask(server, "state")?;
+            let state = other.get_state_for_server(&self.own_name, room_id, event_id);
+            let (state, auth_chain) = state.map_err(|error| refused(server, error))?;
+            for event in state.iter().chain(&auth_chain) {
+                each(event.get()).map_err(|error| RemoteError::Unreachable(error.to_string()))?;
+            }
+            Ok(())
+        })
     }
 
     fn fetch_event_auth<'a>(

@@ -7,6 +7,7 @@ mod events;
 mod media;
 mod membership;
 mod queries;
+mod splitter;
 
 use std::{sync::Arc, time::Duration};
 
@@ -363,7 +364,8 @@ pub(super) fn with_query<'a>(path: String, pairs: impl IntoIterator<Item = (&'a 
     if query.is_empty() { path } else { format!("{path}?{query}") }
 }
 
-pub use self::events::{StateAnswer, StateIdsAnswer, TransactionAnswer};
+pub use self::events::{StateIdsAnswer, TransactionAnswer};
+use self::splitter::EventSplitter;
 
 const FEDERATION_V1: &str = "/_matrix/federation/v1";
 const FEDERATION_UNSTABLE: &str = "/_matrix/federation/unstable";

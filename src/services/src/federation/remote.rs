@@ -4,8 +4,8 @@ use chappe_protocol::sign::PublicKeys;
 use chappe_rooms::{
     relationships::{RelatedAnswer, RelationshipQuery},
     remote::{
-        FederationGate, JoinAnswer, Members, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult, Template,
-        Urgency,
+        EachEvent, FederationGate, JoinAnswer, Members, MissingEvents, RawEvents, Remote, RemoteError, RemoteResult,
+        Template, Urgency,
     },
 };
 use ruma::{
@@ -94,11 +94,9 @@ impl Remote for FederationRemote {
         server: &'a ServerName,
         room_id: &'a RoomId,
         event_id: &'a EventId,
-    ) -> RemoteResult<'a, (RawEvents, RawEvents)> {
-        Box::pin(async move {
-            let answer = self.client.fetch_state(server, room_id, event_id).await;
-            answer.map(|state| (state.pdus, state.auth_chain)).map_err(|error| remote_error(server, error))
-        })
+        each: &'a mut EachEvent<'_>,
+    ) -> RemoteResult<'a, ()> {
+        ask!(server, self.client.fetch_state(server, room_id, event_id, each))
     }
 
     fn fetch_event_auth<'a>(

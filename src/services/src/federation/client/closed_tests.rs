@@ -1,6 +1,9 @@
 //! A closed federation: whatever this server might ask of one that is not listed, nothing leaves it, and not even the name is looked up.
 
-use chappe_rooms::remote::{Members, MissingEvents};
+use chappe_rooms::{
+    relationships::RelationshipQuery,
+    remote::{Members, MissingEvents},
+};
 use ruma::{
     MilliSecondsSinceUnixEpoch, RoomVersionId, api::Direction, event_id, room_alias_id, room_id, server_name, uint,
     user_id,
@@ -48,7 +51,7 @@ async fn ask_everything(server: &TlsServer, setting: &Setting) -> Vec<Asked> {
     ask!("transaction", client.send_transaction(peer, "t".into(), json!({})));
     ask!("event", client.fetch_event(peer, event));
     ask!("event_auth", client.fetch_event_auth(peer, room, event));
-    ask!("state", client.fetch_state(peer, room, event));
+    ask!("state", client.fetch_state(peer, room, event, &mut |_| Ok(())));
     ask!("state_ids", client.fetch_state_ids(peer, room, event));
     ask!("backfill", client.fetch_backfill(peer, room, &[event.to_owned()], 1));
     let gap = MissingEvents { earliest: Vec::new(), latest: vec![event.to_owned()], limit: 1, min_depth: 0 };
@@ -56,6 +59,8 @@ async fn ask_everything(server: &TlsServer, setting: &Setting) -> Vec<Asked> {
     let now = MilliSecondsSinceUnixEpoch(uint!(1));
     ask!("timestamp_to_event", client.fetch_event_by_timestamp(peer, room, now, Direction::Backward));
     ask!("policy server", client.fetch_policy_signature(peer, &pdu, Urgency::User));
+    let related = RelationshipQuery::new(event.to_owned());
+    ask!("event_relationships", client.fetch_event_relationships(peer, &related));
     ask!("make_join", client.make_join(peer, room, own_user, &versions));
     ask!("send_join", client.send_join(peer, room, event, &pdu, Members::All));
     ask!("make_leave", client.make_leave(peer, room, own_user));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chappe_rooms::{
     relationships::{RelatedAnswer, RelationshipQuery},
-    remote::{MissingEvents, RawEvents},
+    remote::{EachEvent, MissingEvents, RawEvents},
 };
 use http::Method;
 use ruma::{
@@ -15,21 +15,14 @@ use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue as RawJsonValue};
 
 use super::{
-    FEDERATION_UNSTABLE, FEDERATION_V1, FederationClient, FederationError, FederationRequest, LONG_TIMEOUT, Urgency,
-    path, with_query,
+    EventSplitter, FEDERATION_UNSTABLE, FEDERATION_V1, FederationClient, FederationError, FederationRequest,
+    LONG_TIMEOUT, Urgency, path, with_query,
 };
 
 /// How long one server is waited for while a client waits for a whole thread.
 const RELATIONSHIPS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// State before an event, and its auth chain.
-#[derive(Debug, Deserialize)]
-pub struct StateAnswer {
-    pub pdus: RawEvents,
-    pub auth_chain: RawEvents,
-}
-
-/// The ids of a [`StateAnswer`].
+/// The ids of the state before an event, and of its auth chain.
 #[derive(Debug, Deserialize)]
 pub struct StateIdsAnswer {
     pub pdu_ids: Vec<OwnedEventId>,
@@ -94,15 +87,28 @@ impl FederationClient {
         Ok(answer.auth_chain)
     }
 
-    /// `GET /_matrix/federation/v1/state/{roomId}?event_id=`.
+    /// `GET /_matrix/federation/v1/state/{roomId}?event_id=`: `each` is given the events of the state and of its auth chain as they come.
     pub async fn fetch_state(
         &self,
         server: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
-    ) -> Result<StateAnswer, FederationError> {
+        each: &mut EachEvent<'_>,
+    ) -> Result<(), FederationError> {
         let path = with_query(path(FEDERATION_V1, ["state", room_id.as_str()]), [("event_id", event_id.as_str())]);
-        self.request(server, FederationRequest::get(path).for_state()).await
+        let request = FederationRequest::get(path).for_state();
+        let limit = request.answer_bytes_max;
+        let mut response = self.open(server, request).await?;
+        let mut splitter = EventSplitter::new(["pdus", "auth_chain"]);
+        let mut read = 0;
+        while let Some(chunk) = response.chunk().await? {
+            read += chunk.len();
+            if read > limit {
+                return Err(FederationError::TooLarge { limit });
+            }
+            splitter.split(&chunk, each).map_err(|error| FederationError::Malformed(error.to_string()))?;
+        }
+        splitter.finish().map_err(|error| FederationError::Malformed(error.to_string()))
     }
 
     /// `GET /_matrix/federation/v1/state_ids/{roomId}?event_id=`.
