@@ -11,7 +11,7 @@ use chappe_store::{
     tables::{
         account_data::ACCOUNT_DATA,
         events::{EVENT_NIDS, EVENT_ORDERS, EVENTS},
-        receipts::{RECEIPT_STREAM, RECEIPTS, ReceiptKey, ReceiptRecord},
+        receipts::{PRIVATE_RECEIPTS, RECEIPT_STREAM, RECEIPTS, ReceiptKey, ReceiptRecord},
     },
 };
 use parking_lot::{Mutex, RwLock};
@@ -263,7 +263,19 @@ impl Receipts {
         self.scan_receipts_shown(room, |owner| owner == viewer, after, up_to)
     }
 
-    /// The same for a reader who is shown the private receipts of the users that `is_own` says yes to.
+    /// The rooms in which a user has set private receipts after `after` and up to `up_to`.
+    pub fn scan_rooms_with_private(
+        &self,
+        user_id: &UserId,
+        after: Position,
+        up_to: Position,
+    ) -> Result<Vec<RoomNid>, StoreError> {
+        let (start, end) = ((user_id.to_owned(), after.next()), (user_id.to_owned(), up_to.next()));
+        let rows = self.store.scan_range(&PRIVATE_RECEIPTS, &start, &end, Direction::Forward);
+        rows.map(|row| row.map(|(_, room)| room)).collect()
+    }
+
+    /// As [`Receipts::scan_receipts`], for a reader who is shown the private receipts of the users that `is_own` says yes to.
     pub fn scan_receipts_shown(
         &self,
         room: RoomNid,
@@ -339,9 +351,15 @@ impl Receipts {
                 return Ok(false);
             }
             batch.delete(&RECEIPT_STREAM, &(key.0, current.position));
+            if key.2 == ReceiptKind::Private.as_str() {
+                batch.delete(&PRIVATE_RECEIPTS, &(key.1.clone(), current.position));
+            }
         }
         let position = batch.next_position();
         let (room, user_id, receipt_type, thread) = key.clone();
+        if receipt_type == ReceiptKind::Private.as_str() {
+            batch.put(&PRIVATE_RECEIPTS, &(user_id.clone(), position), &room);
+        }
         batch.put(&RECEIPT_STREAM, &(room, position), &ReceiptKey { user_id, receipt_type, thread });
         batch.put(&RECEIPTS, &key, &Stamped { position, value: record });
         Ok(true)

@@ -100,6 +100,15 @@ impl Typing {
         })
     }
 
+    /// The rooms whose version is newer than this.
+    pub fn rooms_changed_since(&self, version: u64) -> Vec<RoomNid> {
+        if self.version() <= version {
+            return Vec::new();
+        }
+        let rooms = self.rooms.lock();
+        rooms.iter().filter(|(_, typing)| typing.version > version).map(|(room, _)| *room).collect()
+    }
+
     /// The newest version of any room: what a sync token starts from.
     pub fn version(&self) -> u64 {
         self.next_version.load(Ordering::SeqCst)

@@ -74,7 +74,15 @@ impl Reading<'_> {
         for row in rooms.scan_user_rooms(user) {
             let (nid, member) = row?;
             let changed_at = member.position.min(self.to);
-            let Some(membership) = membership_as_of(rooms, user, nid, member, self.to)? else { continue };
+            let membership = if member.position <= self.to && member.value.membership == "join" {
+                // The row says enough: no event is read.
+                Membership { membership: member.value.membership, event: None, sender: member.value.sender }
+            } else {
+                match membership_as_of(rooms, user, nid, member, self.to)? {
+                    Some(membership) => membership,
+                    None => continue,
+                }
+            };
             let is_listed = match membership.membership.as_str() {
                 "join" | "knock" => true,
                 "invite" => !self.ignored.contains(&membership.sender),

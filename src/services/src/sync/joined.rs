@@ -77,7 +77,7 @@ impl View<'_> {
         &self,
         room: &Room,
         scope: Scope,
-        account_data: Option<&Vec<&AccountDataItem>>,
+        account_data: Option<&Vec<AccountDataItem>>,
         newly_seen: &mut BTreeSet<OwnedUserId>,
     ) -> Result<Option<JoinedRoom>, SyncError> {
         let rooms = &self.sources.rooms;
@@ -269,7 +269,7 @@ impl View<'_> {
         &self,
         room: &Room,
         scope: Scope,
-        changed: Option<&Vec<&AccountDataItem>>,
+        changed: Option<&Vec<AccountDataItem>>,
     ) -> Result<Vec<RawEvent>, StoreError> {
         let filter = &self.filter.room_account_data;
         if filter.refuses_all(&room.id) {
@@ -281,7 +281,7 @@ impl View<'_> {
         let mut events: Vec<_> = if self.since.is_some() && scope.other_from == Position::ZERO {
             self.sources.account_data.scan(&self.request.user_id, Some(&room.id))?.iter().filter_map(show).collect()
         } else {
-            changed.into_iter().flatten().filter_map(|item| show(item)).collect()
+            changed.into_iter().flatten().filter_map(show).collect()
         };
         events.truncate(filter.limit());
         Ok(events)

@@ -8,10 +8,12 @@
 //! The readers ([`timeline`], [`state`], [`summary`], [`lazy_members`]) know nothing of `/sync`'s answer; [`rooms`], `joined` and
 //! `outside` put it together. What is unread [`crate::push::unread`] counts.
 //!
+//! A first answer is about every room there is: [`first`] reads and serialises one room after the other, as the client takes them.
+//!
 //! Start at [`SyncService::sync`], then [`rooms`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -35,6 +37,7 @@ use crate::{
 };
 
 pub mod filter;
+pub mod first;
 mod joined;
 pub mod lazy_members;
 pub(crate) mod outside;
@@ -49,9 +52,10 @@ pub mod waiters;
 
 use self::{
     filter::SyncFilter,
+    first::FirstSync,
     lazy_members::LazyMembers,
     response::{DeviceListsSection, Events, SyncResponse},
-    rooms::Found,
+    rooms::{Found, RoomAccountData},
     summary::Summaries,
     token::{InvalidSyncToken, SyncToken},
     waiters::{Activity, Waiters},
@@ -136,6 +140,30 @@ pub struct SyncService {
     summaries: Summaries,
 }
 
+/// What a client is answered.
+pub enum SyncAnswer {
+    Whole(Box<SyncResponse>),
+    First(FirstSync),
+}
+
+/// From where a reading goes up to where, and what holds throughout it.
+struct Basis {
+    since: Option<SyncToken>,
+    /// Everything is read up to here. It is durable.
+    to: Position,
+    typing: u64,
+    presence: u64,
+    ignored: HashSet<OwnedUserId>,
+    invites: InviteRules,
+}
+
+/// Account data that the client has not seen.
+#[derive(Default)]
+struct AccountDataNews {
+    global: Vec<AccountDataItem>,
+    rooms: RoomAccountData,
+}
+
 /// One reading: who asks, from where and up to where.
 pub(crate) struct View<'a> {
     sources: &'a SyncSources,
@@ -146,8 +174,8 @@ pub(crate) struct View<'a> {
     since: Option<SyncToken>,
     /// Everything is read up to here. It is durable.
     to: Position,
-    ignored: HashSet<OwnedUserId>,
-    invites: InviteRules,
+    ignored: &'a HashSet<OwnedUserId>,
+    invites: &'a InviteRules,
 }
 
 type KeyCounts = (BTreeMap<OneTimeKeyAlgorithm, UInt>, Vec<OneTimeKeyAlgorithm>);
@@ -168,18 +196,20 @@ impl SyncService {
     /// Answers what the client has not been told, waiting for something up to its timeout.
     ///
     /// Spec: Client-Server API, `GET /sync`.
-    pub async fn sync(self: &Arc<Self>, request: SyncRequest) -> Result<SyncResponse, SyncError> {
+    pub async fn sync(self: &Arc<Self>, request: SyncRequest) -> Result<SyncAnswer, SyncError> {
         let since = self.check_since(&request)?;
         let filter = Arc::new(self.get_filter(&request)?);
         let request = Arc::new(request);
-        let _presence = self.sources.presence.begin_sync(&request.user_id, &request.set_presence)?;
+        let presence = self.sources.presence.begin_sync(&request.user_id, &request.set_presence)?;
         if let Some(since) = since {
             self.acknowledge(&request, since);
         }
         if filter.lazy_load.is_on() {
             self.lazy_members.begin(&request.user_id, &request.device_id, since.map(|since| since.position));
         }
-        let Some(since) = since else { return self.read_aside(request, filter).await };
+        let Some(since) = since else {
+            return Ok(SyncAnswer::First(FirstSync::begin(self.clone(), request, filter, presence).await?));
+        };
         let may_wait = !request.full_state && !request.timeout.is_zero();
         let deadline = Instant::now() + request.timeout.min(TIMEOUT_MAX);
         let counts_at_start = self.get_key_counts(&request)?;
@@ -198,24 +228,13 @@ impl SyncService {
             let Some(waiter) =
                 waiter.filter(|_| answer.is_empty() && counts == (&counts_at_start.0, &counts_at_start.1))
             else {
-                return Ok(answer);
+                return Ok(SyncAnswer::Whole(Box::new(answer)));
             };
             let woken = tokio::time::timeout_at(deadline, waiter.woken()).await;
             if woken.is_err() || self.sources.waiters.is_closed() {
-                return Ok(answer);
+                return Ok(SyncAnswer::Whole(Box::new(answer)));
             }
         }
-    }
-
-    /// Reads a first sync off the threads that serve everybody else.
-    async fn read_aside(
-        self: &Arc<Self>,
-        request: Arc<SyncRequest>,
-        filter: Arc<SyncFilter>,
-    ) -> Result<SyncResponse, SyncError> {
-        let service = self.clone();
-        let reading = tokio::task::spawn_blocking(move || service.read(&request, &filter, None));
-        reading.await.map_err(|error| SyncError::Aborted(error.to_string()))?
     }
 
     fn check_since(&self, request: &SyncRequest) -> Result<Option<SyncToken>, SyncError> {
@@ -264,44 +283,40 @@ impl SyncService {
         filter: &SyncFilter,
         since: Option<SyncToken>,
     ) -> Result<SyncResponse, SyncError> {
+        let basis = self.basis(request, since)?;
+        let view = self.view(request, filter, &basis);
+        let account_data = view.read_account_data()?;
+        let (rooms, found) = view.read_rooms(&account_data.rooms)?;
+        let mut response = view.read_all_but_rooms(&basis, &account_data.global, &found)?;
+        response.rooms = rooms;
+        Ok(response)
+    }
+
+    fn basis(&self, request: &SyncRequest, since: Option<SyncToken>) -> Result<Basis, StoreError> {
         let sources = &self.sources;
-        let to = sources.waiters.position();
-        // Before what they are the versions of is read: what changes meanwhile is told twice rather than never.
-        let (typing, presence) = (sources.typing.version(), sources.presence.version());
-        let view = View {
-            sources,
+        Ok(Basis {
+            since,
+            to: sources.waiters.position(),
+            // Before what they are the versions of is read: what changes meanwhile is told twice rather than never.
+            typing: sources.typing.version(),
+            presence: sources.presence.version(),
+            ignored: sources.account_data.get_ignored_users(&request.user_id)?,
+            invites: InviteRules::load(&sources.account_data, &request.user_id)?,
+        })
+    }
+
+    fn view<'a>(&'a self, request: &'a SyncRequest, filter: &'a SyncFilter, basis: &'a Basis) -> View<'a> {
+        View {
+            sources: &self.sources,
             lazy_members: &self.lazy_members,
             summaries: &self.summaries,
             request,
             filter,
-            since,
-            to,
-            ignored: sources.account_data.get_ignored_users(&request.user_id)?,
-            invites: InviteRules::load(&sources.account_data, &request.user_id)?,
-        };
-        let account_data = view.read_account_data()?;
-        let inbox = sources.to_device.scan(
-            &request.user_id,
-            &request.device_id,
-            since.map_or(Position::ZERO, |since| since.to_device),
-            to,
-            MESSAGES_PER_SYNC_MAX,
-        )?;
-        let (rooms, found) = view.read_rooms(&account_data)?;
-        let (device_one_time_keys_count, device_unused_fallback_key_types) = self.get_key_counts(request)?;
-        let next = SyncToken { position: to, typing, presence, to_device: inbox.up_to.min(to) };
-        Ok(SyncResponse {
-            next_batch: next.to_string(),
-            account_data: view.show_account_data(&account_data),
-            presence: view.read_presence(&found.newly_seen)?,
-            to_device: Events {
-                events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect(),
-            },
-            rooms,
-            device_lists: view.read_device_lists(&found)?,
-            device_one_time_keys_count,
-            device_unused_fallback_key_types,
-        })
+            since: basis.since,
+            to: basis.to,
+            ignored: &basis.ignored,
+            invites: &basis.invites,
+        }
     }
 }
 
@@ -315,20 +330,57 @@ impl View<'_> {
         self.sources.waiters.user_activity(&self.request.user_id, self.from())
     }
 
-    /// Account data, of rooms and global, that the client has not seen.
-    fn read_account_data(&self) -> Result<Vec<AccountDataItem>, StoreError> {
-        if self.since.is_none() {
-            return self.sources.account_data.scan_all_account_data(&self.request.user_id, self.to);
-        }
-        if self.user_activity() == Activity::None {
-            return Ok(Vec::new());
-        }
-        self.sources.account_data.scan_account_data_since(&self.request.user_id, self.from(), self.to)
+    /// Everything but what is said of rooms.
+    fn read_all_but_rooms(
+        &self,
+        basis: &Basis,
+        account_data: &[AccountDataItem],
+        found: &Found,
+    ) -> Result<SyncResponse, SyncError> {
+        let (user, device) = (&self.request.user_id, &self.request.device_id);
+        let from = self.since.map_or(Position::ZERO, |since| since.to_device);
+        let inbox = self.sources.to_device.scan(user, device, from, self.to, MESSAGES_PER_SYNC_MAX)?;
+        let next = SyncToken {
+            position: self.to,
+            typing: basis.typing,
+            presence: basis.presence,
+            to_device: inbox.up_to.min(self.to),
+        };
+        let store = self.sources.rooms.store();
+        Ok(SyncResponse {
+            next_batch: next.to_string(),
+            account_data: self.show_account_data(account_data),
+            presence: self.read_presence(&found.newly_seen)?,
+            to_device: Events {
+                events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect(),
+            },
+            device_lists: self.read_device_lists(found)?,
+            device_one_time_keys_count: one_time_key_counts(store, user, device)?,
+            device_unused_fallback_key_types: unused_fallback_key_types(store, user, device)?,
+            ..SyncResponse::default()
+        })
     }
 
-    fn show_account_data(&self, items: &[AccountDataItem]) -> Events {
-        let global = items.iter().filter(|item| item.room_id.is_none());
-        let wanted = global.filter(|item| self.filter.account_data.admits_type(&item.event_type));
+    /// Account data, of rooms and global, that the client has not seen.
+    fn read_account_data(&self) -> Result<AccountDataNews, StoreError> {
+        let (account_data, user) = (&self.sources.account_data, &self.request.user_id);
+        let items = match self.since {
+            None => account_data.scan_all_account_data(user, self.to)?,
+            Some(_) if self.user_activity() == Activity::None => Vec::new(),
+            Some(since) => account_data.scan_account_data_since(user, since.position, self.to)?,
+        };
+        let mut news = AccountDataNews { global: Vec::new(), rooms: HashMap::new() };
+        for item in items {
+            match item.room_id.clone() {
+                Some(room_id) => news.rooms.entry(room_id).or_default().push(item),
+                None => news.global.push(item),
+            }
+        }
+        Ok(news)
+    }
+
+    fn show_account_data(&self, global: &[AccountDataItem]) -> Events {
+        let wanted = global.iter().filter(|item| self.filter.account_data.admits_type(&item.event_type));
         Events { events: wanted.filter_map(show::account_data).take(self.filter.account_data.limit()).collect() }
     }
 

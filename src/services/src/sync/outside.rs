@@ -31,7 +31,7 @@ impl View<'_> {
         nid: RoomNid,
         room_id: &RoomId,
         member: &Membership,
-        account_data: Option<&Vec<&AccountDataItem>>,
+        account_data: Option<&Vec<AccountDataItem>>,
     ) -> Result<Option<LeftRoom>, SyncError> {
         let Some(event) = &member.event else { return Ok(None) };
         let rooms = &self.sources.rooms;
@@ -49,7 +49,7 @@ impl View<'_> {
             .into_iter()
             .flatten()
             .filter(|item| filter.admits_room(room_id) && filter.admits_type(&item.event_type));
-        let account_data = Events { events: data.filter_map(|item| show::account_data(item)).collect() };
+        let account_data = Events { events: data.filter_map(show::account_data).collect() };
         Ok(Some(LeftRoom { state, timeline, account_data }))
     }
 

@@ -15,7 +15,7 @@ use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use super::{
     SyncError, View,
     joined::Scope,
-    response::{Events, InvitedRoom, KnockedRoom, RoomsSection},
+    response::{Events, InvitedRoom, JoinedRoom, KnockedRoom, RoomsSection},
     state::{is_joined_at, member_at, root_at},
     waiters::Activity,
 };
@@ -39,7 +39,18 @@ pub(crate) struct Membership {
 }
 
 /// Account data of rooms by room.
-pub(super) type RoomAccountData<'a> = HashMap<OwnedRoomId, Vec<&'a AccountDataItem>>;
+pub(super) type RoomAccountData = HashMap<OwnedRoomId, Vec<AccountDataItem>>;
+
+/// What is to be told of rooms, before the joined ones are read.
+pub(super) struct Outline {
+    /// The rooms that the user is not joined to.
+    pub(super) section: RoomsSection,
+    pub(super) found: Found,
+    /// The joined rooms that there may be something to tell of.
+    pub(super) candidates: BTreeSet<RoomNid>,
+    /// The changes of the user's own memberships.
+    changes: BTreeMap<RoomNid, Vec<Position>>,
+}
 
 /// The changes of a user's membership in each room, in order, after one position and up to another.
 pub fn scan_membership_changes(
@@ -78,79 +89,85 @@ pub(crate) fn membership_as_of(
 
 impl View<'_> {
     /// Everything about rooms.
-    pub(super) fn read_rooms(&self, account_data: &[AccountDataItem]) -> Result<(RoomsSection, Found), SyncError> {
+    pub(super) fn read_rooms(&self, room_data: &RoomAccountData) -> Result<(RoomsSection, Found), SyncError> {
+        let mut outline = self.read_outline(room_data)?;
+        for nid in std::mem::take(&mut outline.candidates) {
+            if let Some((room_id, part)) = self.read_candidate(nid, &mut outline, room_data)? {
+                outline.section.join.insert(room_id, part);
+            }
+        }
+        Ok((outline.section, outline.found))
+    }
+
+    /// Everything about rooms but the parts of joined ones.
+    pub(super) fn read_outline(&self, room_data: &RoomAccountData) -> Result<Outline, SyncError> {
         let user = &self.request.user_id;
         let (mut section, mut found) = (RoomsSection::default(), Found::default());
         let changes = match (self.since, self.user_activity()) {
             (None, _) | (_, Activity::None) => BTreeMap::new(),
             (Some(_), Activity::Possible) => scan_membership_changes(&self.sources.rooms, user, self.from(), self.to)?,
         };
-        let mut room_data: RoomAccountData<'_> = HashMap::new();
-        for item in account_data {
-            if let Some(room_id) = &item.room_id {
-                room_data.entry(room_id.clone()).or_default().push(item);
-            }
-        }
-        let mut joined = Vec::new();
         for row in self.sources.rooms.scan_user_rooms(user) {
             let (nid, member) = row?;
-            let Some(membership) = membership_as_of(&self.sources.rooms, user, nid, member, self.to)? else { continue };
-            match membership.membership.as_str() {
-                "join" => joined.push(nid),
-                _ if self.since.is_some() && !changes.contains_key(&nid) => {}
-                other => self.read_outside(&mut section, nid, other, &membership, &room_data)?,
-            }
-        }
-        let candidates = self.candidates(&joined, &changes, &room_data, &mut found)?;
-        for nid in candidates {
-            let Some(room) = self.sources.rooms.get_room_by_nid(nid)? else { continue };
-            if !self.filter.admits_room(&room.id) || self.is_hidden(&room)? {
+            // Of most rooms the row says enough: no event is read.
+            let is_news = self.since.is_none() || changes.contains_key(&nid);
+            if member.position <= self.to && member.value.membership == "join" {
+                found.joined.push(nid);
                 continue;
             }
-            let scope = self.scope(&room, changes.get(&nid))?;
-            if let Some(part) = self.read_joined(&room, scope, room_data.get(&room.id), &mut found.newly_seen)? {
-                section.join.insert(room.id, part);
+            if member.position <= self.to && !is_news {
+                continue;
+            }
+            let Some(membership) = membership_as_of(&self.sources.rooms, user, nid, member, self.to)? else { continue };
+            match membership.membership.as_str() {
+                "join" => found.joined.push(nid),
+                _ if !is_news => {}
+                other => self.read_outside(&mut section, nid, other, &membership, room_data)?,
             }
         }
-        found.joined = joined;
-        Ok((section, found))
+        let candidates = self.candidates(&changes, room_data, &mut found)?;
+        Ok(Outline { section, found, candidates, changes })
+    }
+
+    /// A joined room's part of the answer, if there is anything to tell.
+    pub(super) fn read_candidate(
+        &self,
+        nid: RoomNid,
+        outline: &mut Outline,
+        room_data: &RoomAccountData,
+    ) -> Result<Option<(OwnedRoomId, JoinedRoom)>, SyncError> {
+        let Some(room) = self.sources.rooms.get_room_by_nid(nid)? else { return Ok(None) };
+        if !self.filter.admits_room(&room.id) || self.is_hidden(&room)? {
+            return Ok(None);
+        }
+        let scope = self.scope(&room, outline.changes.get(&nid))?;
+        let part = self.read_joined(&room, scope, room_data.get(&room.id), &mut outline.found.newly_seen)?;
+        Ok(part.map(|part| (room.id, part)))
     }
 
     /// The joined rooms that there may be something to tell of.
     fn candidates(
         &self,
-        joined: &[RoomNid],
         changes: &BTreeMap<RoomNid, Vec<Position>>,
-        room_data: &RoomAccountData<'_>,
+        room_data: &RoomAccountData,
         found: &mut Found,
     ) -> Result<BTreeSet<RoomNid>, StoreError> {
-        let Some(since) = self.since else { return Ok(joined.iter().copied().collect()) };
+        let joined: BTreeSet<RoomNid> = found.joined.iter().copied().collect();
+        let Some(since) = self.since else { return Ok(joined) };
         let mut candidates = self.sources.waiters.active_rooms(joined.iter().copied(), since.position);
         found.active = candidates.iter().copied().collect();
         if self.request.full_state {
-            return Ok(joined.iter().copied().collect());
+            return Ok(joined);
         }
-        let has_user_news = self.user_activity() == Activity::Possible;
-        let has_typing_news = self.sources.typing.version() > since.typing;
-        for room in joined {
-            if candidates.contains(room) {
-                continue;
-            }
-            let has_news = changes.contains_key(room)
-                || (has_typing_news && self.sources.typing.current(*room).0 > since.typing)
-                // A private receipt is news for its user, not for the room.
-                || (has_user_news
-                    && !self.sources.receipts.scan_receipts(*room, &self.request.user_id, since.position, self.to)?.is_empty());
-            if has_news {
-                candidates.insert(*room);
-            }
+        let mut add = |rooms: Vec<RoomNid>| candidates.extend(rooms.into_iter().filter(|room| joined.contains(room)));
+        add(changes.keys().copied().collect());
+        add(self.sources.typing.rooms_changed_since(since.typing));
+        if self.user_activity() == Activity::Possible {
+            // A private receipt is news for its user, not for the room.
+            add(self.sources.receipts.scan_rooms_with_private(&self.request.user_id, since.position, self.to)?);
         }
         for room_id in room_data.keys() {
-            if let Some(nid) = self.sources.rooms.get_room_nid(room_id)?
-                && joined.contains(&nid)
-            {
-                candidates.insert(nid);
-            }
+            add(self.sources.rooms.get_room_nid(room_id)?.into_iter().collect());
         }
         Ok(candidates)
     }
@@ -209,7 +226,7 @@ impl View<'_> {
         nid: RoomNid,
         membership: &str,
         member: &Membership,
-        room_data: &RoomAccountData<'_>,
+        room_data: &RoomAccountData,
     ) -> Result<(), SyncError> {
         let Some(room_id) = self.sources.rooms.get_room_id(nid)? else { return Ok(()) };
         if !self.filter.admits_room(&room_id) {

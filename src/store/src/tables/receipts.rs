@@ -33,6 +33,9 @@ pub struct ReceiptKey {
 }
 record!(ReceiptKey, 1);
 
+/// Local user, position -> room: where the user's private receipts of [`RECEIPT_STREAM`] are, which only that user's sync tells of.
+pub const PRIVATE_RECEIPTS: Table<(OwnedUserId, Position), RoomNid> = Table::new(147, "private_receipts");
+
 /// Room, position -> the receipt written there: the order in which sync tells of them. A receipt's older row goes when a newer
 /// one is written; a reader skips rows whose receipt has moved on.
 pub const RECEIPT_STREAM: Table<(RoomNid, Position), ReceiptKey> = Table::new(116, "receipt_stream");

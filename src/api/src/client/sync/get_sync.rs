@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use axum::{
     Json,
+    body::Body,
     extract::{RawQuery, State},
+    response::{IntoResponse, Response},
 };
-use chappe_services::sync::{FilterChoice, StateStyle, SyncRequest, SyncService, response::SyncResponse};
+use chappe_services::sync::{FilterChoice, StateStyle, SyncAnswer, SyncRequest, SyncService, first::FirstSync};
+use futures_util::stream;
+use http::header;
 use ruma::api::client::sync::sync_events::v3::Request;
 
 use crate::{
@@ -23,7 +27,7 @@ pub async fn handle(
     Authenticated(session): Authenticated,
     RawQuery(query): RawQuery,
     Ruma(request): Ruma<Request>,
-) -> Result<Json<SyncResponse>, ApiError> {
+) -> Result<Response, ApiError> {
     let query = query.as_deref().unwrap_or_default();
     let state_style = match request.use_state_after {
         true => StateStyle::After,
@@ -48,7 +52,20 @@ pub async fn handle(
             set_presence: request.set_presence,
         })
         .await?;
-    Ok(Json(answer))
+    Ok(match answer {
+        SyncAnswer::Whole(response) => Json(response).into_response(),
+        SyncAnswer::First(first) => {
+            ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(chunks(first))).into_response()
+        }
+    })
+}
+
+/// A first answer as it is read. A failure in the middle breaks the connection off: the client must not take what it has for all.
+fn chunks(first: FirstSync) -> impl stream::Stream<Item = Result<bytes::Bytes, ApiError>> {
+    stream::try_unfold(first, async |mut first| match first.next_chunk().await {
+        Ok(chunk) => Ok(chunk.map(|chunk| (chunk, first))),
+        Err(error) => Err(ApiError::from(error)),
+    })
 }
 
 fn query_value(query: &str, key: &str) -> Option<String> {

@@ -16,7 +16,7 @@ use ruma::{
 };
 use serde_json::{Value, json, value::RawValue};
 
-use super::{FilterChoice, StateStyle, SyncError, SyncRequest, SyncService, SyncSources, waiters::Waiters};
+use super::{FilterChoice, StateStyle, SyncAnswer, SyncError, SyncRequest, SyncService, SyncSources, waiters::Waiters};
 use crate::{
     account_data::AccountData,
     ephemeral_tests::SentEdus,
@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod beside_events;
+mod first;
 mod members;
 mod membership;
 mod rooms;
@@ -48,6 +49,20 @@ fn bob() -> &'static UserId {
 
 fn carol() -> &'static UserId {
     user_id!("@carol:here.example")
+}
+
+/// An answer as its client reads it.
+async fn whole(answer: SyncAnswer) -> Value {
+    match answer {
+        SyncAnswer::Whole(response) => serde_json::to_value(response).unwrap(),
+        SyncAnswer::First(mut first) => {
+            let mut text = Vec::new();
+            while let Some(chunk) = first.next_chunk().await.unwrap() {
+                text.extend_from_slice(&chunk);
+            }
+            serde_json::from_slice(&text).unwrap()
+        }
+    }
 }
 
 struct Server {
@@ -126,7 +141,7 @@ impl Server {
     }
 
     async fn ask(&self, request: SyncRequest) -> Value {
-        serde_json::to_value(self.sync.sync(request).await.unwrap()).unwrap()
+        whole(self.sync.sync(request).await.unwrap()).await
     }
 
     async fn initial(&self, user: &UserId) -> Value {

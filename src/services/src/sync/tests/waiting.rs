@@ -5,7 +5,7 @@ use super::*;
 async fn wakes(server: &Server, user: &'static UserId, first: &Value, act: impl Future<Output = ()>) -> Value {
     let sync = server.sync.clone();
     let request = SyncRequest { timeout: Duration::from_secs(60), ..request(user, Some(first)) };
-    let poll = tokio::spawn(async move { serde_json::to_value(sync.sync(request).await.unwrap()).unwrap() });
+    let poll = tokio::spawn(async move { whole(sync.sync(request).await.unwrap()).await });
     while server.waiters.waiting() == 0 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -81,8 +81,8 @@ async fn answers_are_the_same_after_a_restart() {
         waiters,
     };
     let restarted = Arc::new(SyncService::new(sources));
-    let answer = serde_json::to_value(restarted.sync(request(bob(), Some(&first))).await.unwrap()).unwrap();
+    let answer = whole(restarted.sync(request(bob(), Some(&first))).await.unwrap()).await;
     assert_eq!(timeline(&answer, "join", &room), ["1"]);
-    let next = serde_json::to_value(restarted.sync(request(bob(), Some(&answer))).await.unwrap()).unwrap();
+    let next = whole(restarted.sync(request(bob(), Some(&answer))).await.unwrap()).await;
     assert!(next.get("rooms").is_none());
 }
