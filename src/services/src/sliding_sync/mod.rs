@@ -17,19 +17,25 @@ use std::{
 
 use chappe_protocol::clock::Clock;
 use chappe_rooms::RoomError;
-use chappe_store::{CommitError, Position, RoomNid, StoreError, tables::sliding_sync::SentRoom};
+use chappe_store::{
+    CommitError, Direction, Position, RoomNid, StoreError,
+    tables::{events::TIMELINE, sliding_sync::SentRoom},
+};
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, presence::PresenceState};
 use tokio::time::Instant;
 
 use self::{
     connection::{Changes, ConnectionKey, Connections, Told},
     facts::Facts,
+    lists::UserRooms,
     request::SlidingSyncRequest,
     response::SlidingSyncResponse,
 };
 use crate::{
     keys::{one_time_key_counts, unused_fallback_key_types},
-    sync::{SyncSources, lazy_members::LazyMembers, summary::Summaries, token::SyncToken, waiters::Activity},
+    sync::{
+        SyncSources, lazy_members::LazyMembers, state::root_at, summary::Summaries, token::SyncToken, waiters::Activity,
+    },
     thread_subscriptions::ThreadSubscriptions,
 };
 
@@ -44,6 +50,12 @@ mod room;
 
 /// The longest a poll may wait.
 const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// Who verifies somebody does so in a room of this many.
+const MEMBERS_OF_PRIVATE_ROOM: u64 = 2;
+
+/// How long the connection for encryption is left waiting then, so that the client has dealt with what the other one told it.
+const PRIVATE_ROOM_PAUSE: Duration = Duration::from_millis(300);
 
 /// How often old connections are looked for.
 const CLEANING_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -94,6 +106,14 @@ struct Reading<'a> {
     direct: HashSet<OwnedRoomId>,
 }
 
+/// One answer, and what comes of it.
+struct Answer {
+    response: SlidingSyncResponse,
+    changes: Changes,
+    /// It is given also if it tells nothing.
+    is_due: bool,
+}
+
 /// Who asks, and what.
 struct Asked {
     user: OwnedUserId,
@@ -141,7 +161,7 @@ impl SlidingSync {
         self.lazy_members.begin(user, &connection_device, since.map(|since| since.position));
         let asked = Arc::new(Asked { user: user.to_owned(), device: device.to_owned(), request, told, since });
         self.acknowledge(&asked)?;
-        let (mut response, changes) = self.read_or_wait(&asked).await?;
+        let Answer { mut response, changes, .. } = self.read_or_wait(&asked).await?;
         let number = self.connections.commit(&key, &asked.told, changes).await?;
         response.pos = format!("{number}-{}", response.pos);
         response.txn_id.clone_from(&asked.request.txn_id);
@@ -158,10 +178,7 @@ impl SlidingSync {
         }
     }
 
-    async fn read_or_wait(
-        self: &Arc<Self>,
-        asked: &Arc<Asked>,
-    ) -> Result<(SlidingSyncResponse, Changes), SlidingSyncError> {
+    async fn read_or_wait(self: &Arc<Self>, asked: &Arc<Asked>) -> Result<Answer, SlidingSyncError> {
         if asked.since.is_none() {
             let (service, asked) = (self.clone(), asked.clone());
             let reading = tokio::task::spawn_blocking(move || service.read(&asked));
@@ -175,6 +192,7 @@ impl SlidingSync {
             Ok((counts, unused_fallback_key_types(store, &asked.user, &asked.device)?))
         };
         let counts_at_start = counts()?;
+        let mut has_paused = false;
         loop {
             // Before reading: what happens after the reading began is not overlooked.
             let waiter = match timeout.is_zero() {
@@ -182,8 +200,14 @@ impl SlidingSync {
                 true => None,
             };
             let answer = self.read(asked)?;
-            let is_empty = answer.0.rooms.is_empty() && answer.0.extensions.is_empty();
-            let Some(waiter) = waiter.filter(|_| is_empty && counts().is_ok_and(|counts| counts == counts_at_start))
+            let is_empty = answer.response.rooms.is_empty() && answer.response.extensions.is_empty();
+            if is_empty && answer.is_due && !has_paused && !timeout.is_zero() {
+                has_paused = true;
+                tokio::time::sleep(PRIVATE_ROOM_PAUSE.min(timeout)).await;
+                continue;
+            }
+            let may_wait = is_empty && !answer.is_due;
+            let Some(waiter) = waiter.filter(|_| may_wait && counts().is_ok_and(|counts| counts == counts_at_start))
             else {
                 return Ok(answer);
             };
@@ -234,7 +258,7 @@ impl SlidingSync {
     }
 
     /// Reads one answer, as of now; its `pos` is without the number.
-    fn read(&self, asked: &Asked) -> Result<(SlidingSyncResponse, Changes), SlidingSyncError> {
+    fn read(&self, asked: &Asked) -> Result<Answer, SlidingSyncError> {
         // Before what it is the version of is read: what changes meanwhile is told twice rather than never.
         let typing = self.sources.typing.version();
         let reading = self.reading(asked)?;
@@ -262,11 +286,34 @@ impl SlidingSync {
         reading.note_untold(&wanted, &mut changes);
         let told = extensions::Told { rooms: &rooms, wanted: &wanted, shown: &shown };
         response.extensions = reading.read_extensions(&told)?;
-        Ok((response, changes))
+        let is_due = asked.request.is_for_encryption_only() && reading.is_private_room_busy(&rooms)?;
+        Ok(Answer { response, changes, is_due })
     }
 }
 
 impl Reading<'_> {
+    /// Whether there are new events in a room for two.
+    ///
+    /// Two people verify each other in such a room. What a step of that asks of a client is sent when its connection for encryption is
+    /// answered, although it learns of the step by another one, which is answered at once.
+    fn is_private_room_busy(&self, rooms: &UserRooms) -> Result<bool, StoreError> {
+        let Some(since) = self.since else { return Ok(false) };
+        let joined = rooms.iter().filter(|(_, room)| room.is_joined()).map(|(nid, _)| *nid);
+        for nid in self.sources.waiters.active_rooms(joined, since.position) {
+            let new = (nid, since.position.next());
+            let store = self.sources.rooms.store();
+            let mut events = store.scan_range(&TIMELINE, &new, &(nid, self.to.next()), Direction::Forward);
+            if events.next().transpose()?.is_none() {
+                continue;
+            }
+            let root = root_at(&self.sources.rooms, nid, self.to)?;
+            if self.service.summaries.get(&self.sources.rooms, nid, root)?.joined <= MEMBERS_OF_PRIVATE_ROOM {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn user_activity(&self) -> Activity {
         self.since.map_or(Activity::Possible, |since| self.sources.waiters.user_activity(self.user, since.position))
     }

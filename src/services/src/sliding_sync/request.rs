@@ -137,6 +137,11 @@ impl SlidingSyncRequest {
         Ok(())
     }
 
+    /// Whether nothing is asked of rooms: clients have a connection of their own for keys and messages to devices.
+    pub(super) fn is_for_encryption_only(&self) -> bool {
+        self.lists.is_empty() && self.room_subscriptions.is_empty() && self.extensions.e2ee.enabled == Some(true)
+    }
+
     pub(super) fn connection_id(&self) -> &str {
         self.conn_id.as_deref().unwrap_or_default()
     }

@@ -366,3 +366,26 @@ async fn poll_is_woken_and_unknown_positions_are_told_so() {
     other["conn_id"] = json!("other");
     assert!(matches!(server.try_ask(alice(), Some(&first), other).await, Err(SlidingSyncError::UnknownPos)));
 }
+
+#[tokio::test]
+async fn connection_for_encryption_is_answered_when_something_happens_in_a_room_for_two() {
+    let server = Server::new();
+    let private = server.room().await;
+    test_rooms::join(&server.rooms, bob(), &private).await;
+    let crowded = server.room().await;
+    for user in [bob(), user_id!("@carol:here.example")] {
+        test_rooms::join(&server.rooms, user, &crowded).await;
+    }
+    let encryption = |timeout: u64| json!({ "conn_id": "encryption", "timeout": timeout, "extensions": { "e2ee": { "enabled": true }, "to_device": { "enabled": true } } });
+    let first = server.ask(bob(), None, encryption(0)).await;
+    server.say(&crowded, "to many").await;
+    let waiting = tokio::time::timeout(Duration::from_millis(900), server.ask(bob(), Some(&first), encryption(60_000)));
+    assert!(waiting.await.is_err(), "a room of three has nothing to do with verification");
+    server.say(&private, "to one").await;
+    let answer = server.ask(bob(), Some(&first), encryption(60_000));
+    let answer = tokio::time::timeout(Duration::from_secs(20), answer).await.unwrap();
+    assert_eq!(answer["rooms"], json!({}));
+    let waiting =
+        tokio::time::timeout(Duration::from_millis(900), server.ask(bob(), Some(&answer), encryption(60_000)));
+    assert!(waiting.await.is_err(), "nothing has happened since");
+}
