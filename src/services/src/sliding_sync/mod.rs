@@ -47,6 +47,7 @@ pub mod request;
 mod required_state;
 pub mod response;
 mod room;
+pub mod stable;
 
 /// The longest a poll may wait.
 const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 60);
@@ -278,7 +279,9 @@ impl SlidingSync {
             if let Some(sent) = answer.sent {
                 changes.rooms.insert(*nid, sent);
             }
-            if let Some(section) = answer.section {
+            if let Some(mut section) = answer.section {
+                section.membership = Some(room.membership.membership.clone());
+                section.lists.clone_from(&wanted.lists);
                 response.rooms.insert(room.id.clone(), section);
             }
             shown.insert(*nid, answer.shown);

@@ -58,6 +58,7 @@ pub struct RoomRequest {
 pub struct ListFilters {
     pub is_dm: Option<bool>,
     pub is_encrypted: Option<bool>,
+    #[serde(alias = "is_invited")]
     pub is_invite: Option<bool>,
     /// `null` stands for rooms without a type.
     pub room_types: Option<Vec<Option<String>>>,

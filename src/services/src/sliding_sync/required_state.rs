@@ -1,7 +1,7 @@
 //! Which state of a room a client wants: pairs of event type and state key, with wildcards.
 //!
 //! `*` stands for any type or state key, `$ME` for the user, `$LAZY` for the members that the timeline needs. Beside `["*", "*"]`,
-//! pairs that name a type narrow what is told of that type.
+//! pairs that name a type narrow what is told of that type. A pair can also be excluded, whatever else asks for it.
 //!
 //! Spec: MSC4186.
 
@@ -15,32 +15,56 @@ const ME: &str = "$ME";
 const LAZY: &str = "$LAZY";
 const MEMBER: &str = "m.room.member";
 
+/// Where pairs are listed, this stands before the types of the excluded ones. No type of an event begins with it.
+const EXCLUDED: char = '\0';
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequiredState {
     pairs: BTreeSet<(String, String)>,
+    excluded: BTreeSet<(String, String)>,
+}
+
+/// A pair that is left out, as it is listed among others.
+pub(super) fn excluded_pair(event_type: &str, state_key: &str) -> (String, String) {
+    (format!("{EXCLUDED}{event_type}"), state_key.to_owned())
 }
 
 impl RequiredState {
     pub(super) fn new(pairs: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self { pairs: pairs.into_iter().collect() }
+        let mut state = Self::default();
+        for (event_type, state_key) in pairs {
+            match event_type.strip_prefix(EXCLUDED) {
+                Some(event_type) => state.excluded.insert((event_type.to_owned(), state_key)),
+                None => state.pairs.insert((event_type, state_key)),
+            };
+        }
+        state
     }
 
+    /// Adds what another set of pairs wants. Only what both exclude stays excluded.
     pub(super) fn extend(&mut self, pairs: impl IntoIterator<Item = (String, String)>) {
-        self.pairs.extend(pairs);
+        let other = Self::new(pairs);
+        if *self == Self::default() {
+            *self = other;
+        } else if other != Self::default() {
+            self.pairs.extend(other.pairs);
+            self.excluded.retain(|pair| other.excluded.contains(pair));
+        }
     }
 
     pub(super) fn pairs(&self) -> Vec<(String, String)> {
-        self.pairs.iter().cloned().collect()
+        let excluded = self.excluded.iter().map(|(event_type, state_key)| excluded_pair(event_type, state_key));
+        self.pairs.iter().cloned().chain(excluded).collect()
     }
 
     pub(super) fn contains(&self, other: &Self) -> bool {
-        self.pairs.is_superset(&other.pairs)
+        self.pairs.is_superset(&other.pairs) && self.excluded.is_subset(&other.excluded)
     }
 
     /// Names this set of pairs, across restarts.
     pub(super) fn hash(&self) -> u64 {
         let mut digest = Sha256::new();
-        for (event_type, state_key) in &self.pairs {
+        for (event_type, state_key) in self.pairs() {
             // No two sets have the same text: lengths stand before the parts.
             digest.update(event_type.len().to_be_bytes());
             digest.update(event_type.as_bytes());
@@ -60,6 +84,7 @@ impl RequiredState {
         for (event_type, state_key) in &self.pairs {
             match state_key.as_str() {
                 LAZY => {}
+                key if self.excludes(event_type, key, me) => {}
                 _ if event_type == ANY => return None,
                 ANY => return None,
                 ME => keys.push((event_type.as_str(), me.as_str())),
@@ -71,6 +96,9 @@ impl RequiredState {
 
     /// Whether an event of the state is wanted; not of the members that are told as the timeline needs them.
     pub(super) fn wants(&self, event_type: &str, state_key: &str, me: &UserId) -> bool {
+        if self.excludes(event_type, state_key, me) {
+            return false;
+        }
         if self.has(ANY, ANY) {
             let mut of_type = self.pairs.iter().filter(|(wanted, _)| wanted == event_type).peekable();
             return of_type.peek().is_none() || of_type.any(|(_, key)| matches_key(key, state_key, me));
@@ -78,6 +106,11 @@ impl RequiredState {
         self.pairs
             .iter()
             .any(|(wanted, key)| (wanted == ANY || wanted == event_type) && matches_key(key, state_key, me))
+    }
+
+    fn excludes(&self, event_type: &str, state_key: &str, me: &UserId) -> bool {
+        let mut excluded = self.excluded.iter();
+        excluded.any(|(named, key)| (named == ANY || named == event_type) && matches_key(key, state_key, me))
     }
 
     fn has(&self, event_type: &str, state_key: &str) -> bool {
@@ -116,6 +149,22 @@ mod tests {
         assert!(all_but_members.wants("anything", "k", me) && !all_but_members.wants("m.room.member", "@me:x", me));
         let exact = required(&[("m.room.name", ""), ("m.room.member", "$ME"), ("m.room.member", "$LAZY")]);
         assert_eq!(exact.exact_keys(me), Some(vec![("m.room.member", "@me:x"), ("m.room.name", "")]));
+    }
+
+    #[test]
+    fn excluded_pairs_are_left_out_unless_somebody_else_wants_them() {
+        let me = user_id!("@me:x");
+        let all = ("*".to_owned(), "*".to_owned());
+        let mut state = RequiredState::new([all.clone(), excluded_pair("m.room.create", "")]);
+        assert!(state.wants("m.room.name", "", me) && !state.wants("m.room.create", "", me));
+        assert_eq!(RequiredState::new(state.pairs()), state);
+        let whole = RequiredState::new([all]);
+        assert!(whole.contains(&state) && !state.contains(&whole));
+        assert_ne!(whole.hash(), state.hash());
+        state.extend(whole.pairs());
+        assert!(state.wants("m.room.create", "", me));
+        let exact = RequiredState::new([("a".to_owned(), "k".to_owned()), excluded_pair("*", "k")]);
+        assert_eq!(exact.exact_keys(me), Some(vec![]));
     }
 
     #[test]

@@ -27,6 +27,12 @@ pub struct ListSection {
 
 #[derive(Debug, Default, Serialize)]
 pub struct RoomSection {
+    /// Told only in the form of [`super::stable`], as are the lists.
+    #[serde(skip)]
+    pub membership: Option<String>,
+    /// Whose windows the room is in.
+    #[serde(skip)]
+    pub lists: BTreeSet<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// `Some(None)`: it was taken away.

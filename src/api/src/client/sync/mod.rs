@@ -2,18 +2,20 @@
 
 use axum::Router;
 use chappe_services::{sliding_sync::SlidingSyncError, sync::SyncError};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use ruma::api::{client::sync as ruma_sync, error::ErrorCode};
 
 use crate::{App, error::ApiError, route::Endpoints};
 
 mod get_sync;
 mod sliding_sync;
+mod sliding_sync_stable;
 
 pub fn router() -> Router<App> {
     Router::new()
         .endpoint::<ruma_sync::sync_events::v3::Request, _>(get_sync::handle)
         .endpoint::<ruma_sync::sync_events::v5::Request, _>(sliding_sync::handle)
+        .at(Method::POST, "/_matrix/client/v4/sync", sliding_sync_stable::handle)
 }
 
 impl From<SyncError> for ApiError {
