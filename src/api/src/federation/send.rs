@@ -25,7 +25,7 @@ pub async fn send(
     // A transaction goes on to its end even if its sender hangs up.
     let results = tokio::spawn(async move { transactions.receive(&origin, body.pdus, edus).await })
         .await
-        .map_err(ApiError::internal)?;
+        .map_err(ApiError::internal)??;
     let pdus: BTreeMap<_, Value> = results
         .into_iter()
         .map(|(event_id, result)| (event_id, result.map_or_else(|error| json!({ "error": error }), |()| json!({}))))

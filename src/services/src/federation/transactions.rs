@@ -1,7 +1,8 @@
 //! Transactions of other servers: PDUs into their rooms, EDUs to the services they concern.
 //!
 //! Rooms are taken in side by side, so that one whose gap takes long to fill does not hold up the others; within a room the order of
-//! the transaction is kept. One bad PDU or EDU never fails its transaction.
+//! the transaction is kept. One bad PDU or EDU never fails its transaction; but what cannot be stored at the moment does, so that the
+//! other server sends all of it again.
 //!
 //! Spec: Server-Server API, Transactions.
 
@@ -11,13 +12,20 @@ use std::{
 };
 
 use chappe_protocol::{json, pdu};
-use chappe_rooms::Rooms;
+use chappe_rooms::{RoomError, Rooms};
+use chappe_store::CommitError;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue as RawJsonValue};
 use tokio::task::JoinSet;
 
-use crate::{keys::Keys, presence::Presence, receipts::Receipts, to_device::ToDevice, typing::Typing};
+use crate::{
+    keys::{EduError, Keys},
+    presence::Presence,
+    receipts::Receipts,
+    to_device::ToDevice,
+    typing::Typing,
+};
 
 /// The most a transaction may hold.
 pub const PDUS_MAX: usize = 50;
@@ -49,12 +57,16 @@ struct Edu {
 
 impl Transactions {
     /// Takes in one transaction: returns when all of it that is to be kept is durable.
+    ///
+    /// # Errors
+    /// Something could not be stored that may be later (a full disk, for one). The rest has been taken in, and taking it in again
+    /// changes nothing.
     pub async fn receive(
         &self,
         origin: &ServerName,
         pdus: Vec<Box<RawJsonValue>>,
         edus: Vec<Box<RawJsonValue>>,
-    ) -> PduResults {
+    ) -> Result<PduResults, CommitError> {
         let edus = edus.iter().filter_map(|edu| match serde_json::from_str::<Edu>(edu.get()) {
             Ok(edu) => Some(edu),
             Err(error) => {
@@ -64,22 +76,25 @@ impl Transactions {
         });
         // Keys come before the messages they open, so that no client sees the one without the other.
         let (keys, others): (Vec<_>, Vec<_>) = edus.partition(|edu| carries_keys(&edu.edu_type));
-        self.receive_edus(origin, keys).await;
-        let results = self.receive_pdus(origin, pdus).await;
-        self.receive_edus(origin, others).await;
+        self.receive_edus(origin, keys).await?;
+        let results = self.receive_pdus(origin, pdus).await?;
+        self.receive_edus(origin, others).await?;
         self.keys.spawn_retry_of(origin);
-        results
+        Ok(results)
     }
 
-    async fn receive_edus(&self, origin: &ServerName, edus: Vec<Edu>) {
+    async fn receive_edus(&self, origin: &ServerName, edus: Vec<Edu>) -> Result<(), CommitError> {
         for edu in edus {
-            if let Err(error) = self.receive_edu(origin, &edu).await {
-                tracing::debug!(%origin, edu_type = edu.edu_type, error, "EDU not taken in");
+            match self.receive_edu(origin, &edu).await {
+                Ok(()) => {}
+                Err(EduError::Commit(error)) if error.is_passing() => return Err(error),
+                Err(error) => tracing::debug!(%origin, edu_type = edu.edu_type, %error, "EDU not taken in"),
             }
         }
+        Ok(())
     }
 
-    async fn receive_pdus(&self, origin: &ServerName, pdus: Vec<Box<RawJsonValue>>) -> PduResults {
+    async fn receive_pdus(&self, origin: &ServerName, pdus: Vec<Box<RawJsonValue>>) -> Result<PduResults, CommitError> {
         let mut by_room: HashMap<OwnedRoomId, Vec<Box<RawJsonValue>>> = HashMap::new();
         for pdu in pdus {
             match serde_json::from_str::<PduHead>(pdu.get()) {
@@ -93,57 +108,60 @@ impl Transactions {
             tasks.spawn(async move {
                 let mut results = PduResults::new();
                 for pdu in pdus {
-                    let result = rooms.receive_pdu(&origin, &room_id, &pdu).await.map_err(|error| error.to_string());
-                    if let Err(error) = &result {
-                        tracing::info!(%origin, room.id = %room_id, error, "PDU not taken in");
-                    }
+                    let result = match rooms.receive_pdu(&origin, &room_id, &pdu).await {
+                        Ok(()) => Ok(()),
+                        Err(RoomError::Commit(error)) if error.is_passing() => return Err(error),
+                        Err(error) => {
+                            tracing::info!(%origin, room.id = %room_id, %error, "PDU not taken in");
+                            Err(error.to_string())
+                        }
+                    };
                     if let Some(event_id) = event_id_of(&rooms, &room_id, &pdu) {
                         results.insert(event_id, result);
                     }
                 }
-                results
+                Ok(results)
             });
         }
-        let mut results = PduResults::new();
+        let (mut results, mut failed) = (PduResults::new(), None);
         while let Some(done) = tasks.join_next().await {
             match done {
-                Ok(of_room) => results.extend(of_room),
+                Ok(Ok(of_room)) => results.extend(of_room),
+                Ok(Err(error)) => failed = Some(error),
                 Err(error) => tracing::error!(%error, "taking in the PDUs of a room failed"),
             }
         }
-        results
+        failed.map_or(Ok(results), Err)
     }
 
-    async fn receive_edu(&self, origin: &ServerName, edu: &Edu) -> Result<(), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+    async fn receive_edu(&self, origin: &ServerName, edu: &Edu) -> Result<(), EduError> {
+        let malformed = |error: serde_json::Error| EduError::Malformed(error.to_string());
         match edu.edu_type.as_str() {
             "m.typing" => {
-                let content = serde_json::from_value(edu.content.clone()).map_err(|error| text(&error))?;
+                let content = serde_json::from_value(edu.content.clone()).map_err(malformed)?;
                 if self.is_admitted(origin, edu.content.get("room_id")) {
-                    self.typing.apply_edu(origin, &content).map_err(|error| text(&error))?;
+                    self.typing.apply_edu(origin, &content)?;
                 }
             }
             "m.receipt" => {
-                let Value::Object(by_room) = &edu.content else { return Err("not an object".to_owned()) };
+                let Value::Object(by_room) = &edu.content else {
+                    return Err(EduError::Malformed("not an object".to_owned()));
+                };
                 let admitted = by_room
                     .iter()
                     .filter(|(room_id, _)| self.is_admitted(origin, Some(&Value::String((*room_id).clone()))));
                 let admitted =
                     Value::Object(admitted.map(|(room_id, receipts)| (room_id.clone(), receipts.clone())).collect());
-                self.receipts.apply_edu(origin, &admitted).await.map_err(|error| text(&error))?;
+                self.receipts.apply_edu(origin, &admitted).await?;
             }
             "m.presence" => {
-                let content = serde_json::from_value(edu.content.clone()).map_err(|error| text(&error))?;
+                let content = serde_json::from_value(edu.content.clone()).map_err(malformed)?;
                 self.presence.apply_edu(origin, &content);
             }
-            "m.direct_to_device" => {
-                self.to_device.receive_direct_to_device(origin, &edu.content).await.map_err(|error| text(&error))?
-            }
-            "m.device_list_update" => {
-                self.keys.receive_device_list_update(origin, &edu.content).await.map_err(|error| text(&error))?
-            }
+            "m.direct_to_device" => self.to_device.receive_direct_to_device(origin, &edu.content).await?,
+            "m.device_list_update" => self.keys.receive_device_list_update(origin, &edu.content).await?,
             "m.signing_key_update" | "org.matrix.signing_key_update" => {
-                self.keys.receive_signing_key_update(origin, &edu.content).await.map_err(|error| text(&error))?;
+                self.keys.receive_signing_key_update(origin, &edu.content).await?;
             }
             other => tracing::debug!(%origin, edu_type = other, "EDU of a type that is not known here"),
         }

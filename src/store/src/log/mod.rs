@@ -69,6 +69,13 @@ pub enum CommitError {
     Invalid(String),
 }
 
+impl CommitError {
+    /// Whether the same write may succeed later, with nothing changed about it.
+    pub fn is_passing(&self) -> bool {
+        !matches!(self, Self::Invalid(_))
+    }
+}
+
 impl From<StoreError> for CommitError {
     fn from(error: StoreError) -> Self {
         Self::Invalid(error.to_string())
