@@ -90,7 +90,7 @@ impl View<'_> {
                 to: self.to,
                 filter: &self.filter.timeline,
                 limit: self.filter.timeline_limit,
-                ignored: &self.ignored,
+                ignored: self.ignored,
             },
         )?;
         // The client may hold an older stretch of the room: it must not take this one for its continuation.

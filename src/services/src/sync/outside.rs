@@ -75,7 +75,7 @@ impl View<'_> {
             to: left_at,
             filter: &self.filter.timeline,
             limit: self.filter.timeline_limit,
-            ignored: &self.ignored,
+            ignored: self.ignored,
         };
         let mut timeline = read_timeline(rooms, room, &query)?;
         timeline.limited |= is_new && self.since.is_some();

@@ -43,7 +43,7 @@ impl View<'_> {
                 pdu.to_federation_raw().map_err(|error| broken(event, &error))?
             }
             _ if is_bundled => {
-                let audience = Audience { viewer, ignored: &self.ignored };
+                let audience = Audience { viewer, ignored: self.ignored };
                 self.sources.rooms.to_client_bundled(event, audience, false)?
             }
             _ => self.sources.rooms.to_client(event, Some(viewer), false)?,
