@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs clients that others wrote, unmodified, against a server that is started for them.
 #
-#   run.sh            all of them
-#   run.sh nio|js|web one of them
+#   run.sh                  all of them
+#   run.sh nio|js|web|mail  one of them
 #
 # The server is HOMESERVER_BINARY, or the one built in the target folder. What the clients need is installed below the
 # target folder, as the pinned lists beside this file say. Needs Python 3 with venv for matrix-nio, and Node.js with npm
@@ -12,25 +12,27 @@ here=$(cd "$(dirname "$0")" && pwd)
 : "${CARGO_TARGET_DIR:=${XDG_CACHE_HOME:-$HOME/.cache}/chappe/target}"
 binary="${HOMESERVER_BINARY:-$CARGO_TARGET_DIR/debug/chappe}"
 installed="$CARGO_TARGET_DIR/clients"
-[ $# -gt 0 ] || set -- nio js web
+[ $# -gt 0 ] || set -- nio js web mail
 
 if ! [ -x "$binary" ]; then
     echo "$binary is not there: build the server first, or set HOMESERVER_BINARY" >&2
     exit 1
 fi
 
-install_nio() {
+install_python() {
     if ! command -v python3 >/dev/null 2>&1; then
-        echo "Python 3 is missing: the tests with matrix-nio cannot run" >&2
+        echo "Python 3 is missing: the tests of $1 cannot run" >&2
         return 1
     fi
-    if ! cmp -s "$here/nio/requirements.txt" "$installed/nio/requirements.txt"; then
-        rm -rf "$installed/nio"
-        python3 -m venv "$installed/nio" || return 1
-        "$installed/nio/bin/pip" install --quiet --requirement "$here/nio/requirements.txt" || return 1
-        cp "$here/nio/requirements.txt" "$installed/nio/requirements.txt"
+    if ! cmp -s "$here/$1/requirements.txt" "$installed/$1/requirements.txt"; then
+        rm -rf "$installed/$1"
+        python3 -m venv "$installed/$1" || return 1
+        "$installed/$1/bin/pip" install --quiet --requirement "$here/$1/requirements.txt" || return 1
+        cp "$here/$1/requirements.txt" "$installed/$1/requirements.txt"
     fi
 }
+install_nio() { install_python nio; }
+install_mail() { install_python mail; }
 
 install_js() {
     if ! command -v node >/dev/null 2>&1 || ! command -v npm >/dev/null 2>&1; then
@@ -68,6 +70,7 @@ install_web() {
 run_nio() { "$installed/nio/bin/python" "$here/nio/client.py" "$1"; }
 # With the Node.js that the list pins, since the client asks for a newer one than systems have.
 run_js() { "$installed/js/node_modules/.bin/node" "$installed/js/client.mjs" "$1"; }
+run_mail() { "$installed/mail/bin/python" "$here/mail/client.py" "$1" "$mail_port"; }
 run_web() { node "$installed/web/client.mjs" "$1" "$browser"; }
 
 data=$(mktemp -d)
@@ -81,15 +84,16 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 socket_port() {
-    # The first port from here on that nothing listens on.
-    port=18008
+    # The first port from this one on that nothing listens on.
+    port=$1
     while command -v curl >/dev/null 2>&1 && curl --silent --output /dev/null "http://127.0.0.1:$port/"; do
         port=$((port + 1))
     done
     echo "$port"
 }
 
-port=$(socket_port)
+port=$(socket_port 18008)
+mail_port=$(socket_port 18025)
 url="http://127.0.0.1:$port"
 cat >"$data/conduit.toml" <<CONFIGURATION
 server_name = "clients.test"
@@ -107,6 +111,13 @@ mode = "open"
 
 [rate_limits]
 enabled = false
+
+[mail]
+host = "127.0.0.1"
+port = $mail_port
+tls = "off"
+from = "Clients <server@clients.test>"
+public_url = "$url"
 CONFIGURATION
 "$binary" --config "$data/conduit.toml" serve >"$data/server.log" 2>&1 &
 server=$!
