@@ -307,6 +307,9 @@ impl Cast<'_> {
 
     /// Device keys, changes of device lists and to-device messages from one server to the other.
     async fn pass_keys(&self, from: &Client, to: &Client) -> Result<(), Failure> {
+        // As a client does that encrypts for the room: of lists that nobody has asked for since their users joined, nobody need be
+        // told once more.
+        to.post("/_matrix/client/v3/keys/query", json!({ "device_keys": { &from.user_id: [] } })).await?;
         let mut sync = Syncing::begin(to).await?;
         let keys = json!({
             "user_id": from.user_id, "device_id": from.device_id, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],

@@ -141,8 +141,9 @@ impl Keys {
             self.note_pending_list(&user).await?;
             return self.forget_remote(&user).await;
         }
-        // An update that follows none before it, of a list that is not known here: its server has come to share a room with us. Local
-        // users are told by the join itself, and the list is fetched when it is needed.
+        // An update that follows none before it, of a list that nobody here has asked for since its user joined: its server introduces
+        // it, or a first device has keys now. Local users were told by the join itself and have not asked since, so that telling them
+        // again says nothing; the list is fetched when it is needed.
         if update.prev_id.is_empty() && self.freshness(&user)? == Freshness::Outdated && !self.is_stale(&user)? {
             return Ok(());
         }
