@@ -10,7 +10,7 @@ use ruma::{UserId, api::Direction as Paging};
 
 use crate::{
     Event, Room, RoomError, Rooms,
-    timeline::{Place, Token, after, before},
+    timeline::{Place, Token, after, place_before},
 };
 
 /// How often one page asks other servers for more.
@@ -95,12 +95,8 @@ impl Rooms {
             return Ok(PageEnd { place, since: None });
         };
         let late = self.get_late_places(room, position)?;
-        let lowest = late.first().map(|lowest| match before(*lowest) {
-            Token::Topological { depth, order, .. } => (depth, order),
-            Token::Stream(_) => *lowest,
-        });
         Ok(PageEnd {
-            place: lowest.map_or(place, |lowest| lowest.min(place)),
+            place: late.first().map_or(place, |lowest| place_before(*lowest).min(place)),
             since: Some(Since { position, place, late }),
         })
     }
@@ -148,11 +144,8 @@ impl Rooms {
                     page.end = (!page.events.is_empty()).then(|| after(end.place).with_up_to(up_to));
                     return Ok(page);
                 }
-                let next = if is_back { before(at) } else { after(at) };
-                if let Token::Topological { depth, order, .. } = next {
-                    place = (depth, order);
-                }
-                page.end = Some(next.with_up_to(up_to));
+                place = if is_back { place_before(at) } else { at };
+                page.end = Some(after(place).with_up_to(up_to));
                 looked_at += 1;
                 let is_later = up_to.is_some_and(|up_to| matches!(at.1, Order::Live(position) if position > up_to));
                 let was_given = is_later || end.as_ref().is_some_and(|end| end.was_given(at));

@@ -218,14 +218,19 @@ pub(crate) fn next_place((depth, order): Place) -> Place {
     }
 }
 
-/// Right before a place: what a page that starts with the event at it begins from.
-pub fn before((depth, order): Place) -> Token {
+/// The last place that comes before a place.
+pub fn place_before((depth, order): Place) -> Place {
     let order = match order {
         Order::Live(Position(0 | 1)) => Order::Backfilled(1),
         Order::Live(position) => Order::Live(Position(position.0 - 1)),
         Order::Backfilled(n) => Order::Backfilled(n.saturating_add(1)),
     };
-    Token::Topological { depth, order, up_to: None }
+    (depth, order)
+}
+
+/// Right before a place: what a page that starts with the event at it begins from.
+pub fn before(place: Place) -> Token {
+    after(place_before(place))
 }
 
 /// Right after a place.

@@ -9,7 +9,7 @@ use chappe_rooms::{
     Event, Room, Rooms,
     membership::MemberProfile,
     paging::PageRequest,
-    timeline::{Token, after, before},
+    timeline::{after, before, place_before},
     visibility::UserEyes,
 };
 use chappe_store::{Position, RoomNid};
@@ -332,12 +332,8 @@ async fn context_of(
     let Some(room) = rooms.get_room_by_nid(event.record.room)? else { return Ok(None) };
     let Some(place) = rooms.get_place(event)? else { return Ok(None) };
     let limit = |wanted: UInt| usize::try_from(wanted).unwrap_or(CONTEXT_EVENTS_MAX).min(CONTEXT_EVENTS_MAX);
-    let place_before = match before(place) {
-        Token::Topological { depth, order, .. } => (depth, order),
-        Token::Stream(_) => place,
-    };
     let page = |from, direction, limit| PageRequest { from, to: None, up_to: None, direction, limit };
-    let older = page(place_before, Paging::Backward, limit(wanted.before_limit));
+    let older = page(place_before(place), Paging::Backward, limit(wanted.before_limit));
     let older = rooms.get_visible_page(&room, user, older, |event| Ok(!is_ignored(ignored, event))).await?.events;
     let newer = page(place, Paging::Forward, limit(wanted.after_limit));
     let newer = rooms.get_visible_page(&room, user, newer, |event| Ok(!is_ignored(ignored, event))).await?.events;

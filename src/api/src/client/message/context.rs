@@ -11,7 +11,7 @@ use chappe_rooms::{
     client_event::Viewer,
     paging::{Page, PageRequest},
     relations::Audience,
-    timeline::{Place, Token, after, before},
+    timeline::{Place, after, before, place_before},
 };
 use chappe_services::account_data::AccountData;
 use ruma::{
@@ -60,9 +60,8 @@ pub async fn handle(
     let admits = |event: &Event| Ok(!is_ignored(event) && filter.admits_event(&rooms, event)?);
     let page = |from: Place, direction, limit| PageRequest { from, to: None, up_to: None, direction, limit };
     let user = &session.user_id;
-    let older = rooms
-        .get_visible_page(&room, user, page(place_of(before(place), place), Direction::Backward, limit / 2), admits)
-        .await?;
+    let older =
+        rooms.get_visible_page(&room, user, page(place_before(place), Direction::Backward, limit / 2), admits).await?;
     let newer = rooms.get_visible_page(&room, user, page(place, Direction::Forward, limit - limit / 2), admits).await?;
 
     let events = || events_of(&older).chain([&event]).chain(events_of(&newer));
@@ -84,13 +83,6 @@ pub async fn handle(
 
 fn events_of(page: &Page) -> impl Iterator<Item = &Arc<Event>> {
     page.events.iter().map(|(_, event)| event)
-}
-
-fn place_of(token: Token, otherwise: Place) -> Place {
-    match token {
-        Token::Topological { depth, order, .. } => (depth, order),
-        Token::Stream(_) => otherwise,
-    }
 }
 
 /// The state after an event; of the members, where loaded lazily, only those given.
