@@ -66,14 +66,13 @@ impl Destinations {
                 // Several requests that fail together are one failure.
                 Some(known) if known.retry_at_ms > now_ms => return known.retry_at_ms,
                 Some(known) => {
-                    let pause_ms = known.pause_ms.saturating_mul(2).clamp(PAUSE_FIRST_MS, PAUSE_MAX_MS);
-                    DestinationRecord { retry_at_ms: now_ms + with_jitter(pause_ms), pause_ms, ..*known }
+                    let pause_ms = with_jitter(known.pause_ms.saturating_mul(2).clamp(PAUSE_FIRST_MS, PAUSE_MAX_MS));
+                    DestinationRecord { retry_at_ms: now_ms + pause_ms, pause_ms, ..*known }
                 }
-                None => DestinationRecord {
-                    failing_since_ms: now_ms,
-                    retry_at_ms: now_ms + with_jitter(PAUSE_FIRST_MS),
-                    pause_ms: PAUSE_FIRST_MS,
-                },
+                None => {
+                    let pause_ms = with_jitter(PAUSE_FIRST_MS);
+                    DestinationRecord { failing_since_ms: now_ms, retry_at_ms: now_ms + pause_ms, pause_ms }
+                }
             };
             failing.insert(server.to_owned(), record);
             record
@@ -176,7 +175,6 @@ mod tests {
         assert!(!destinations.record_contact(server));
         clock.advance(20_000);
         assert!(destinations.get_retry_at_ms(server).is_some());
-        // The jitter may have hidden up to a fifth of the pause.
         clock.advance(400_000);
         assert!(destinations.record_contact(server));
         assert_eq!(destinations.get_retry_at_ms(server), None);
