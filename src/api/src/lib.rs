@@ -46,13 +46,13 @@ pub mod client;
 mod closed_federation_tests;
 mod cost;
 pub mod error;
+#[cfg(test)]
+mod every_endpoint;
 pub mod extract;
 pub mod federation;
 mod layers;
 pub mod media;
 pub mod rate_limit;
-#[cfg(test)]
-mod refusals;
 pub mod route;
 #[cfg(test)]
 mod spec_table;

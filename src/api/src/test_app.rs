@@ -37,7 +37,7 @@ use chappe_services::{
     push::{pushers::Pushers, rules::PushRules},
     readers::{ReaderSources, Readers},
     receipts::Receipts,
-    registration::RegistrationMode,
+    registration::{RegistrationMode, SharedSecretRegistration, shared_secret_mac_hex},
     reports::Reports,
     search::{Search, SearchIndex},
     secret::Secret,
@@ -335,6 +335,27 @@ impl TestApp {
     pub(crate) async fn register(&self, username: &str) -> String {
         let request = json!({ "username": username, "password": "secret", "auth": { "type": "m.login.dummy" } });
         let (status, answer) = self.post("/_matrix/client/v3/register", None, request).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Registers an administrator with the password `secret`; the answer is the access token.
+    pub(crate) async fn register_admin(&self, username: &str) -> String {
+        let path = "/_synapse/admin/v1/register";
+        let nonce = self.get(path, None).await.1["nonce"].as_str().unwrap().to_owned();
+        let mut registration = SharedSecretRegistration {
+            nonce,
+            username: username.to_owned(),
+            password: "secret".to_owned(),
+            admin: true,
+            user_type: None,
+            mac: String::new(),
+        };
+        registration.mac = shared_secret_mac_hex(&Secret::new("shared"), &registration).unwrap();
+        let request = json!({
+            "nonce": registration.nonce, "username": username, "password": "secret", "admin": true, "mac": registration.mac,
+        });
+        let (status, answer) = self.post(path, None, request).await;
         assert_eq!(status, StatusCode::OK, "{answer}");
         answer["access_token"].as_str().unwrap().to_owned()
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header, request::Parts};
 use serde::de::DeserializeOwned;
 
-use super::request::{body_error, json_error};
+use super::request::{body_error, check_no_array, json_error};
 use crate::error::ApiError;
 
 /// A JSON body. An empty body counts as `{}`, as clients leave it off where nothing in it is needed.
@@ -20,7 +20,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let body = Bytes::from_request(request, state).await.map_err(body_error)?;
         let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-        serde_json::from_slice(body).map(Self).map_err(|error| json_error(&error))
+        check_no_array(body)?;
+        serde_json::from_slice(body).map(Self).map_err(|error| json_error(&error, body))
     }
 }
 

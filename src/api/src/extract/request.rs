@@ -14,6 +14,7 @@ use ruma::api::{
     error::{DeserializationError, FromHttpRequestError},
     path_builder::PathBuilder,
 };
+use serde::de::IgnoredAny;
 use serde_json::Value as JsonValue;
 
 use crate::error::ApiError;
@@ -44,8 +45,9 @@ where
         if TypeId::of::<T>() == TypeId::of::<login::v3::Request>() {
             check_login_type(&body)?;
         }
+        check_no_array(&body)?;
         let request = http::Request::from_parts(parts, &*body);
-        T::try_from_http_request(request, &path_arguments).map(Self).map_err(request_error)
+        T::try_from_http_request(request, &path_arguments).map(Self).map_err(|error| request_error(error, &body))
     }
 }
 
@@ -73,9 +75,9 @@ pub(super) fn body_error(rejection: BytesRejection) -> ApiError {
     }
 }
 
-pub(super) fn request_error(error: FromHttpRequestError) -> ApiError {
+pub(super) fn request_error(error: FromHttpRequestError, body: &[u8]) -> ApiError {
     match error {
-        FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => json_error(&error),
+        FromHttpRequestError::Deserialization(DeserializationError::Json(error)) => json_error(&error, body),
         FromHttpRequestError::Deserialization(error) => ApiError::invalid_param(error.to_string()),
         FromHttpRequestError::MethodMismatch { .. } => ApiError::unrecognized_method(),
         _ => ApiError::invalid_param("The request is malformed"),
@@ -83,10 +85,23 @@ pub(super) fn request_error(error: FromHttpRequestError) -> ApiError {
 }
 
 /// M_NOT_JSON for what is no JSON, M_BAD_JSON for JSON of the wrong shape.
-pub(super) fn json_error(error: &serde_json::Error) -> ApiError {
-    match error.classify() {
-        serde_json::error::Category::Data => ApiError::bad_json(error.to_string()),
-        _ => ApiError::not_json(error.to_string()),
+pub(super) fn json_error(error: &serde_json::Error, body: &[u8]) -> ApiError {
+    // The error does not say: an enum that is no string counts as a syntax error.
+    match is_json(body) {
+        true => ApiError::bad_json(error.to_string()),
+        false => ApiError::not_json(error.to_string()),
+    }
+}
+
+fn is_json(body: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(body).is_ok()
+}
+
+/// Refuses an array where an object belongs: serde reads a struct from either.
+pub(super) fn check_no_array(body: &[u8]) -> Result<(), ApiError> {
+    match body.trim_ascii_start().starts_with(b"[") && is_json(body) {
+        true => Err(ApiError::bad_json("The request body must be an object")),
+        false => Ok(()),
     }
 }
 

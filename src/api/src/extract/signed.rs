@@ -44,7 +44,7 @@ where
         let body = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await.map_err(body_error)?;
         let origin = verify(&parts, &body, state).await?;
         let request = http::Request::from_parts(parts, &*body);
-        let body = T::try_from_http_request(request, &path_arguments).map_err(request_error)?;
+        let body = T::try_from_http_request(request, &path_arguments).map_err(|error| request_error(error, &body))?;
         Ok(Self { origin, body })
     }
 }
@@ -68,7 +68,7 @@ where
         let (parts, body) = request.into_parts();
         let body = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await.map_err(body_error)?;
         let origin = verify(&parts, &body, state).await?;
-        let body = serde_json::from_slice(&body).map_err(|error| json_error(&error))?;
+        let body = serde_json::from_slice(&body).map_err(|error| json_error(&error, &body))?;
         Ok(Self { origin, body })
     }
 }
@@ -81,7 +81,7 @@ where
 {
     let content: Option<serde_json::Value> = match body.is_empty() {
         true => None,
-        false => Some(serde_json::from_slice(body).map_err(|error| json_error(&error))?),
+        false => Some(serde_json::from_slice(body).map_err(|error| json_error(&error, body))?),
     };
     let authorization: Vec<&str> =
         parts.headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| value.to_str().ok()).collect();

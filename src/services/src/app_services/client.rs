@@ -226,6 +226,11 @@ impl AppServices {
         merged.map(JsonValue::Object)
     }
 
+    /// Whether a service offers this protocol.
+    pub fn is_offered(&self, protocol: &str) -> bool {
+        self.offering(Some(protocol)).next().is_some()
+    }
+
     /// Looks up locations or users in a network, or (without a protocol) by their Matrix name, which is among `fields` then.
     pub async fn fetch_third_party(
         &self,

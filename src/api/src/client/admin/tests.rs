@@ -1,5 +1,3 @@
-use chappe_services::registration::{SharedSecretRegistration, shared_secret_mac_hex};
-use chappe_services::secret::Secret;
 use http::StatusCode;
 use serde_json::{Value as JsonValue, json};
 
@@ -12,27 +10,6 @@ fn refusal((status, body): &(StatusCode, JsonValue)) -> (u16, &str) {
     (status.as_u16(), body["errcode"].as_str().unwrap_or_default())
 }
 
-/// An administrator's access token.
-async fn register_admin(server: &TestApp, name: &str) -> String {
-    let path = "/_synapse/admin/v1/register";
-    let nonce = server.get(path, None).await.1["nonce"].as_str().unwrap().to_owned();
-    let mut registration = SharedSecretRegistration {
-        nonce,
-        username: name.to_owned(),
-        password: "secret".to_owned(),
-        admin: true,
-        user_type: None,
-        mac: String::new(),
-    };
-    registration.mac = shared_secret_mac_hex(&Secret::new("shared"), &registration).unwrap();
-    let request = json!({
-        "nonce": registration.nonce, "username": name, "password": "secret", "admin": true, "mac": registration.mac,
-    });
-    let (status, answer) = server.post(path, None, request).await;
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    answer["access_token"].as_str().unwrap().to_owned()
-}
-
 fn admin_path(what: &str, user: &str) -> String {
     format!("/_matrix/client/v1/admin/{what}/{user}")
 }
@@ -40,7 +17,7 @@ fn admin_path(what: &str, user: &str) -> String {
 #[tokio::test]
 async fn whois_is_for_oneself_and_for_administrators() {
     let server = TestApp::new();
-    let admin = register_admin(&server, "root").await;
+    let admin = server.register_admin("root").await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let path = format!("/_matrix/client/v3/admin/whois/{ALICE}");
     for token in [&alice, &admin] {
@@ -61,7 +38,7 @@ async fn whois_is_for_oneself_and_for_administrators() {
 #[tokio::test]
 async fn restrictions_are_administrators_business() {
     let server = TestApp::new();
-    let admin = register_admin(&server, "root").await;
+    let admin = server.register_admin("root").await;
     let alice = server.register("alice").await;
     for (what, field) in [("lock", "locked"), ("suspend", "suspended")] {
         let path = admin_path(what, ALICE);
@@ -94,7 +71,7 @@ async fn restrictions_are_administrators_business() {
 #[tokio::test]
 async fn locked_account_can_only_log_out() {
     let server = TestApp::new();
-    let admin = register_admin(&server, "root").await;
+    let admin = server.register_admin("root").await;
     let alice = server.register("alice").await;
     let whoami = "/_matrix/client/v3/account/whoami";
     server.put(&admin_path("lock", ALICE), Some(&admin), json!({ "locked": true })).await;
@@ -114,7 +91,7 @@ async fn locked_account_can_only_log_out() {
 #[tokio::test]
 async fn suspended_account_reads_and_leaves_and_does_nothing_to_others() {
     let server = TestApp::new();
-    let admin = register_admin(&server, "root").await;
+    let admin = server.register_admin("root").await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let create = "/_matrix/client/v3/createRoom";
     let room = server.post(create, Some(&alice), json!({ "preset": "public_chat" })).await.1["room_id"].clone();
@@ -154,7 +131,7 @@ async fn suspended_account_reads_and_leaves_and_does_nothing_to_others() {
 #[tokio::test]
 async fn notice_comes_in_a_room_whose_invite_cannot_be_declined() {
     let server = TestApp::new();
-    let admin = register_admin(&server, "root").await;
+    let admin = server.register_admin("root").await;
     let alice = server.register("alice").await;
     let body = json!({ "user_id": ALICE, "content": { "msgtype": "m.text", "body": "maintenance" } });
     assert_eq!(refusal(&server.post(NOTICE, Some(&alice), JsonValue::Null).await), (403, "M_FORBIDDEN"));

@@ -20,5 +20,5 @@ pub async fn one(
     PathParams(protocol): PathParams<String>,
 ) -> Result<Json<JsonValue>, ApiError> {
     let described = app_services.fetch_protocol(&protocol).await;
-    described.map(Json).ok_or_else(|| ApiError::not_found("No application service knows this protocol"))
+    described.map(Json).ok_or_else(super::no_such_protocol)
 }

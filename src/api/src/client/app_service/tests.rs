@@ -201,9 +201,10 @@ async fn networks_that_nobody_bridges_are_not_found() {
     assert_eq!((status, answer), (StatusCode::OK, json!({})));
     assert_eq!(refusal(&server.get(&format!("{path}/protocol/irc"), Some(&alice)).await), (404, "M_NOT_FOUND"));
     assert_eq!(refusal(&server.get(&format!("{path}/protocols"), None).await), (401, "M_MISSING_TOKEN"));
-    for lookup in
-        ["user/irc?nick=bob", "location/irc?channel=x", "user?userid=@a:b.example", "location?alias=%23a:b.example"]
-    {
+    for lookup in ["user/irc?nick=bob", "location/irc?channel=x"] {
+        assert_eq!(refusal(&server.get(&format!("{path}/{lookup}"), Some(&alice)).await), (404, "M_NOT_FOUND"));
+    }
+    for lookup in ["user?userid=@a:b.example", "location?alias=%23a:b.example"] {
         assert_eq!(
             server.get(&format!("{path}/{lookup}"), Some(&alice)).await,
             (StatusCode::OK, json!([])),
@@ -213,5 +214,7 @@ async fn networks_that_nobody_bridges_are_not_found() {
     for lookup in ["user", "location"] {
         let refused = server.get(&format!("{path}/{lookup}"), Some(&alice)).await;
         assert_eq!(refusal(&refused), (400, "M_MISSING_PARAM"));
+        let malformed = format!("{path}/{lookup}?userid=x&alias=x");
+        assert_eq!(refusal(&server.get(&malformed, Some(&alice)).await), (400, "M_INVALID_PARAM"));
     }
 }

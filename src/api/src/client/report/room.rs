@@ -4,18 +4,26 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use chappe_services::reports::Reports;
-use ruma::api::client::room::report_room::v3::{Request, Response};
+use ruma::{OwnedRoomId, api::client::room::report_room::v3::Response};
+use serde::Deserialize;
 
 use crate::{
     error::ApiError,
-    extract::{Ruma, RumaResponse, User},
+    extract::{JsonBody, PathParams, RumaResponse, User},
 };
+
+/// Read here and not by ruma's type, which takes no reason for a blank one.
+#[derive(Deserialize)]
+pub struct Body {
+    reason: String,
+}
 
 pub async fn handle(
     State(reports): State<Arc<Reports>>,
     User(session): User,
-    Ruma(request): Ruma<Request>,
+    PathParams(room_id): PathParams<OwnedRoomId>,
+    JsonBody(body): JsonBody<Body>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    reports.report_room(&session.user_id, &request.room_id, request.reason).await?;
+    reports.report_room(&session.user_id, &room_id, body.reason).await?;
     Ok(RumaResponse(Response::new()))
 }
