@@ -10,7 +10,7 @@ help:
 	@echo "make test-clients      run clients of others against the server: matrix-sdk, those from PyPI and npm, and a web client"
 	@echo "make test-closed       a closed federation at the level of packets; needs root, or says that it was skipped"
 	@echo "make test-interop      this server beside a real Synapse, which it installs; needs Python 3 and its package index"
-	@echo "make sim               servers over a bad network, by SEEDS (how many) or SEED (one)"
+	@echo "make sim               servers over a bad network, by SEEDS (how many) and FIRST, or SEED (one)"
 	@echo "make demo              two servers, two people, one encrypted room between them"
 	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill, torn-tail, failed-flush, flipped-bytes, power-cut or full-disk (both root)"
 	@echo "make lint              check format and lints"
@@ -25,10 +25,13 @@ deps:
 run: deps
 	cargo run --release --locked -p chappe-server -- serve
 
+# How many seeds of the simulation: as many as take two minutes of two cores.
+SEEDS ?= 2000
+
 # The whole workspace in both steps, so that every dependency is built once. The tests start the binary.
 test: deps
 	cargo build --workspace --all-targets --locked
-	cargo test --workspace --locked
+	CHAPPE_SIM_SEEDS=$(SEEDS) cargo test --workspace --locked
 
 test-clients: deps
 	cargo build --workspace --all-targets --locked
@@ -39,9 +42,8 @@ test-closed: deps
 	cargo build --locked -p chappe-server
 	tests/closed/run.sh
 
-# With neither, as many seeds as fit into the time of a test run.
 sim: deps
-	$(if $(SEEDS),CHAPPE_SIM_SEEDS=$(SEEDS)) $(if $(SEED),CHAPPE_SIM_SEED=$(SEED)) \
+	CHAPPE_SIM_SEEDS=$(SEEDS) CHAPPE_SIM_FIRST=$(FIRST) CHAPPE_SIM_SEED=$(SEED) \
 		cargo test --locked -p chappe-rooms --lib simulation -- --nocapture
 
 demo: deps

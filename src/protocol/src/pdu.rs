@@ -71,10 +71,15 @@ impl Pdu {
     /// The event is not rejected, and nothing is known about its signatures.
     pub fn from_object(mut object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, FormatError> {
         object.remove("unsigned");
-        format::check_fields(&object, rules)?;
-        let json = json::canonical(&object)?;
+        Self::from_signed(&object, rules)
+    }
+
+    /// As [`Pdu::from_object`], of an event from which `unsigned` has been taken already.
+    pub fn from_signed(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, FormatError> {
+        format::check_fields(object, rules)?;
+        let json = json::canonical(object)?;
         format::check_size(&json)?;
-        let event_id = event_id(&object, rules)?;
+        let event_id = event_id(object, rules)?;
         Self::read(event_id, json.into(), false, None)
     }
 

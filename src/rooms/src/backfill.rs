@@ -272,7 +272,9 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<(Events, Events), RoomError> {
         let event = self.require_event_of_room(origin, room_id, event_id)?;
-        if self.require_room(room_id)?.record.partial_state {
+        // Nor if it has left again before it knew the state of those events.
+        let room = self.require_room(room_id)?;
+        if room.record.partial_state || self.has_partial_events(room.nid)? {
             return Err(RoomError::Forbidden("This server has only just joined the room: ask another".to_owned()));
         }
         let Some(root) = event.record.state_before else {

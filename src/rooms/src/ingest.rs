@@ -106,17 +106,20 @@ impl Rooms {
         &self,
         room_id: &RoomId,
         rules: &RoomVersionRules,
-        object: CanonicalJsonObject,
+        mut object: CanonicalJsonObject,
     ) -> Result<Arc<Pdu>, RoomError> {
-        let pdu = Pdu::from_object(object.clone(), rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        object.remove("unsigned");
+        let pdu = Pdu::from_signed(&object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         if pdu.room_id != room_id {
             return Err(RoomError::Invalid(format!("Event {} is of another room", pdu.event_id)));
         }
         if !self.gate.is_allowed(pdu.sender.server_name()) {
             return Err(RemoteError::Denied(pdu.sender.server_name().to_owned()).into());
         }
-        let (_, pdu) = self.check_signatures(object, rules).await?;
-        Ok(Arc::new(pdu))
+        match self.verify(&object, rules).await? {
+            Verified::All => Ok(Arc::new(pdu)),
+            Verified::Signatures => Ok(Arc::new(redacted(object, rules)?.1)),
+        }
     }
 
     /// Verifies the signatures an event needs. Where its content hash does not fit, what comes back is its redacted form.
@@ -126,19 +129,21 @@ impl Rooms {
         rules: &RoomVersionRules,
     ) -> Result<(CanonicalJsonObject, Pdu), RoomError> {
         object.remove("unsigned");
+        if self.verify(&object, rules).await? == Verified::Signatures {
+            return redacted(object, rules);
+        }
+        let pdu = Pdu::from_signed(&object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+        Ok((object, pdu))
+    }
+
+    async fn verify(&self, object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Verified, RoomError> {
         let sent_at = match object.get("origin_server_ts") {
             Some(CanonicalJsonValue::Integer(sent_at)) => u64::try_from(i64::from(*sent_at)).unwrap_or(0),
             _ => return Err(RoomError::BadJson("The event has no origin_server_ts".to_owned())),
         };
         let sent_at = MilliSecondsSinceUnixEpoch(ruma::UInt::new_saturating(sent_at));
-        let keys = self.remote.fetch_keys_for_event(&object, rules, sent_at).await?;
-        let verified = sign::verify_event(&object, rules, &keys)
-            .map_err(|error| RoomError::Forbidden(format!("Signatures: {error}")))?;
-        if verified == Verified::Signatures {
-            object = redact::redact_object(object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
-        }
-        let pdu = Pdu::from_object(object.clone(), rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
-        Ok((object, pdu))
+        let keys = self.remote.fetch_keys_for_event(object, rules, sent_at).await?;
+        sign::verify_event(object, rules, &keys).map_err(|error| RoomError::Forbidden(format!("Signatures: {error}")))
     }
 
     /// Whether an event is known with its place in the graph: not merely as an outlier.
@@ -200,7 +205,7 @@ impl Rooms {
                 }
             }
         }
-        let mut events: Vec<_> = found.into_values().filter(|event| event.event_id != pdu.event_id).collect();
+        let mut events = self.between(pdu, found)?;
         events.sort_by_key(|event| event.depth);
         let of_gap: HashSet<OwnedEventId> = events.iter().map(|event| event.event_id.clone()).collect();
         for event in events {
@@ -216,6 +221,20 @@ impl Rooms {
             }
         }
         Ok(denied)
+    }
+
+    /// Of events that another server names as missing, those from which a way leads to the event without meeting one that has its place here:
+    /// the walk of a server that was told of some ends of the graph goes on beyond what was known at others, into history from before this
+    /// server's time.
+    fn between(&self, pdu: &Pdu, mut found: HashMap<OwnedEventId, Arc<Pdu>>) -> Result<Vec<Arc<Pdu>>, RoomError> {
+        let (mut events, mut open) = (Vec::new(), self.unplaced_prevs(pdu)?);
+        while let Some(id) = open.pop() {
+            if let Some(event) = found.remove(&id).filter(|event| event.event_id != pdu.event_id) {
+                open.extend(self.unplaced_prevs(&event)?);
+                events.push(event);
+            }
+        }
+        Ok(events)
     }
 
     /// Whether an event that is not known here is of a server that is not federated with. Such an event is not taken in; the state after
@@ -476,6 +495,12 @@ impl Rooms {
         self.store_trees(trees)?;
         Ok(root)
     }
+}
+
+fn redacted(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<(CanonicalJsonObject, Pdu), RoomError> {
+    let object = redact::redact_object(object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+    let pdu = Pdu::from_signed(&object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
+    Ok((object, pdu))
 }
 
 /// The id of an event whose sender's server is not federated with: nothing else of it is looked at.

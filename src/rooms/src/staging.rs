@@ -270,7 +270,8 @@ impl Staging {
             self.note_missing_history(&event)?;
         }
         if placement == Placement::Live && status == EventStatus::Accepted {
-            self.advance(&event);
+            let is_new = relay == Relay::Everyone || !self.is_superseded(&event.pdu.event_id)?;
+            self.advance(&event, is_new);
             let position = self.last_position.unwrap_or_default();
             if relay != Relay::Nobody {
                 self.outgoing.push((position, nid, relay));
@@ -379,9 +380,14 @@ impl Staging {
     }
 
     /// Moves the forward extremities and, where the event is the only one left, the current state.
-    fn advance(&mut self, event: &Event) {
+    ///
+    /// An event that comes after one that builds on it (an old one, known as an outlier so far) is no end of the room.
+    fn advance(&mut self, event: &Event, is_new: bool) {
         let extremities = &mut self.room.record.forward_extremities;
         extremities.retain(|(_, id, _)| !event.pdu.prev_events.contains(id));
+        if !is_new {
+            return;
+        }
         extremities.push((event.nid, event.pdu.event_id.clone(), event.pdu.depth));
         if let ([_], Some(state)) = (extremities.as_slice(), event.record.state_after) {
             self.room.record.state = state;

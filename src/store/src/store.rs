@@ -40,13 +40,17 @@ impl Store {
 
     /// A store whose log is not kept: for tests and simulation.
     pub fn in_memory() -> Self {
-        let engine: Arc<dyn Engine> = Arc::new(crate::MemoryEngine::new());
-        let log = Arc::new(Log::volatile(engine.clone()));
-        match Self::assemble(engine, log) {
+        match Self::volatile(Arc::new(crate::MemoryEngine::new())) {
             Ok(store) => store,
             // An empty memory engine has nothing that could fail to be read.
             Err(error) => unreachable!("empty in-memory store: {error}"),
         }
+    }
+
+    /// As [`Store::in_memory`], over an engine that may be that of an earlier store: what simulations take for a restart.
+    pub fn volatile(engine: Arc<dyn Engine>) -> Result<Self, OpenError> {
+        let log = Arc::new(Log::volatile(engine.clone()));
+        Self::assemble(engine, log)
     }
 
     fn assemble(engine: Arc<dyn Engine>, log: Arc<Log>) -> Result<Self, OpenError> {

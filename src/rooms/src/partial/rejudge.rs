@@ -222,7 +222,7 @@ impl Staging {
     }
 
     /// Whether an accepted event stands on this one, directly or on refused ones between them.
-    fn is_superseded(&self, id: &OwnedEventId) -> Result<bool, RoomError> {
+    pub(crate) fn is_superseded(&self, id: &OwnedEventId) -> Result<bool, RoomError> {
         let (mut open, mut seen) = (vec![id.clone()], HashSet::new());
         while let Some(id) = open.pop() {
             let next = self.rooms.store.scan(&NEXT_EVENTS, &(id,), Direction::Forward);

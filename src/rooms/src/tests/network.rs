@@ -14,7 +14,7 @@ use chappe_protocol::{
     sign::{PublicKeys, ServerSigner},
 };
 use chappe_store::{
-    Batch, Direction, Store,
+    Batch, Direction, MemoryEngine, Store,
     tables::outgoing::{OUTGOING, OutgoingItem},
 };
 use parking_lot::Mutex;
@@ -42,7 +42,7 @@ use crate::{
 pub(crate) struct Network {
     /// The one clock of all servers.
     pub(crate) clock: Arc<ManualClock>,
-    servers: Mutex<BTreeMap<OwnedServerName, Rooms>>,
+    servers: Mutex<BTreeMap<OwnedServerName, Server>>,
     keys: Mutex<PublicKeys>,
     down: Mutex<BTreeSet<OwnedServerName>>,
     /// Pairs of servers, each in order, that do not reach each other.
@@ -55,6 +55,14 @@ pub(crate) struct Network {
 
 /// What every server signs with as a policy server.
 pub(super) const POLICY_SEED: [u8; 32] = [99; 32];
+
+/// A server, and what of it outlasts a restart.
+struct Server {
+    rooms: Rooms,
+    engine: Arc<MemoryEngine>,
+    signer: Arc<ServerSigner>,
+    gate: Arc<dyn FederationGate>,
+}
 
 /// One server's connection to the network.
 struct Link {
@@ -84,18 +92,36 @@ impl Network {
         let seed = [u8::try_from(self.servers.lock().len() + 1).expect("few servers"); 32];
         let signer = Arc::new(ServerSigner::from_seed(name.clone(), "a", &seed).expect("signer"));
         self.keys.lock().extend(signer.public_keys());
-        let link = Link { network: Arc::downgrade(self), own_name: name.clone() };
-        let rooms = Rooms::new(
-            Store::in_memory(),
-            signer,
+        let engine = Arc::new(MemoryEngine::new());
+        let rooms = self.start(&engine, &signer, &gate);
+        self.servers.lock().insert(name, Server { rooms: rooms.clone(), engine, signer, gate });
+        rooms
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        engine: &Arc<MemoryEngine>,
+        signer: &Arc<ServerSigner>,
+        gate: &Arc<dyn FederationGate>,
+    ) -> Rooms {
+        let link = Link { network: Arc::downgrade(self), own_name: signer.server_name().to_owned() };
+        Rooms::new(
+            Store::volatile(engine.clone()).expect("store"),
+            signer.clone(),
             self.clock.clone(),
             Arc::new(link),
-            gate,
+            gate.clone(),
             Arc::new(NoProfiles),
             RoomsConfig::default(),
-        );
-        self.servers.lock().insert(name, rooms.clone());
-        rooms
+        )
+    }
+
+    /// The same server as another process would find it: of what was only in memory nothing is left.
+    pub(crate) fn restart(self: &Arc<Self>, server: &Rooms) -> Rooms {
+        let mut servers = self.servers.lock();
+        let server = servers.get_mut(server.server_name()).expect("a server of this network");
+        server.rooms = self.start(&server.engine, &server.signer, &server.gate);
+        server.rooms.clone()
     }
 
     pub(crate) fn set_down(&self, server: &Rooms, is_down: bool) {
@@ -119,7 +145,7 @@ impl Network {
     /// Hands every queued event to its destination, until nothing is queued for a server that is up.
     pub(crate) async fn deliver(&self) {
         loop {
-            let servers: Vec<Rooms> = self.servers.lock().values().cloned().collect();
+            let servers: Vec<Rooms> = self.servers.lock().values().map(|server| server.rooms.clone()).collect();
             let mut delivered = 0;
             for from in &servers {
                 let queued: Vec<_> =
@@ -171,7 +197,7 @@ impl Network {
         if self.down.lock().contains(name) {
             return None;
         }
-        self.servers.lock().get(name).cloned()
+        self.servers.lock().get(name).map(|server| server.rooms.clone())
     }
 }
 

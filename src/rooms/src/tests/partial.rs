@@ -249,6 +249,21 @@ async fn server_that_has_left_gives_the_resync_up() {
     assert_eq!(state_of(one, room_id), state_of(two, room_id));
 }
 
+#[tokio::test]
+async fn server_that_left_before_it_knew_the_members_tells_nobody_the_state() {
+    let room = joined().await;
+    let Joined { network, one, two, bob, room_id, .. } = &room;
+    let nid = two.get_room_nid(room_id).expect("read").expect("room");
+    let join = two.get_state_event(nid, &StateEventType::RoomMember, bob.as_str()).expect("read").expect("join");
+    two.leave(bob, room_id, None).await.expect("leave");
+    network.deliver().await;
+    network.set_down(one, true);
+    room.resync().await;
+    network.set_down(one, false);
+    let told = two.get_state_ids_for_server(one.server_name(), room_id, &join.pdu.event_id);
+    assert!(matches!(told, Err(RoomError::Forbidden(_))));
+}
+
 /// Prints what joining a large room costs. `CHAPPE_MEMBERS` says how large (20,000); run it alone, with `--ignored --nocapture`.
 #[tokio::test]
 #[ignore = "takes minutes, and prints figures rather than checking any"]
