@@ -53,6 +53,7 @@ use chappe_store::Store;
 use futures_util::future::BoxFuture;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
+use ipnet::IpNet;
 use ruma::{OwnedServerName, RoomVersionId, UserId, owned_server_name};
 use serde_json::{Value as JsonValue, json};
 use tokio_util::sync::CancellationToken;
@@ -90,6 +91,8 @@ pub(crate) struct TestConfig {
     pub(crate) dns: Option<Arc<dyn Dns>>,
     pub(crate) federation_allow: Vec<String>,
     pub(crate) mail: Option<MailConfig>,
+    /// Networks whose pages are previewed; none: previews are switched off.
+    pub(crate) preview_networks: Vec<IpNet>,
     pub(crate) rate_limits: RateLimitsConfig,
     pub(crate) server_keys: ServerKeysConfig,
 }
@@ -105,6 +108,7 @@ impl Default for TestConfig {
             dns: None,
             federation_allow: Vec::new(),
             mail: None,
+            preview_networks: Vec::new(),
             rate_limits: RateLimitsConfig { enabled: false, ..Default::default() },
             server_keys: ServerKeysConfig::default(),
         }
@@ -205,9 +209,11 @@ impl TestApp {
             MediaConfig::default(),
         )
         .unwrap();
+        let to_pages =
+            ConnectorConfig { allow_networks: config.preview_networks.clone(), ..ConnectorConfig::default() };
         let previews = Previews::new(
-            PreviewsConfig::default(),
-            Connector::new(ConnectorConfig::default()).unwrap(),
+            PreviewsConfig { enabled: !config.preview_networks.is_empty(), ..PreviewsConfig::default() },
+            Connector::new(to_pages).unwrap(),
             media.clone(),
             store.clone(),
             clock.clone(),

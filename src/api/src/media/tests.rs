@@ -236,3 +236,20 @@ async fn previews_are_off_unless_the_operator_turns_them_on() {
         assert_eq!((status.as_u16(), &answer["errcode"]), (400, &"M_MISSING_PARAM".into()));
     }
 }
+
+#[tokio::test]
+async fn page_is_previewed_for_users() {
+    use crate::test_app::{TestApp, TestConfig};
+    const PAGE: &str = "<html><head><meta property=\"og:title\" content=\"A page\"></head><body>text</body></html>";
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let page = format!("http://{}/", listener.local_addr().unwrap());
+    let pages = axum::Router::new().fallback(|| async { axum::response::Html(PAGE) });
+    tokio::spawn(async move { axum::serve(listener, pages).await });
+    let server =
+        TestApp::with(TestConfig { preview_networks: vec!["127.0.0.0/8".parse().unwrap()], ..TestConfig::default() });
+    let alice = server.register("alice").await;
+    for path in ["/_matrix/client/v1/media/preview_url", "/_matrix/media/v3/preview_url"] {
+        let (status, answer) = server.get(&format!("{path}?url={page}"), Some(&alice)).await;
+        assert_eq!((status.as_u16(), &answer["og:title"]), (200, &"A page".into()), "{answer}");
+    }
+}

@@ -10,6 +10,11 @@ const TOKEN: Option<&str> = Some("irc-token");
 
 /// A server with one service, `irc`, that has `@_irc_.*` and `#irc_.*` for itself, and no URL.
 fn server() -> TestApp {
+    server_with(RegistrationDraft::default())
+}
+
+/// The same, where the draft says more about the service.
+fn server_with(draft: RegistrationDraft) -> TestApp {
     let namespace = |regex: &str| vec![NamespaceDraft { exclusive: true, regex: regex.to_owned() }];
     let draft = RegistrationDraft {
         id: "irc".to_owned(),
@@ -18,7 +23,7 @@ fn server() -> TestApp {
         sender_localpart: "_irc_bot".to_owned(),
         users: namespace("@_irc_.*"),
         aliases: namespace("#irc_.*"),
-        ..RegistrationDraft::default()
+        ..draft
     };
     let registration = Registration::new(server_name!("chappe.example"), draft).unwrap();
     let mut config = TestConfig::default();
@@ -216,5 +221,59 @@ async fn networks_that_nobody_bridges_are_not_found() {
         assert_eq!(refusal(&refused), (400, "M_MISSING_PARAM"));
         let malformed = format!("{path}/{lookup}?userid=x&alias=x");
         assert_eq!(refusal(&server.get(&malformed, Some(&alice)).await), (400, "M_INVALID_PARAM"));
+    }
+}
+
+/// A service that answers pings, and knows one person and one room of its network.
+async fn start_service() -> String {
+    let answer = |request: axum::extract::Request| async move {
+        axum::Json(match request.uri().path() {
+            "/_matrix/app/v1/ping" => json!({}),
+            "/_matrix/app/v1/thirdparty/protocol/irc" => {
+                json!({ "user_fields": ["nick"], "instances": [{ "network_id": "net" }] })
+            }
+            "/_matrix/app/v1/thirdparty/user/irc" | "/_matrix/app/v1/thirdparty/user" => {
+                json!([{ "userid": "@_irc_bob:chappe.example", "protocol": "irc", "fields": { "asked": request.uri().query() } }])
+            }
+            "/_matrix/app/v1/thirdparty/location/irc" | "/_matrix/app/v1/thirdparty/location" => {
+                json!([{ "alias": "#irc_a:chappe.example", "protocol": "irc", "fields": { "asked": request.uri().query() } }])
+            }
+            _ => json!(null),
+        })
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    url
+}
+
+#[tokio::test]
+async fn service_is_pinged_and_asked_about_its_network() {
+    let url = Some(start_service().await);
+    let server = server_with(RegistrationDraft { url, protocols: vec!["irc".to_owned()], ..Default::default() });
+    let (status, answer) = server.post("/_matrix/client/v1/appservice/irc/ping", TOKEN, json!({})).await;
+    assert_eq!((status, answer["duration_ms"].is_u64()), (StatusCode::OK, true), "{answer}");
+
+    let alice = server.register("alice").await;
+    let ask = async |path: &str| {
+        let (status, answer) = server.get(&format!("/_matrix/client/v3/thirdparty/{path}"), Some(&alice)).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        answer
+    };
+    assert_eq!(ask("protocol/irc").await["instances"][0]["network_id"], "net");
+    assert_eq!(ask("protocols").await["irc"]["user_fields"], json!(["nick"]));
+    for (path, field, value, query) in [
+        ("user/irc?nick=bob&access_token=secret", "userid", "@_irc_bob:chappe.example", "nick=bob"),
+        (
+            "user?userid=@_irc_bob:chappe.example",
+            "userid",
+            "@_irc_bob:chappe.example",
+            "userid=%40_irc_bob%3Achappe.example",
+        ),
+        ("location/irc?channel=a", "alias", "#irc_a:chappe.example", "channel=a"),
+        ("location?alias=%23irc_a:chappe.example", "alias", "#irc_a:chappe.example", "alias=%23irc_a%3Achappe.example"),
+    ] {
+        let found = ask(path).await;
+        assert_eq!((&found[0][field], &found[0]["fields"]["asked"]), (&json!(value), &json!(query)), "{found}");
     }
 }

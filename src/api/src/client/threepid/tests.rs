@@ -134,6 +134,19 @@ async fn account_registered_with_an_address_logs_in_by_it_and_gets_a_new_passwor
 }
 
 #[tokio::test]
+async fn address_is_added_by_the_older_endpoint_too() {
+    let (server, smtp) = server().await;
+    let alice = server.register("alice").await;
+    let sid = prove(&server, &smtp, "account/3pid", "alice@mail.example").await;
+    let body = json!({ "three_pid_creds": { "sid": sid, "client_secret": "abcd" } });
+    assert_eq!(refusal(&server.post(LIST, None, body.clone()).await), (401, "M_MISSING_TOKEN"));
+    assert_eq!(refusal(&server.post(LIST, Some(&alice), json!({})).await), (400, "M_MISSING_PARAM"));
+    let (status, answer) = server.post(LIST, Some(&alice), body).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!(server.get(LIST, Some(&alice)).await.1["threepids"][0]["address"], "alice@mail.example");
+}
+
+#[tokio::test]
 async fn what_is_not_offered_is_refused() {
     let plain = TestApp::new();
     let alice = plain.register("alice").await;
