@@ -181,7 +181,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
 
     // Accounts.
     let accounts = Arc::new(Accounts::new(store.clone(), clock.clone(), settings::accounts(config, app_services))?);
-    let emails = Arc::new(Emails::new(store.clone(), clock.clone(), mail, settings::public_url(config)?));
+    let emails = Emails::new(store.clone(), clock.clone(), mail, settings::public_url(config)?);
+    let emails = Arc::new(emails.with_next_link_hosts(config.mail.next_link_hosts.clone()));
     let uia = Arc::new(Uia::new(accounts.clone(), emails.clone(), clock.clone()));
     let devices =
         Arc::new(Devices::new(store.clone(), clock.clone()).sharing_names(config.federation.share_device_names));

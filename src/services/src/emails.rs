@@ -5,7 +5,7 @@
 //! are asked for by anybody, so the answers tell nobody which addresses have accounts: a mail goes out where it helps, and the answer is
 //! always the same. Identity servers are not asked.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chappe_protocol::clock::Clock;
 use chappe_store::{
@@ -138,12 +138,19 @@ pub struct Emails {
     mail: Option<Arc<Mail>>,
     /// Where this server is reached by browsers.
     public_url: Url,
+    /// Besides its host, those that browsers are sent on to.
+    next_link_hosts: BTreeSet<String>,
 }
 
 impl Emails {
     /// `mail`: `None` on a server that sends none; no address can be proven then.
     pub fn new(store: Store, clock: Arc<dyn Clock>, mail: Option<Arc<Mail>>, public_url: Url) -> Self {
-        Self { store, clock, mail, public_url }
+        Self { store, clock, mail, public_url, next_link_hosts: BTreeSet::new() }
+    }
+
+    /// Browsers are sent on to pages of these hosts, once an address is validated.
+    pub fn with_next_link_hosts(self, hosts: impl IntoIterator<Item = String>) -> Self {
+        Self { next_link_hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(), ..self }
     }
 
     pub fn is_enabled(&self) -> bool {
@@ -159,11 +166,8 @@ impl Emails {
     pub async fn request_token(&self, request: &TokenRequest<'_>) -> Result<String, RequestTokenError> {
         let Some(mail) = &self.mail else { return Err(RequestTokenError::Disabled) };
         let address = canonical_address(request.address).ok_or(RequestTokenError::InvalidAddress)?;
-        let next_link = request.next_link.filter(|link| !link.is_empty()).map(|link| {
-            let url = Url::parse(link).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-            url.filter(|_| link.len() <= LINK_BYTES_MAX).map(String::from).ok_or(RequestTokenError::InvalidLink)
-        });
-        let next_link = next_link.transpose()?;
+        let next_link = request.next_link.filter(|link| !link.is_empty());
+        let next_link = next_link.map(|link| self.check_next_link(link)).transpose()?.flatten();
         let sid = session_id(request.purpose, request.client_secret, &address);
         let is_known = self.get_user(&address)?.is_some();
         let helps = is_known == (request.purpose == Purpose::ResetPassword);
@@ -203,6 +207,16 @@ impl Emails {
             None => {}
         }
         Ok(sid)
+    }
+
+    /// The link as browsers follow it; `None`: they do not. A link to somewhere else would have this server's mail lead to the pages of whoever
+    /// asks for it.
+    fn check_next_link(&self, link: &str) -> Result<Option<String>, RequestTokenError> {
+        let url = Url::parse(link).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let url = url.filter(|_| link.len() <= LINK_BYTES_MAX).ok_or(RequestTokenError::InvalidLink)?;
+        let is_own = url.origin() == self.public_url.origin();
+        let is_followed = is_own || url.host_str().is_some_and(|host| self.next_link_hosts.contains(host));
+        Ok(is_followed.then(|| url.into()))
     }
 
     fn link(&self, sid: &str, client_secret: &str, token: &str) -> String {

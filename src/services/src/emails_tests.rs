@@ -154,6 +154,31 @@ async fn address_belongs_to_one_account_and_can_be_given_up() {
 }
 
 #[tokio::test]
+async fn browser_is_sent_on_only_to_the_hosts_that_the_operator_has_listed() {
+    let mut rig = rig().await;
+    rig.emails = rig.emails.with_next_link_hosts(["Chat.b.example".to_owned()]);
+    for (attempt, (link, expected)) in [
+        ("https://chat.b.example/#/register?a=b", true),
+        ("http://CHAT.b.example", true),
+        ("https://matrix.a.example/client", true),
+        ("http://matrix.a.example/client", false),
+        ("https://b.example/", false),
+        ("https://evil.chat.b.example/", false),
+        ("https://chat.b.example@evil.example/", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let address = format!("{attempt}@b.example");
+        let request = TokenRequest { next_link: Some(link), ..request(Purpose::Register, &address, 1) };
+        let sid = rig.emails.request_token(&request).await.unwrap();
+        let mail = rig.server.wait(attempt + 1).await[attempt].link();
+        let next = rig.emails.submit_token(&sid, "secret", &token_of(&mail)).await.unwrap();
+        assert_eq!(next.is_some(), expected, "{link}: {next:?}");
+    }
+}
+
+#[tokio::test]
 async fn malformed_requests_are_refused() {
     let rig = rig().await;
     let refused = rig.emails.request_token(&request(Purpose::Register, "no address", 1)).await;

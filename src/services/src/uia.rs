@@ -16,12 +16,22 @@ use ruma::{
 
 use crate::{
     accounts::{Accounts, CheckPasswordError, Session, random_text},
-    emails::{Emails, ProofError, Purpose, ValidatedEmail},
+    emails::{Emails, ProofError, Purpose, RequestTokenError, TokenRequest, ValidatedEmail},
     registration::{RegistrationMode, TermsPolicy},
 };
 
 const SESSIONS_MAX: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 const SESSION_LIFETIME_MS: u64 = 1_800_000;
+
+/// What session ids and secrets are made of.
+const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// A mail that was asked for on the fallback page of the email stage.
+#[derive(Clone, Debug)]
+pub struct EmailProofBegun {
+    pub sid: String,
+    pub client_secret: String,
+}
 
 /// What the client has to do yet.
 #[derive(Clone, Debug)]
@@ -268,6 +278,34 @@ impl Uia {
         true
     }
 
+    /// Writes to an address for the email stage of a session, as its fallback page asks. The answer is what proves it once the mail's link was opened;
+    /// `None`: there is no such session.
+    pub async fn begin_email_in_browser(
+        &self,
+        id: &str,
+        address: &str,
+    ) -> Result<Option<EmailProofBegun>, RequestTokenError> {
+        let Some(progress) = self.get_progress(id) else { return Ok(None) };
+        let client_secret = random_text(ALPHABET, 24);
+        let request = TokenRequest {
+            purpose: progress.purpose,
+            client_secret: &client_secret,
+            address,
+            send_attempt: 1,
+            next_link: None,
+        };
+        let sid = self.emails.request_token(&request).await?;
+        Ok(Some(EmailProofBegun { sid, client_secret }))
+    }
+
+    /// Notes that the email stage was completed on its fallback page. False if there is no such session.
+    pub fn complete_email_in_browser(&self, id: &str, begun: &EmailProofBegun) -> Result<bool, ProofError> {
+        let Some(mut progress) = self.get_progress(id) else { return Ok(false) };
+        progress.email = Some(self.emails.check_proof(progress.purpose, &begun.sid, &begun.client_secret)?);
+        self.sessions.lock().put(id.to_owned(), progress);
+        Ok(self.complete_in_browser(id, AuthType::EmailIdentity))
+    }
+
     fn get_progress(&self, id: &str) -> Option<Progress> {
         let mut sessions = self.sessions.lock();
         let progress = sessions.get(id)?.clone();
@@ -285,7 +323,6 @@ impl Uia {
         flows: Vec<Vec<AuthType>>,
         failure: Option<StageFailure>,
     ) -> UiaError {
-        const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         let session = id.map_or_else(|| random_text(ALPHABET, 24), str::to_owned);
         let completed = progress.completed.clone();
         self.sessions.lock().put(session.clone(), progress);

@@ -25,6 +25,8 @@ pub struct MailSection {
     pub templates: Option<PathBuf>,
     /// Where browsers reach this server, for the links in mails. `None`: as in `well_known.client`, else https and the server's name.
     pub public_url: Option<String>,
+    /// Hosts that browsers are sent on to, once their user has proven an address.
+    pub next_link_hosts: Vec<String>,
 }
 
 /// How the connection to the mail server is protected.
@@ -56,6 +58,11 @@ impl MailSection {
         let is_url = |text: &str| {
             text.parse::<url::Url>().is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         };
+        for host in &self.next_link_hosts {
+            if url::Host::parse(host).map(|parsed| parsed.to_string()) != Ok(host.to_ascii_lowercase()) {
+                refusals.add("mail.next_link_hosts", host, "host names such as chat.agence.example");
+            }
+        }
         if let Some(found) = self.public_url.as_ref().filter(|text| !is_url(text)) {
             refusals.add("mail.public_url", found, "an https URL such as https://matrix.agence.example");
         }

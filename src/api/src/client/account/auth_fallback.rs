@@ -1,7 +1,7 @@
 //! GET and POST /_matrix/client/v3/auth/{authType}/fallback/web (client-server API, "Fallback").
 //!
-//! Pages for the stages that a client may not know: agreeing to terms, and the registration token. What a browser sends back completes the
-//! stage; the client then asks again with the session alone.
+//! Pages for the stages that a client may not know: agreeing to terms, the registration token, and the email address. What a browser sends
+//! back completes the stage; the client then asks again with the session alone.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -11,13 +11,15 @@ use axum::{
 };
 use chappe_services::{
     accounts::Accounts,
+    emails::Emails,
     registration::{TermsDocument, TermsPolicy},
     uia::Uia,
 };
 use http::{HeaderName, StatusCode, header};
-use ruma::api::client::uiaa::AuthType;
+use ruma::api::{client::uiaa::AuthType, error::ErrorCode};
 use serde::Deserialize;
 
+use super::email_fallback;
 use crate::{
     error::ApiError,
     extract::{ClientAddress, PathParams},
@@ -43,15 +45,17 @@ struct Form {
 
 pub async fn show(
     State(accounts): State<Arc<Accounts>>,
+    State(emails): State<Arc<Emails>>,
     PathParams(stage): PathParams<String>,
     query: Result<Query<Session>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, ApiError> {
     check_session(query)?;
-    Ok(page(&form(&accounts, stage_of(&stage)?, "")))
+    Ok(page(&form(&accounts, stage_of(&stage, &emails)?, "")))
 }
 
 pub async fn complete(
     State(accounts): State<Arc<Accounts>>,
+    State(emails): State<Arc<Emails>>,
     State(uia): State<Arc<Uia>>,
     State(limits): State<Arc<RateLimits>>,
     ClientAddress(address): ClientAddress,
@@ -61,7 +65,11 @@ pub async fn complete(
 ) -> Result<Response, ApiError> {
     limits.check_address(Limit::Registration, address)?;
     let session = check_session(query)?;
-    let stage = stage_of(&stage)?;
+    let stage = stage_of(&stage, &emails)?;
+    if stage == AuthType::EmailIdentity {
+        let shown = email_fallback::go_on(&uia, &limits, address, &session, body.as_bytes()).await?;
+        return Ok(page(shown.as_deref().unwrap_or(DONE)));
+    }
     if stage == AuthType::RegistrationToken {
         let form_data = format!("/?{body}").parse().ok().and_then(|uri| Query::<Form>::try_from_uri(&uri).ok());
         let token = form_data.map(|Query(form)| form.token).unwrap_or_default();
@@ -70,18 +78,19 @@ pub async fn complete(
         }
     }
     if !uia.complete_in_browser(&session, stage) {
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            ruma::api::error::ErrorCode::Unknown,
-            "The authentication session is unknown or has expired",
-        ));
+        return Err(unknown_session());
     }
     Ok(page(DONE))
 }
 
-fn stage_of(name: &str) -> Result<AuthType, ApiError> {
+pub(super) fn unknown_session() -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, ErrorCode::Unknown, "The authentication session is unknown or has expired")
+}
+
+fn stage_of(name: &str, emails: &Emails) -> Result<AuthType, ApiError> {
     match AuthType::from(name) {
         stage @ (AuthType::Terms | AuthType::RegistrationToken) => Ok(stage),
+        stage @ AuthType::EmailIdentity if emails.is_enabled() => Ok(stage),
         _ => Err(ApiError::not_found("There is no page for this kind of authentication")),
     }
 }
@@ -110,6 +119,7 @@ fn form(accounts: &Accounts, stage: AuthType, notice: &str) -> String {
             }
             html.push_str("</ul><form method=\"post\"><button type=\"submit\">I agree</button></form>");
         }
+        AuthType::EmailIdentity => html.push_str(email_fallback::ASK),
         _ => html.push_str(
             "<form method=\"post\"><p><label>Registration token: <input name=\"token\" autocomplete=\"off\"></label></p>\
              <button type=\"submit\">Continue</button></form>",
@@ -123,7 +133,7 @@ fn in_some_language(policy: &TermsPolicy) -> Option<&TermsDocument> {
     policy.languages.get("en").or_else(|| policy.languages.values().next())
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 

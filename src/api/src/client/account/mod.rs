@@ -8,6 +8,7 @@ use crate::{App, route::Endpoints};
 
 mod auth_fallback;
 mod deactivate;
+mod email_fallback;
 mod openid;
 mod password;
 mod password_policy;

@@ -147,6 +147,57 @@ async fn address_is_added_by_the_older_endpoint_too() {
 }
 
 #[tokio::test]
+async fn email_stage_is_completed_on_its_fallback_page() {
+    let (server, smtp) = server().await;
+    let register = "/_matrix/client/v3/register";
+    let account = json!({ "username": "bob", "password": "secret" });
+    let (_, challenge) = server.post(register, None, account.clone()).await;
+    let session = challenge["session"].as_str().unwrap();
+    let fallback =
+        |session: &str| format!("/_matrix/client/v3/auth/m.login.email.identity/fallback/web?session={session}");
+    let ask = async |method: &str, path: &str, form: &str| {
+        let request = http::Request::builder().method(method).uri(path);
+        let answer = server.send(request.body(axum::body::Body::from(form.to_owned())).unwrap()).await;
+        let status = answer.status().as_u16();
+        let body = axum::body::to_bytes(answer.into_body(), 100_000).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let page = fallback(session);
+    let (status, shown) = ask("GET", &page, "").await;
+    assert!(status == 200 && shown.contains("name=\"email\""), "{shown}");
+    assert!(ask("POST", &page, "email=nonsense").await.1.contains("not an email address"));
+    assert_eq!(ask("POST", &fallback("unknown"), "email=bob%40mail.example").await.0, 400);
+
+    let (status, shown) = ask("POST", &page, "email=bob%40mail.example").await;
+    assert_eq!(status, 200, "{shown}");
+    let hidden = |name: &str| {
+        let value = shown.split_once(&format!("name=\"{name}\" value=\"")).unwrap().1;
+        value.split_once('"').unwrap().0.to_owned()
+    };
+    let begun = format!("sid={}&client_secret={}", hidden("sid"), hidden("client_secret"));
+    assert!(ask("POST", &page, &begun).await.1.contains("not been opened yet"));
+    let unproven = json!({ "username": "bob", "password": "secret", "auth": { "session": session } });
+    assert_eq!(server.post(register, None, unproven.clone()).await.0, StatusCode::UNAUTHORIZED);
+
+    let mail = smtp.wait(1).await.remove(0);
+    let link = mail.link();
+    let (path, query) = link.strip_prefix("https://matrix.chappe.example").unwrap().split_once('?').unwrap();
+    assert_eq!(ask("POST", path, query).await.0, 200);
+    let wrong = format!("sid={}&client_secret=guess", hidden("sid"));
+    assert!(ask("POST", &page, &wrong).await.1.contains("ask for another mail"));
+    let (status, shown) = ask("POST", &page, &begun).await;
+    assert!(status == 200 && shown.contains("onAuthDone"), "{shown}");
+
+    let (status, answer) = server.post(register, None, unproven).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let token = answer["access_token"].as_str().unwrap();
+    assert_eq!(server.get(LIST, Some(token)).await.1["threepids"][0]["address"], "bob@mail.example");
+    let plain = TestApp::new();
+    let refused = plain.get(&fallback("abc"), None).await;
+    assert_eq!(refusal(&refused), (404, "M_NOT_FOUND"), "without mail there is no such page");
+}
+
+#[tokio::test]
 async fn what_is_not_offered_is_refused() {
     let plain = TestApp::new();
     let alice = plain.register("alice").await;
