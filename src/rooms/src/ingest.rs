@@ -18,7 +18,7 @@ use chappe_protocol::{
     redact,
     sign::{self, Verified},
 };
-use chappe_store::{Batch, EventNid, StoreError, Ticket, tables::events::EventStatus};
+use chappe_store::{EventNid, StoreError, Ticket, tables::events::EventStatus};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName,
     events::{StateEventType, TimelineEventType},
@@ -40,6 +40,9 @@ const GAP_EVENTS_MAX: u32 = 20;
 const GAP_EARLIEST_MAX: usize = 100;
 /// How many auth or state events are fetched one by one before the whole is asked for.
 const SINGLE_FETCHES_MAX: usize = 50;
+
+/// How many nodes of state trees go into one batch, if they go by themselves: up to 300 bytes each.
+const NODES_MAX: usize = 1_000;
 
 /// A checked event about to be judged.
 struct Received {
@@ -448,9 +451,7 @@ impl Rooms {
 
     /// Stores new state tree nodes by themselves: they are content-addressed, and harmless where nothing comes to name them.
     pub(crate) fn store_trees(&self, trees: TreeBatch) -> Result<(), RoomError> {
-        let mut batch = Batch::new();
-        trees.put_into(&mut batch);
-        if !batch.is_empty() {
+        for batch in trees.into_batches(NODES_MAX) {
             let _later = self.store.enqueue(batch)?;
         }
         Ok(())

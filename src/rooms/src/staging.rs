@@ -108,6 +108,10 @@ pub(crate) struct Staging {
     /// Servers whose rows may have to change though none of their users does.
     pub(crate) touched_servers: BTreeSet<OwnedServerName>,
     outgoing: Vec<(Position, EventNid, Relay)>,
+    /// Whether the flat rows may have more than the state at the start, see [`crate::partial`].
+    has_rows_ahead: bool,
+    /// What the flat rows are to become, in place of what the change of state makes of them.
+    pub(crate) row_changes: Option<Vec<StateChange>>,
     /// Why the event about to be judged is not recommended by the room's policy server.
     pub(crate) not_recommended: Option<String>,
     pub(crate) ahead: Ahead,
@@ -136,6 +140,8 @@ impl Staging {
             said_servers: rooms.get_said_servers(&room)?,
             touched_servers: BTreeSet::new(),
             outgoing: Vec::new(),
+            has_rows_ahead: room.record.partial_state,
+            row_changes: None,
             not_recommended: None,
             ahead: Ahead::default(),
             rooms: rooms.clone(),
@@ -493,13 +499,20 @@ impl Staging {
         let room = self.room.nid;
         let servers_before: BTreeSet<OwnedServerName> = self.rooms.get_joined_servers(room)?.into_iter().collect();
         let mut servers_after = servers_before.clone();
-        if self.room.record.state != self.state_at_start {
-            let changes = self.trees.diff(self.state_at_start, self.room.record.state)?;
+        let is_changed = self.room.record.state != self.state_at_start;
+        if is_changed || self.row_changes.is_some() {
+            let changes = match self.row_changes.take() {
+                Some(changes) => changes,
+                None => self.trees.diff(self.state_at_start, self.room.record.state)?,
+            };
+            let changes = if self.has_rows_ahead { self.beside_rows(changes)? } else { changes };
             let position = match self.last_position {
                 Some(position) => position,
                 None => self.batch.next_position(),
             };
-            self.batch.put(&STATE_LOG, &(room, position), &self.room.record.state);
+            if is_changed {
+                self.batch.put(&STATE_LOG, &(room, position), &self.room.record.state);
+            }
             self.derive(changes, position, &mut servers_after)?;
         } else if !self.touched_servers.is_empty() {
             self.put_server_rows(BTreeMap::new(), &mut servers_after)?;

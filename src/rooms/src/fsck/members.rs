@@ -37,8 +37,13 @@ pub(super) fn check_members(check: &mut Check<'_>) {
         let mut servers: BTreeMap<OwnedServerName, u64> = BTreeMap::new();
         let mut found = BTreeSet::new();
         check.each(&MEMBERS, &(room,), |check, (_, user), member| {
-            // Known by an invite or knock over federation only: no state says so.
+            found.insert(user.clone());
             let Some(event) = member.value.event else { return };
+            // Known by an invite or knock over federation only: no state says so.
+            let is_outlier = check.get(&EVENTS, &event).is_some_and(|event| event.status == EventStatus::Outlier);
+            if is_outlier && user.server_name() == check.server_name && member.value.membership != "join" {
+                return;
+            }
             if expected.get(&user) != Some(&(event, member.value.membership.clone())) {
                 check.report(
                     &MEMBERS,
@@ -49,7 +54,6 @@ pub(super) fn check_members(check: &mut Check<'_>) {
             if member.value.membership == "join" {
                 *servers.entry(user.server_name().to_owned()).or_default() += 1;
             }
-            found.insert(user);
         });
         for user in expected.keys().filter(|user| !found.contains(*user)) {
             check.report(&MEMBERS, format!("{room_id}: {user} is in the state, and has no row"), Repair::Derive);

@@ -4,7 +4,8 @@
 //! room at once with what it was told ([`join`]): the room then has *partial state*. Events are taken in and sent meanwhile, with
 //! their senders' membership taken from their auth events where the state lacks it, and every event that is judged so is noted.
 //! In the background [`resync`] fetches the state from before the join, and [`rejudge`] goes through the noted events again, with
-//! whole states; one batch then replaces their states and verdicts and makes the room an ordinary one.
+//! whole states; the members' rows are written ahead ([`rows`]); one batch then replaces the events' states and verdicts and makes the room
+//! an ordinary one.
 //!
 //! While a room has partial state, `joined_servers` also holds the servers that are in the room by the resident server's word.
 //! What needs all members waits for them: [`Rooms::await_members`].
@@ -15,6 +16,7 @@ pub(crate) mod admission;
 pub(crate) mod join;
 pub(crate) mod rejudge;
 pub mod resync;
+mod rows;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -10,7 +10,7 @@ use std::{
 use chappe_store::{
     Direction, EventNid, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
-        events::{EVENT_LOG, EVENT_ORDERS, EventStatus, LATE_ARRIVALS, NEXT_EVENTS, TIMELINE, TOPOLOGY},
+        events::{EVENT_LOG, EVENT_ORDERS, EVENTS, EventStatus, LATE_ARRIVALS, NEXT_EVENTS, TIMELINE, TOPOLOGY},
         partial_rooms::{
             FETCHED_STATES, FINISHED_RESYNCS, FinishedResync, PARTIAL_EVENTS, PARTIAL_ROOMS, PARTIAL_SERVERS,
             PENDING_DEVICE_LISTS, PartialRoomRecord, RESYNCED_ROOMS,
@@ -33,7 +33,7 @@ pub(super) struct Rejudged {
     /// Everything noted up to here is in it.
     pub(super) up_to: Position,
     /// As they will be stored.
-    events: BTreeMap<EventNid, Arc<Event>>,
+    pub(super) events: BTreeMap<EventNid, Arc<Event>>,
 }
 
 /// Events noted in a room with partial state, by where they are noted.
@@ -76,6 +76,7 @@ impl Rooms {
             staging.recount_extremities(&changed)?;
         }
         staging.resolve_current_state()?;
+        staging.level_rows()?;
         staging.put_finished(&partial, missed)?;
         Ok(Some(staging.enqueue()?))
     }
@@ -88,6 +89,7 @@ impl Rooms {
         let room = staging.nid();
         staging.room.record.partial_state = false;
         staging.touched_servers.append(&mut staging.said_servers);
+        staging.level_rows()?;
         staging.batch.delete(&PARTIAL_ROOMS, &room);
         staging.batch.delete_prefix(&PARTIAL_SERVERS, &(room,));
         staging.batch.delete_prefix(&PENDING_DEVICE_LISTS, &(room,));
@@ -163,7 +165,8 @@ impl Staging {
         let mut changed = Vec::new();
         for event in judged.events.values() {
             let Some(before) = self.rooms.get_event_by_nid(event.nid)? else { continue };
-            self.write_rows(event);
+            // Of its text nothing has changed.
+            self.batch.put(&EVENTS, &event.nid, &event.record);
             match (before.is_accepted(), event.is_accepted()) {
                 (true, false) => self.unplace(event)?,
                 // Clients hear of it now, as of any event that came late; what is older than the join is history.

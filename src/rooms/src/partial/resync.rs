@@ -5,12 +5,13 @@
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
+use chappe_protocol::pdu::Pdu;
 use chappe_store::{Direction, RoomNid, StoreError, tables::partial_rooms::PARTIAL_ROOMS};
 use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName, events::StateEventType};
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 
 use super::rejudge::{Noted, Rejudged};
-use crate::{Room, RoomError, Rooms, invite::dedup, spool::EventSpool, state::StateRoot};
+use crate::{Room, RoomError, Rooms, invite::dedup, remote::RawEvents, spool::EventSpool, state::StateRoot};
 
 /// How long a room rests after every server failed to help, first and at the most.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -106,6 +107,9 @@ impl Rooms {
             }
             let (rooms, of) = (self.clone(), room.clone());
             judged = blocking(move || rooms.rejudge(&of, judged, &noted)).await?;
+            if let Some(root) = self.root_after_join(room.nid, &judged)? {
+                self.put_rows_ahead(&room, root).await?;
+            }
 
             let writing = self.locks.write(&room.id).await;
             let late = self.scan_partial_events(&room, judged.up_to)?;
@@ -123,7 +127,8 @@ impl Rooms {
         }
     }
 
-    async fn abandon_resync(&self, room: &Room) -> Result<(), RoomError> {
+    pub(crate) async fn abandon_resync(&self, room: &Room) -> Result<(), RoomError> {
+        self.take_rows_back(room).await?;
         let writing = self.locks.write(&room.id).await;
         let (rooms, room_id) = (self.clone(), room.id.clone());
         let ticket = blocking(move || rooms.abandon_partial(&room_id)).await?;
@@ -159,7 +164,7 @@ impl Rooms {
         Ok(servers)
     }
 
-    async fn fetch_whole_state_of(&self, room: &Arc<Room>, event_id: &EventId) -> Result<(), RoomError> {
+    pub(crate) async fn fetch_whole_state_of(&self, room: &Arc<Room>, event_id: &EventId) -> Result<(), RoomError> {
         let mut failure = RoomError::NotFound("No server of the room is known".to_owned());
         for server in self.servers_to_complete_from(room)? {
             match self.fetch_whole_state(&server, room, event_id).await {
@@ -251,26 +256,44 @@ impl Rooms {
         self.remote.fetch_state(server, &room.id, event_id, &mut |event: &str| spool.push(event)).await?;
         let mut events = spool.into_events().map_err(broken)?;
         let room = Arc::new(room.clone());
-        while !events.is_empty() {
-            let mut checks = JoinSet::new();
-            for raw in events.read_next(PIECE_EVENTS).map_err(broken)? {
-                let (rooms, room) = (self.clone(), room.clone());
-                checks.spawn(async move { rooms.check_pdu(&room, &raw).await });
-            }
-            let mut checked = Vec::with_capacity(checks.len());
-            while let Some(done) = checks.join_next().await {
-                match done.map_err(|error| RoomError::broken(error.to_string()))? {
-                    Ok(pdu) => checked.push(pdu),
-                    Err(error) => tracing::info!(%error, room.id = %room.id, "event of the state is bad"),
+        // While one piece is stored the next one is checked.
+        let mut next = self.spawn_checks(&room, events.read_next(PIECE_EVENTS).map_err(broken)?);
+        while !(next.is_empty() && events.is_empty()) {
+            let mut piece =
+                std::mem::replace(&mut next, self.spawn_checks(&room, events.read_next(PIECE_EVENTS).map_err(broken)?));
+            let mut checked = Vec::with_capacity(PIECE_EVENTS);
+            while let Some(part) = piece.join_next().await {
+                for outcome in part.map_err(|error| RoomError::broken(error.to_string()))? {
+                    match outcome {
+                        Ok(pdu) => checked.push(pdu),
+                        Err(error) => tracing::info!(%error, room.id = %room.id, "event of the state is bad"),
+                    }
                 }
             }
             self.store_checked_outliers(&room, checked).await?;
         }
         Ok(())
     }
+
+    /// Checks events on threads that may be busy for long, as many at a time as there are cores.
+    fn spawn_checks(&self, room: &Arc<Room>, events: RawEvents) -> JoinSet<Vec<Result<Arc<Pdu>, RoomError>>> {
+        let mut checks = JoinSet::new();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let part_events = events.len().div_ceil(cores).max(1);
+        let mut events = events.into_iter().peekable();
+        while events.peek().is_some() {
+            let part: RawEvents = events.by_ref().take(part_events).collect();
+            let (rooms, room, runtime) = (self.clone(), room.clone(), Handle::current());
+            checks.spawn_blocking(move || {
+                // Now and then a key has to be fetched.
+                part.iter().map(|raw| runtime.block_on(rooms.check_pdu(&room, raw))).collect()
+            });
+        }
+        checks
+    }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RoomError> + Send + 'static,
 ) -> Result<T, RoomError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| RoomError::broken(error.to_string()))?

@@ -169,6 +169,19 @@ impl TreeBatch {
         self.update(EMPTY, entries.into_iter().map(|(key, event)| (key, Some(event))))
     }
 
+    /// The new nodes in several batches of at most `nodes_max` nodes. None depends on another: they are named by what they hold.
+    pub fn into_batches(self, nodes_max: usize) -> Vec<Batch> {
+        let nodes: Vec<_> = self.fresh.into_iter().collect();
+        let pieces = nodes.chunks(nodes_max.max(1)).map(|piece| {
+            let mut batch = Batch::new();
+            for (hash, node) in piece {
+                batch.put(&STATE_NODES, &(self.room, *hash), &node.encode());
+            }
+            batch
+        });
+        pieces.collect()
+    }
+
     /// Writes the new nodes.
     pub fn put_into(self, batch: &mut Batch) {
         for (hash, node) in self.fresh {

@@ -15,6 +15,7 @@ use serde_json::json;
 use super::network::{Network, bodies, content, membership, public_room, set_topic, state_of, text, topic, user};
 use crate::{
     EventDraft, RoomError, Rooms,
+    fsck::{Check, Finding, check_rooms},
     handshake::Wanted,
     membership::MemberProfile,
     send::{integer, references},
@@ -262,6 +263,77 @@ async fn server_that_left_before_it_knew_the_members_tells_nobody_the_state() {
     network.set_down(one, false);
     let told = two.get_state_ids_for_server(one.server_name(), room_id, &join.pdu.event_id);
     assert!(matches!(told, Err(RoomError::Forbidden(_))));
+}
+
+fn findings(rooms: &Rooms) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut note = |finding: Finding| found.push(finding.to_string());
+    check_rooms(&mut Check::new(rooms.store(), rooms.server_name(), &mut note));
+    found
+}
+
+/// A room whose members' rows are in part there already when its server starts anew.
+async fn joined_and_restarted_in_between() -> Joined {
+    let mut room = joined_after(async |one, room_id, _, _| {
+        for n in 0..40 {
+            join(one, &user(one, &format!("member{n}")), room_id, one).await.expect("join");
+        }
+    })
+    .await;
+    let nid = room.two.get_room_nid(&room.room_id).expect("read").expect("room");
+    let whole = room.one.get_joined_count(nid).expect("read");
+    let known = room.two.get_joined_count(nid).expect("read");
+    // The state that a resync that broke off had fetched and stored.
+    let join = room.two.get_state_event(nid, &StateEventType::RoomMember, room.bob.as_str()).expect("read");
+    let prev = join.expect("event").pdu.prev_events[0].clone();
+    let of_two = Arc::new(room.two.require_room(&room.room_id).expect("room"));
+    room.two.fetch_whole_state_of(&of_two, &prev).await.expect("state");
+    let root = room.two.get_fetched_state(nid, &prev).expect("read").expect("state");
+    let mut lacking = room.two.lacking_rows(nid, root).expect("rows");
+    lacking.truncate(15);
+    let ticket = room.two.put_rows_piece(&room.room_id, lacking).expect("written");
+    ticket.expect("something to write").durable().await.expect("durable");
+    assert_eq!(room.two.get_joined_count(nid).expect("read"), known + 15);
+    assert!(known + 15 < whole && room.is_partial());
+    room.two = room.network.restart(&room.two);
+    assert_eq!(findings(&room.two), Vec::<String>::new());
+    room
+}
+
+#[tokio::test]
+async fn resync_goes_on_after_a_restart_from_the_rows_that_are_there() {
+    let room = joined_and_restarted_in_between().await;
+    let Joined { network, one, two, alice, room_id, .. } = &room;
+    let nid = two.get_room_nid(room_id).expect("read").expect("room");
+    let leaver = user(one, "member7");
+    one.leave(&leaver, room_id, None).await.expect("leave");
+    one.ban(alice, room_id, &user(one, "member8"), None).await.expect("ban");
+    network.deliver().await;
+    assert_eq!(findings(two), Vec::<String>::new());
+    room.resync().await;
+    assert_eq!(state_of(one, room_id), state_of(two, room_id));
+    assert_eq!(membership(two, room_id, &leaver), "leave");
+    assert_eq!(two.get_joined_count(nid).expect("read"), one.get_joined_count(nid).expect("read"));
+    assert_eq!(findings(two), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn rows_written_ahead_go_when_the_resync_is_given_up() {
+    let room = joined_and_restarted_in_between().await;
+    let Joined { network, one, two, bob, room_id, .. } = &room;
+    let nid = two.get_room_nid(room_id).expect("read").expect("room");
+    let in_state = two.get_current_state(nid).expect("state").len() - 15;
+    two.leave(bob, room_id, None).await.expect("leave");
+    network.deliver().await;
+    let of_two = two.require_room(room_id).expect("room");
+    two.abandon_resync(&of_two).await.expect("given up");
+    assert!(!room.is_partial());
+    assert_eq!(two.get_current_state(nid).expect("state").len(), in_state, "nothing says so any more");
+    assert_eq!(findings(two), Vec::<String>::new());
+    join(two, bob, room_id, one).await.expect("join again");
+    room.resync().await;
+    assert_eq!(state_of(one, room_id), state_of(two, room_id));
+    assert_eq!(findings(two), Vec::<String>::new());
 }
 
 /// Prints what joining a large room costs. `CHAPPE_MEMBERS` says how large (20,000); run it alone, with `--ignored --nocapture`.

@@ -17,7 +17,11 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomVersionI
 use serde_json::json;
 
 use super::super::network::{Network, content, public_room, set_topic, state_of, text, user};
-use crate::{EventDraft, Room, Rooms, membership::MemberProfile};
+use crate::{
+    EventDraft, Room, Rooms,
+    fsck::{Check, Finding, check_rooms},
+    membership::MemberProfile,
+};
 
 /// In how many rounds of speaking and retrying the servers must come together.
 const ROUNDS: usize = 3;
@@ -352,6 +356,14 @@ impl World {
     }
 
     pub(super) async fn check(&self) -> Result<(), String> {
+        for server in &self.servers {
+            let mut found = Vec::new();
+            let mut note = |finding: Finding| found.push(finding.to_string());
+            check_rooms(&mut Check::new(server.store(), server.server_name(), &mut note));
+            if !found.is_empty() {
+                return Err(format!("{}: rows do not agree: {found:?}", server.server_name()));
+            }
+        }
         let first = &self.servers[0];
         let (wanted, wanted_events) = (self.held(first), self.events(first).await);
         let before_ends = self.before_ends(first);
