@@ -8,7 +8,8 @@ use crate::{
 /// Room, hash of the node's bytes (128 bits) -> a node of a persistent state tree. Immutable. A room's trees go with the room.
 pub const STATE_NODES: Table<(RoomNid, [u8; 16]), Vec<u8>> = Table::new(20, "state_nodes");
 
-/// Room, state key -> event: the current state, flat, for direct reads.
+/// Room, state key -> event: the current state, flat, for direct reads. Of a room with partial state there may be more rows than
+/// state: those of members about to become known.
 pub const CURRENT_STATE: Table<(RoomNid, StateKeyNid), EventNid> = Table::new(21, "current_state");
 
 /// Room, position -> root of the current state since that position. A row at each change; so the state at any position, and the
