@@ -2,11 +2,9 @@
 //! scenarios they play. Shared by the suite (`tests/suite`) and the demonstration (`tests/demo.rs`).
 
 pub mod authority;
-pub mod client;
 pub mod conversation;
 pub mod device;
 pub mod person;
 pub mod server;
 
-/// What stopped a scenario, in words.
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub use chappe_http_client::{self as client, Failure};

@@ -15,7 +15,8 @@ use chappe_store::{
 };
 use lru::LruCache;
 use parking_lot::Mutex;
-use ruma::EventId;
+use quick_cache::sync::Cache;
+use ruma::{EventId, OwnedEventId};
 
 use crate::Rooms;
 
@@ -43,12 +44,15 @@ pub(crate) struct EventCache {
     events: Mutex<LruCache<EventNid, Arc<Event>>>,
     /// Counts invalidations, so that what was read before one is not cached after it.
     generation: AtomicU64,
+    /// The numbers of events, which never change.
+    nids: Cache<OwnedEventId, EventNid>,
 }
 
 impl EventCache {
     pub(crate) fn new(capacity: usize) -> Self {
+        let nids = Cache::new(capacity);
         let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
-        Self { events: Mutex::new(LruCache::new(capacity)), generation: AtomicU64::new(0) }
+        Self { events: Mutex::new(LruCache::new(capacity)), generation: AtomicU64::new(0), nids }
     }
 
     fn get(&self, nid: EventNid) -> Option<Arc<Event>> {
@@ -67,6 +71,7 @@ impl EventCache {
         let mut events = self.events.lock();
         self.generation.fetch_add(1, Ordering::Release);
         for event in written {
+            self.nids.insert(event.record.event_id.clone(), event.nid);
             events.put(event.nid, event);
         }
     }
@@ -74,7 +79,13 @@ impl EventCache {
 
 impl Rooms {
     pub fn get_event_nid(&self, event_id: &EventId) -> Result<Option<EventNid>, StoreError> {
-        self.store.get(&EVENT_NIDS, &event_id.to_owned())
+        if let Some(nid) = self.cache.nids.get(event_id) {
+            return Ok(Some(nid));
+        }
+        let event_id = event_id.to_owned();
+        let Some(nid) = self.store.get(&EVENT_NIDS, &event_id)? else { return Ok(None) };
+        self.cache.nids.insert(event_id, nid);
+        Ok(Some(nid))
     }
 
     /// An event by id, whatever its status.

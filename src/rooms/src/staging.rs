@@ -97,6 +97,8 @@ pub(crate) struct Staging {
     pub(crate) threads: ThreadStage,
     events: HashMap<OwnedEventId, Arc<Event>>,
     ids: HashMap<EventNid, OwnedEventId>,
+    /// What this batch has found missing from the history.
+    missing: BTreeSet<OwnedEventId>,
     state_at_start: StateRoot,
     seen: Position,
     pub(crate) last_position: Option<Position>,
@@ -133,6 +135,7 @@ impl Staging {
             batch,
             events: HashMap::new(),
             ids: HashMap::new(),
+            missing: BTreeSet::new(),
             state_at_start: room.record.state,
             last_position: None,
             backfilled: None,
@@ -259,7 +262,10 @@ impl Staging {
             }
         }
         put_relationship(&mut self.batch, &event);
-        self.apply_pending_redaction(&mut event)?;
+        // What is just being made here has been redacted by nobody.
+        if relay != Relay::Everyone {
+            self.apply_pending_redaction(&mut event)?;
+        }
         if let Some(because) = known.and_then(|known| known.record.redacted_because.clone()) {
             self.redact(&mut event, &because)?;
         }
@@ -375,11 +381,17 @@ impl Staging {
     /// Keeps the graph's back edge: what history is missing before the event.
     fn note_missing_history(&mut self, event: &Event) -> Result<(), RoomError> {
         let room = self.room.nid;
-        self.batch.delete(&BACKWARD_EXTREMITIES, &(room, event.pdu.event_id.clone()));
+        let as_extremity = (room, event.pdu.event_id.clone());
+        if self.missing.remove(&event.pdu.event_id)
+            || self.rooms.store.contains(&BACKWARD_EXTREMITIES, &as_extremity)?
+        {
+            self.batch.delete(&BACKWARD_EXTREMITIES, &as_extremity);
+        }
         for prev in &event.pdu.prev_events {
             let known = self.get_event(prev)?;
             if known.is_none_or(|known| known.record.status == EventStatus::Outlier) {
                 self.batch.put(&BACKWARD_EXTREMITIES, &(room, prev.clone()), &event.pdu.depth);
+                self.missing.insert(prev.clone());
             }
         }
         Ok(())

@@ -3,18 +3,25 @@
 //!
 //! A follower reads the events in order, has its work done, and commits its new place together with whatever rows the work wrote. It sees
 //! every accepted event that came live, of all rooms; what was backfilled is in a log of its own. What to do is the [`Work`]'s business.
+//! Where there was nothing to do the new place is only noted now and then: after a restart those events come again, for nothing.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use chappe_rooms::{Event, Rooms};
 use chappe_store::{
-    Batch, CommitError, Direction, EventNid, Position, StoreError, Table,
+    Batch, CommitError, Direction, EventNid, Position, StoreError, Table, Topic,
     tables::events::{BACKFILL_LOG, EVENT_LOG, FOLLOWERS},
 };
 use tokio::sync::Notify;
 
 /// How long after trouble the same events are given to the work again.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a follower rests after a round, so that under load it takes many events at a time.
+const REST: Duration = Duration::from_millis(10);
+
+/// How many events a follower passes over at most before it notes its place.
+const PASSED_OVER_MAX: usize = 1000;
 
 /// What is done with the events of the log.
 pub trait Work: Send {
@@ -24,6 +31,13 @@ pub trait Work: Send {
     const WHAT: &'static str;
     /// How many events are dealt with in one batch.
     const EVENTS_AT_ONCE: usize = 100;
+    /// Whether it does more than to put rows into the batch.
+    const ACTS_AT_ONCE: bool = false;
+
+    /// Whether an event can be its business. It is not given the others.
+    fn concerns(&self, _event: &Event) -> bool {
+        true
+    }
 
     /// Deals with events, and puts its rows into the batch that also moves the follower on.
     fn take(
@@ -32,7 +46,7 @@ pub trait Work: Send {
         batch: &mut Batch,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Called when the batch of what was taken last, up to this place, is durable.
+    /// Called when everything up to this place is dealt with, and the batch, if it held anything, durable.
     fn taken(&mut self, _place: Position) -> impl Future<Output = Result<(), Self::Error>> + Send {
         std::future::ready(Ok(()))
     }
@@ -63,6 +77,8 @@ pub struct EventFollower {
     log: &'static Table<Position, EventNid>,
     /// Everything up to here has been handed out and dealt with.
     place: Position,
+    /// How many events lie between the place that is stored and the one reached.
+    passed_over: usize,
     advanced: Arc<Notify>,
 }
 
@@ -95,8 +111,12 @@ impl EventFollower {
     fn at(name: String, rooms: &Rooms, log: &'static Table<Position, EventNid>, place: Position) -> Self {
         let advanced = Arc::new(Notify::new());
         let notified = advanced.clone();
-        rooms.store().observe(move |_, _| notified.notify_one());
-        Self { name, rooms: rooms.clone(), log, place, advanced }
+        rooms.store().observe(move |_, topics| {
+            if topics.iter().any(|topic| matches!(topic, Topic::Room(_))) {
+                notified.notify_one();
+            }
+        });
+        Self { name, rooms: rooms.clone(), log, place, passed_over: 0, advanced }
     }
 
     /// Has the work done for every event that comes, for ever.
@@ -106,6 +126,7 @@ impl EventFollower {
                 tracing::error!(%error, "{} stand still for now", W::WHAT);
                 tokio::time::sleep(TROUBLE_PAUSE).await;
             }
+            tokio::time::sleep(REST).await;
         }
     }
 
@@ -117,12 +138,22 @@ impl EventFollower {
             () = work.woken() => return work.take_other().await,
         };
         let Some((place, _)) = events.last() else { return Ok(()) };
+        let (place, count) = (*place, events.len());
+        let concerned: Vec<_> = events.into_iter().filter(|(_, event)| work.concerns(event)).collect();
         let mut batch = Batch::new();
-        work.take(&events, &mut batch).await?;
-        batch.put(&FOLLOWERS, &self.name, place);
-        self.rooms.store().commit(batch).await?;
-        self.place = *place;
-        work.taken(*place).await
+        if !concerned.is_empty() {
+            work.take(&concerned, &mut batch).await?;
+        }
+        let has_acted = !batch.is_empty() || (W::ACTS_AT_ONCE && !concerned.is_empty());
+        if has_acted || self.passed_over + count > PASSED_OVER_MAX {
+            batch.put(&FOLLOWERS, &self.name, &place);
+            self.rooms.store().commit(batch).await?;
+            self.passed_over = 0;
+        } else {
+            self.passed_over += count;
+        }
+        self.place = place;
+        work.taken(place).await
     }
 
     /// The next events, at most `limit` of them and only durable ones; waits until there is one.
@@ -206,5 +237,55 @@ mod tests {
         assert_eq!(ids(&again.next(10).await.unwrap()), [second.to_string()], "it was given out and not dealt with");
         let indexer = EventFollower::open_from_start("index", &rooms).unwrap();
         assert!(indexer.next(100).await.unwrap().len() > 2, "an index begins with the first event of all");
+    }
+
+    /// Counts the state events it is given, and writes nothing.
+    struct CountState(usize);
+
+    impl Work for CountState {
+        type Error = WorkError;
+
+        const WHAT: &'static str = "counting";
+
+        fn concerns(&self, event: &Event) -> bool {
+            event.pdu.is_state()
+        }
+
+        async fn take(&mut self, events: &[(Position, Arc<Event>)], batch: &mut Batch) -> Result<(), WorkError> {
+            self.0 += events.len();
+            batch.put(&FOLLOWERS, &"work".to_owned(), &Position(self.0 as u64));
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn events_that_concern_nobody_are_passed_over_without_a_write() {
+        let store = Store::in_memory();
+        let rooms = test_rooms::rooms(&store, Arc::new(ManualClock::new(1_700_000_000_000)));
+        let alice = user_id!("@alice:here.example");
+        let room = test_rooms::create(&rooms, alice, Preset::PrivateChat).await;
+        let mut follower = EventFollower::open("test", &rooms).unwrap();
+        let (mut work, before) = (CountState(0), follower.place());
+
+        test_rooms::say(&rooms, alice, &room, "one").await;
+        let written = store.durable_position();
+        follower.step(&mut work).await.unwrap();
+        assert_eq!((work.0, store.durable_position()), (0, written));
+        assert!(follower.place() > before, "it goes on all the same");
+
+        test_rooms::send_state(&rooms, alice, &room, "org.example.state", "", serde_json::json!({ "a": 1 })).await;
+        follower.step(&mut work).await.unwrap();
+        assert_eq!(work.0, 1);
+        assert_eq!(store.get(&FOLLOWERS, &"test".to_owned()).unwrap(), Some(follower.place()));
+
+        for number in 0..=PASSED_OVER_MAX {
+            test_rooms::say(&rooms, alice, &room, &number.to_string()).await;
+        }
+        let noted = follower.place();
+        for _ in 0..=PASSED_OVER_MAX / CountState::EVENTS_AT_ONCE {
+            follower.step(&mut work).await.unwrap();
+        }
+        let place = store.get(&FOLLOWERS, &"test".to_owned()).unwrap();
+        assert!(place.is_some_and(|place| place > noted), "now and then the place is noted");
     }
 }

@@ -56,12 +56,15 @@ impl Work for Guests {
     type Error = WorkError;
 
     const WHAT: &'static str = "guests in rooms that stop letting them in";
+    const ACTS_AT_ONCE: bool = true;
+
+    fn concerns(&self, event: &Event) -> bool {
+        event.pdu.state_tuple().is_some_and(|(kind, _)| kind == StateEventType::RoomGuestAccess)
+    }
 
     async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), WorkError> {
         for (_, event) in events {
-            let is_guest_access =
-                event.pdu.state_tuple().is_some_and(|(kind, _)| kind == StateEventType::RoomGuestAccess);
-            if is_guest_access && !Self::may_join(&self.rooms, event.record.room)? {
+            if !Self::may_join(&self.rooms, event.record.room)? {
                 self.remove_guests(event.record.room).await?;
             }
         }

@@ -62,8 +62,7 @@ impl RoomUpgrades {
         }
         let Some((StateEventType::RoomMember, user)) = event.pdu.state_tuple() else { return Ok(None) };
         let Ok(user) = UserId::parse(user) else { return Ok(None) };
-        let is_join = event.pdu.membership() == Some(MembershipState::Join);
-        if !is_join || user.server_name() != self.rooms.server_name() {
+        if user.server_name() != self.rooms.server_name() {
             return Ok(None);
         }
         if let Some(root) = event.record.state_before {
@@ -111,6 +110,11 @@ impl Work for RoomUpgrades {
     type Error = CarryError;
 
     const WHAT: &'static str = "room settings on their way to upgraded rooms";
+    const ACTS_AT_ONCE: bool = true;
+
+    fn concerns(&self, event: &Event) -> bool {
+        event.pdu.membership() == Some(MembershipState::Join)
+    }
 
     async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), CarryError> {
         for (_, event) in events {

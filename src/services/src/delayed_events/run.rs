@@ -178,6 +178,11 @@ impl Work for Overtaken {
     type Error = UpdateError;
 
     const WHAT: &'static str = "delayed events that are overtaken by others";
+    const ACTS_AT_ONCE: bool = true;
+
+    fn concerns(&self, event: &Event) -> bool {
+        event.pdu.is_state()
+    }
 
     async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), UpdateError> {
         for (position, event) in events {

@@ -53,6 +53,10 @@ impl Work for Introductions {
 
     const WHAT: &'static str = "device lists for servers that newly share a room";
 
+    fn concerns(&self, event: &Event) -> bool {
+        event.pdu.membership() == Some(MembershipState::Join)
+    }
+
     async fn take(&mut self, events: &[(Position, Arc<Event>)], batch: &mut Batch) -> Result<(), WorkError> {
         for (position, event) in events {
             let room = event.record.room;
@@ -114,9 +118,6 @@ impl Keys {
 
 /// Who joined by this event, having been out of the room before.
 fn newly_joined(rooms: &Rooms, event: &Event) -> Result<Option<OwnedUserId>, StoreError> {
-    if event.pdu.membership() != Some(MembershipState::Join) {
-        return Ok(None);
-    }
     let Some(user) = event.pdu.state_key().and_then(|user| UserId::parse(user).ok()) else { return Ok(None) };
     let before = match event.record.state_before {
         Some(root) => rooms.get_from_root(event.record.room, root, &StateEventType::RoomMember, user.as_str())?,

@@ -43,6 +43,11 @@ impl Work for DirectoryWork {
     const WHAT: &'static str = "changes of the user directory";
     const EVENTS_AT_ONCE: usize = BATCH;
 
+    fn concerns(&self, event: &Event) -> bool {
+        // Where branches of a room meet, members change by what their events come to.
+        event.pdu.is_state() || event.pdu.prev_events.len() > 1
+    }
+
     async fn take(&mut self, events: &[(Position, Arc<Event>)], batch: &mut Batch) -> Result<(), WorkError> {
         let mut concerned = Concerned::new();
         let mut rooms = BTreeSet::new();

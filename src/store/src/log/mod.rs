@@ -8,6 +8,7 @@
 
 mod flush;
 mod frame;
+mod progress;
 mod recover;
 mod segment;
 #[cfg(test)]
@@ -24,10 +25,10 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use tokio::sync::watch;
 
 use self::{
     flush::Work,
+    progress::Progress,
     recover::Active,
     segment::{Directory, Files},
 };
@@ -105,18 +106,10 @@ impl From<EngineError> for OpenError {
 /// Called with the new durable position and the topics to wake.
 pub type Observer = Box<dyn Fn(Position, &[Topic]) + Send + Sync>;
 
-/// How far the log has come: what tickets wait for.
-#[derive(Clone, Default)]
-struct Progress {
-    durable: Position,
-    /// Why writes have stopped for good.
-    stopped: Option<Arc<str>>,
-}
-
 /// A place in the queue for durability: of one batch, or of everything before a barrier.
 #[must_use = "a batch counts only once its ticket is durable"]
 pub struct Ticket {
-    progress: watch::Receiver<Progress>,
+    shared: Arc<Shared>,
     first: Position,
     last: Position,
 }
@@ -128,12 +121,11 @@ impl Ticket {
     }
 
     /// Waits until the batch is durable, and gives its first position. Dropping the future loses nothing but the answer.
-    pub async fn durable(mut self) -> Result<Position, CommitError> {
-        let Self { progress, first, last } = &mut self;
-        match progress.wait_for(|progress| progress.durable >= *last || progress.stopped.is_some()).await {
-            Ok(progress) if progress.durable >= *last => Ok(*first),
-            Ok(progress) => Err(CommitError::Stopped(progress.stopped.as_deref().unwrap_or_default().to_owned())),
-            Err(_) => Err(CommitError::Stopped(CLOSED.to_owned())),
+    pub async fn durable(self) -> Result<Position, CommitError> {
+        let Self { shared, first, last } = self;
+        match shared.progress.wait_for(last).await {
+            Ok(()) => Ok(first),
+            Err(cause) => Err(CommitError::Stopped(cause.to_string())),
         }
     }
 }
@@ -162,7 +154,7 @@ struct Shared {
     work: Work,
     /// The durable position for readers: a little ahead of what tickets see.
     durable: AtomicU64,
-    progress: watch::Sender<Progress>,
+    progress: Progress,
     observers: RwLock<Vec<Observer>>,
 }
 
@@ -285,13 +277,13 @@ impl Log {
                 self.spawn_retry();
             }
         }
-        Ok(Ticket { progress: shared.progress.subscribe(), first, last })
+        Ok(Ticket { shared: shared.clone(), first, last })
     }
 
     /// A ticket for everything enqueued so far.
     pub fn barrier(&self) -> Ticket {
         let last = self.shared.writer.lock().last;
-        Ticket { progress: self.shared.progress.subscribe(), first: last, last }
+        Ticket { shared: self.shared.clone(), first: last, last }
     }
 
     /// The position up to which everything is durable.
@@ -306,7 +298,7 @@ impl Log {
 
     /// Why writes are not taken at the moment, or not any more.
     pub fn write_fault(&self) -> Option<String> {
-        if let Some(stopped) = &self.shared.progress.borrow().stopped {
+        if let Some(stopped) = self.shared.progress.stopped() {
             return Some(stopped.to_string());
         }
         let writer = self.shared.writer.lock();
@@ -344,7 +336,7 @@ impl Log {
             // A panic has stopped the log already.
             drop(thread.join());
         }
-        let fault = self.shared.progress.borrow().stopped.clone();
+        let fault = self.shared.progress.stopped();
         self.shared.stop(CLOSED);
         match fault {
             Some(fault) => Err(EngineError(fault.to_string())),
@@ -381,7 +373,7 @@ impl Shared {
         writer: Writer,
     ) -> Self {
         let durable = AtomicU64::new(writer.last.0);
-        let (progress, _) = watch::channel(Progress { durable: writer.last, stopped: None });
+        let progress = Progress::new(writer.last);
         Self {
             engine,
             files,
@@ -397,7 +389,7 @@ impl Shared {
     }
 
     fn check_writable(&self, writer: &Writer) -> Result<(), CommitError> {
-        if let Some(stopped) = &self.progress.borrow().stopped {
+        if let Some(stopped) = self.progress.stopped() {
             return Err(CommitError::Stopped(stopped.to_string()));
         }
         if self.work.is_closed() {
@@ -501,21 +493,14 @@ impl Shared {
         for observer in self.observers.read().iter() {
             observer(durable, topics);
         }
-        self.progress.send_modify(|progress| progress.durable = durable);
+        self.progress.advance(durable);
     }
 
     /// Stops writes for good. The first cause stays.
     fn stop(&self, cause: &str) {
-        self.progress.send_if_modified(|progress| {
-            let first = progress.stopped.is_none();
-            if first {
-                if cause != CLOSED {
-                    tracing::error!(cause, "writes have stopped; nothing is acknowledged any more until a restart");
-                }
-                progress.stopped = Some(cause.into());
-            }
-            first
-        });
+        if self.progress.stop(cause) && cause != CLOSED {
+            tracing::error!(cause, "writes have stopped; nothing is acknowledged any more until a restart");
+        }
     }
 }
 

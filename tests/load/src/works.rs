@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use chappe_tests::{
-    Failure,
-    client::{Client, room_path, segment},
-};
+use chappe_http_client::{Client, Failure, room_path, segment};
 use clap::ValueEnum;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::Method;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chappe_tests::Failure;
+use chappe_http_client::Failure;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::Failure;
+/// What stopped a scenario, in words.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Pause between attempts while the server is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(25);

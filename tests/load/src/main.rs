@@ -6,7 +6,7 @@
 
 use std::{fs, path::PathBuf, process::ExitCode, time::SystemTime};
 
-use chappe_tests::Failure;
+use chappe_http_client::Failure;
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
