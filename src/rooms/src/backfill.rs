@@ -16,9 +16,8 @@ use crate::{
     remote::RawEvents,
     staging::{Placement, Relay},
     timeline::Place,
+    told::ToldEvents,
 };
-
-type Events = Vec<Arc<Event>>;
 
 /// How many events one backfill asks for at the most, and hands out at the most.
 const BACKFILL_EVENTS_MAX: u32 = 100;
@@ -242,35 +241,13 @@ impl Rooms {
         raws_of(&self.get_auth_chain(&event.record.auth_events)?)
     }
 
-    /// The state before an event and the auth chain of that state: whole events.
+    /// The state before an event, and the auth chain of that state.
     pub fn get_state_for_server(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
         event_id: &EventId,
-    ) -> Result<(RawEvents, RawEvents), RoomError> {
-        let (state, auth_chain) = self.get_state_and_chain(origin, room_id, event_id)?;
-        Ok((raws_of(&state)?, raws_of(&auth_chain)?))
-    }
-
-    /// The same, by id.
-    pub fn get_state_ids_for_server(
-        &self,
-        origin: &ServerName,
-        room_id: &RoomId,
-        event_id: &EventId,
-    ) -> Result<(Vec<OwnedEventId>, Vec<OwnedEventId>), RoomError> {
-        let (state, auth_chain) = self.get_state_and_chain(origin, room_id, event_id)?;
-        let ids = |events: Vec<Arc<Event>>| events.iter().map(|event| event.pdu.event_id.clone()).collect();
-        Ok((ids(state), ids(auth_chain)))
-    }
-
-    fn get_state_and_chain(
-        &self,
-        origin: &ServerName,
-        room_id: &RoomId,
-        event_id: &EventId,
-    ) -> Result<(Events, Events), RoomError> {
+    ) -> Result<(ToldEvents, ToldEvents), RoomError> {
         let event = self.require_event_of_room(origin, room_id, event_id)?;
         // Nor if it has left again before it knew the state of those events.
         let room = self.require_room(room_id)?;
@@ -280,10 +257,9 @@ impl Rooms {
         let Some(root) = event.record.state_before else {
             return Err(RoomError::NotFound("State at the event is not known".to_owned()));
         };
-        let state = self.get_root_events(event.record.room, root)?;
-        let nids: Vec<_> = state.iter().map(|event| event.nid).collect();
-        let auth_chain = self.get_chain_of(&nids)?;
-        Ok((state, auth_chain))
+        let state: Vec<_> = self.trees.entries(room.nid, root)?.into_iter().map(|(_, nid)| nid).collect();
+        let auth_chain = self.chains.full_chain(&state)?;
+        Ok((self.tell(state), self.tell(auth_chain)))
     }
 
     pub(crate) fn get_auth_chain(&self, auth_events: &[chappe_store::EventNid]) -> Result<Vec<Arc<Event>>, RoomError> {
@@ -292,14 +268,6 @@ impl Rooms {
             events.extend(self.get_event_by_nid(nid)?);
         }
         Ok(events)
-    }
-
-    fn get_chain_of(&self, events: &[chappe_store::EventNid]) -> Result<Vec<Arc<Event>>, RoomError> {
-        let mut chain = Vec::new();
-        for nid in self.chains.full_chain(events)? {
-            chain.extend(self.get_event_by_nid(nid)?);
-        }
-        Ok(chain)
     }
 
     fn require_event_of_room(

@@ -17,6 +17,7 @@ use crate::{
     remote::{Members, RawEvents},
     send::integer,
     staging::{Placement, Relay, Staging},
+    told::ToldEvents,
 };
 
 /// What a joining server is told of the room.
@@ -24,8 +25,8 @@ use crate::{
 pub struct Admission {
     /// The join event as it was accepted, with this server's signature where one was needed.
     pub event: Box<RawJsonValue>,
-    pub state: RawEvents,
-    pub auth_chain: RawEvents,
+    pub state: ToldEvents,
+    pub auth_chain: ToldEvents,
     /// The members are left out of the state.
     pub members_omitted: bool,
     /// The servers in the room before the join.
@@ -136,22 +137,17 @@ impl Rooms {
                 (state, auth_chain)
             }
             Members::All => {
-                let state = self.get_root_events(room.nid, root)?;
-                let named: Vec<_> = state.iter().map(|event| event.nid).collect();
-                let mut chain = self.chains.full_chain(&[named.as_slice(), &join.record.auth_events].concat())?;
+                let state: Vec<_> = self.trees.entries(room.nid, root)?.into_iter().map(|(_, nid)| nid).collect();
+                let mut chain = self.chains.full_chain(&[state.as_slice(), &join.record.auth_events].concat())?;
                 // The auth events of the join itself are part of the chain, whether or not something in the state names them.
                 chain.extend(&join.record.auth_events);
-                let mut auth_chain = Vec::with_capacity(chain.len());
-                for nid in chain {
-                    auth_chain.extend(self.get_event_by_nid(nid)?);
-                }
-                (state, auth_chain)
+                (state, chain.into_iter().collect())
             }
         };
         Ok(Admission {
             event: raw_of(join)?,
-            state: raws_of(&state)?,
-            auth_chain: raws_of(&auth_chain)?,
+            state: self.tell(state),
+            auth_chain: self.tell(auth_chain),
             members_omitted: members == Members::Omitted,
             servers,
         })

@@ -40,6 +40,7 @@ pub mod state;
 pub mod state_view;
 pub mod third_party;
 pub mod timeline;
+pub mod told;
 pub mod upgrade;
 pub mod visibility;
 

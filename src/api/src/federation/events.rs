@@ -14,7 +14,7 @@ use axum::{Json, extract::State};
 use chappe_protocol::clock::Clock;
 use chappe_rooms::{RoomError, Rooms, remote::RawEvents};
 use ruma::{
-    OwnedEventId, UInt,
+    UInt,
     api::federation::{
         authorization::get_event_authorization,
         backfill::get_backfill,
@@ -23,6 +23,7 @@ use ruma::{
 };
 use serde::Serialize;
 
+use super::told::{EventLists, NoFields, Told};
 use crate::{error::ApiError, extract::Signed};
 
 /// The form in which single events and pages of history are handed out.
@@ -36,18 +37,6 @@ pub struct Pdus {
 #[derive(Serialize)]
 pub struct AuthChain {
     auth_chain: RawEvents,
-}
-
-#[derive(Serialize)]
-pub struct StateAnswer {
-    pdus: RawEvents,
-    auth_chain: RawEvents,
-}
-
-#[derive(Serialize)]
-pub struct StateIdsAnswer {
-    pdu_ids: Vec<OwnedEventId>,
-    auth_chain_ids: Vec<OwnedEventId>,
 }
 
 #[derive(Serialize)]
@@ -80,18 +69,17 @@ pub async fn event_auth(
 pub async fn state(
     State(rooms): State<Rooms>,
     Signed { origin, body }: Signed<get_room_state::v1::Request>,
-) -> Result<Json<StateAnswer>, ApiError> {
-    let (pdus, auth_chain) = read(move || rooms.get_state_for_server(&origin, &body.room_id, &body.event_id)).await?;
-    Ok(Json(StateAnswer { pdus, auth_chain }))
+) -> Result<EventLists, ApiError> {
+    let (state, chain) = read(move || rooms.get_state_for_server(&origin, &body.room_id, &body.event_id)).await?;
+    EventLists::new(&NoFields {}, Told::Whole, vec![("pdus", state), ("auth_chain", chain)])
 }
 
 pub async fn state_ids(
     State(rooms): State<Rooms>,
     Signed { origin, body }: Signed<get_room_state_ids::v1::Request>,
-) -> Result<Json<StateIdsAnswer>, ApiError> {
-    let (pdu_ids, auth_chain_ids) =
-        read(move || rooms.get_state_ids_for_server(&origin, &body.room_id, &body.event_id)).await?;
-    Ok(Json(StateIdsAnswer { pdu_ids, auth_chain_ids }))
+) -> Result<EventLists, ApiError> {
+    let (state, chain) = read(move || rooms.get_state_for_server(&origin, &body.room_id, &body.event_id)).await?;
+    EventLists::new(&NoFields {}, Told::Ids, vec![("pdu_ids", state), ("auth_chain_ids", chain)])
 }
 
 pub async fn backfill(

@@ -44,6 +44,7 @@ pub mod send_knock;
 pub mod send_leave;
 pub mod third_party_bound;
 pub mod timestamp_to_event;
+mod told;
 pub mod user_devices;
 pub mod user_keys_claim;
 pub mod user_keys_query;

@@ -1,12 +1,12 @@
 //! The resident side of a faster join: the room's state without the members that the joining server can do without.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
-use chappe_store::{Position, StoreError};
+use chappe_store::{EventNid, Position, StoreError};
 use ruma::{OwnedUserId, UserId, events::StateEventType};
 use serde_json::Value;
 
-use crate::{Event, Room, RoomError, Rooms, state::StateRoot};
+use crate::{Event, Room, Rooms, state::StateRoot};
 
 /// How many members stand for a room that has no name.
 const HEROES_MAX: usize = 5;
@@ -18,7 +18,7 @@ impl Rooms {
         room: &Room,
         root: StateRoot,
         joiner: &UserId,
-    ) -> Result<Vec<Arc<Event>>, StoreError> {
+    ) -> Result<Vec<EventNid>, StoreError> {
         let store = &self.store;
         let mut events = Vec::new();
         for (key, nid) in self.get_root_entries(room.nid, root)? {
@@ -26,28 +26,22 @@ impl Rooms {
             if parts.is_some_and(|(event_type, _)| event_type == StateEventType::RoomMember) {
                 continue;
             }
-            events.extend(self.get_event_by_nid(nid)?);
+            events.push(nid);
         }
         if self.is_nameless(room, root)? {
             for hero in self.heroes(room, joiner)? {
-                events.extend(self.get_from_root(room.nid, root, &StateEventType::RoomMember, hero.as_str())?);
+                let member = self.get_from_root(room.nid, root, &StateEventType::RoomMember, hero.as_str())?;
+                events.extend(member.map(|member| member.nid));
             }
         }
         Ok(events)
     }
 
     /// The auth chain that goes with a state that is told: what the state itself holds is not repeated.
-    pub(crate) fn get_chain_beside(&self, join: &Event, state: &[Arc<Event>]) -> Result<Vec<Arc<Event>>, RoomError> {
-        let told: HashSet<_> = state.iter().map(|event| event.nid).collect();
-        let mut named: Vec<_> = told.iter().copied().collect();
-        named.extend(&join.record.auth_events);
-        let mut chain = Vec::new();
-        for nid in self.chains.with_ancestors(&named)? {
-            if !told.contains(&nid) {
-                chain.extend(self.get_event_by_nid(nid)?);
-            }
-        }
-        Ok(chain)
+    pub(crate) fn get_chain_beside(&self, join: &Event, state: &[EventNid]) -> Result<Vec<EventNid>, StoreError> {
+        let told: HashSet<_> = state.iter().copied().collect();
+        let chain = self.chains.with_ancestors(&[state, &join.record.auth_events].concat())?;
+        Ok(chain.into_iter().filter(|nid| !told.contains(nid)).collect())
     }
 
     fn is_nameless(&self, room: &Room, root: StateRoot) -> Result<bool, StoreError> {

@@ -288,7 +288,7 @@ async fn history_is_given_only_to_servers_in_the_room() {
     let stranger = two.server_name();
     assert!(matches!(one.get_event_for_server(stranger, &event_id), Err(RoomError::NotFound(_))));
     assert!(one.get_backfill(stranger, &room_id, std::slice::from_ref(&event_id), 10).is_err());
-    assert!(one.get_state_ids_for_server(stranger, &room_id, &event_id).is_err());
+    assert!(one.get_state_for_server(stranger, &room_id, &event_id).is_err());
     assert!(one.get_event_auth(stranger, &room_id, &event_id).is_err());
 }
 

@@ -283,7 +283,9 @@ impl Remote for Link {
         room_id: &'a RoomId,
         event_id: &'a EventId,
     ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)> {
-        asks!(self, server, "state_ids", |other| other.get_state_ids_for_server(&self.own_name, room_id, event_id))
+        asks!(self, server, "state_ids", |other| other
+            .get_state_for_server(&self.own_name, room_id, event_id)
+            .and_then(|(state, auth_chain)| Ok((state.read_all_ids()?, auth_chain.read_all_ids()?))))
     }
 
     fn fetch_state<'a>(
@@ -297,8 +299,10 @@ impl Remote for Link {
             let other = self.ask(server, "state")?;
             let state = other.get_state_for_server(&self.own_name, room_id, event_id);
             let (state, auth_chain) = state.map_err(|error| refused(server, error))?;
-            for event in state.iter().chain(&auth_chain) {
-                each(event.get()).map_err(|error| RemoteError::Unreachable(error.to_string()))?;
+            for mut told in [state, auth_chain] {
+                while let Some(event) = told.next_text().map_err(|error| refused(server, error.into()))? {
+                    each(&event).map_err(|error| RemoteError::Unreachable(error.to_string()))?;
+                }
             }
             Ok(())
         })
@@ -357,13 +361,13 @@ impl Remote for Link {
         asks!(self, server, "send_join", |other| other
             .receive_join(&self.own_name, room_id, event_id, &event, members)
             .await
-            .map(|Admission { event, state, auth_chain, members_omitted, servers }| JoinAnswer {
+            .and_then(|Admission { event, state, auth_chain, members_omitted, servers }| Ok(JoinAnswer {
                 event: Some(event),
-                state,
-                auth_chain,
+                state: state.read_all()?,
+                auth_chain: auth_chain.read_all()?,
                 members_omitted,
                 servers
-            }))
+            })))
     }
 
     fn make_leave<'a>(

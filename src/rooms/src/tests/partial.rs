@@ -261,7 +261,7 @@ async fn server_that_left_before_it_knew_the_members_tells_nobody_the_state() {
     network.set_down(one, true);
     room.resync().await;
     network.set_down(one, false);
-    let told = two.get_state_ids_for_server(one.server_name(), room_id, &join.pdu.event_id);
+    let told = two.get_state_for_server(one.server_name(), room_id, &join.pdu.event_id);
     assert!(matches!(told, Err(RoomError::Forbidden(_))));
 }
 
