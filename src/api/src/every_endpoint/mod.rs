@@ -6,6 +6,7 @@
 //! - [`shapes`]: bodies and queries of the wrong shape, and paths whose variables are none.
 //! - [`strangers`]: the request of somebody who is not in the room, or not the user in the path.
 //! - [`absences`]: the request about something that is not there.
+//! - [`features`]: what `/versions` announces.
 //!
 //! An endpoint is named by its method and the end of its path, enough of it to mean no other.
 
@@ -15,6 +16,7 @@ use crate::route::inventory;
 
 mod absences;
 mod examples;
+mod features;
 mod refusals;
 mod shapes;
 mod strangers;

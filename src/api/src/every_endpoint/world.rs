@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use chappe_services::{
-    app_services::{Registration, RegistrationDraft, Registrations},
+    app_services::{NamespaceDraft, Registration, RegistrationDraft, Registrations},
     mail::{MailConfig, TlsMode},
 };
 use http::{Request, StatusCode, header};
@@ -33,6 +33,7 @@ pub(super) enum Who {
     Bob,
     /// Is in no room.
     Dave,
+    AppService,
     Nobody,
 }
 
@@ -68,6 +69,7 @@ impl World {
             as_token: "irc-token".to_owned(),
             hs_token: "to-irc".to_owned(),
             sender_localpart: "_irc_bot".to_owned(),
+            users: vec![NamespaceDraft { exclusive: true, regex: "@_irc_.*".to_owned() }],
             ..RegistrationDraft::default()
         };
         let mut config = TestConfig::default();
@@ -226,6 +228,29 @@ impl World {
         Draft { path: self.path(endpoint, variables), ..self.example(endpoint) }
     }
 
+    /// Makes another request, with words filled in as in examples.
+    pub(super) async fn call(&self, who: Who, method: &str, path: &str, body: &str) -> (u16, JsonValue) {
+        let fill = |text| examples::fill(text, &|word| self.value(word));
+        let mut request = Request::builder().method(method).uri(fill(path));
+        if let Some(token) = self.token(who) {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let response = self.server.send(request.body(Body::from(fill(body))).unwrap()).await;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    fn token(&self, who: Who) -> Option<&str> {
+        match who {
+            Who::AppService => Some("irc-token"),
+            Who::Alice => Some(&self.tokens[0]),
+            Who::Bob => Some(&self.tokens[1]),
+            Who::Dave => Some(&self.tokens[2]),
+            Who::Nobody => None,
+        }
+    }
+
     pub(super) async fn ask(&self, draft: &Draft<'_>, who: Who) -> Answer {
         let query: Vec<_> = draft
             .query
@@ -236,11 +261,8 @@ impl World {
         let mut request = Request::builder().method(&draft.endpoint.method).uri(uri);
         let is_for_app_services = draft.endpoint.path.contains("/appservice/");
         let token = match who {
-            Who::Alice if is_for_app_services => Some("irc-token"),
-            Who::Alice => Some(self.tokens[0].as_str()),
-            Who::Bob => Some(self.tokens[1].as_str()),
-            Who::Dave => Some(self.tokens[2].as_str()),
-            Who::Nobody => None,
+            Who::Alice if is_for_app_services => self.token(Who::AppService),
+            who => self.token(who),
         };
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));

@@ -7,7 +7,6 @@ use chappe_rooms::Rooms;
 use chappe_services::{
     accounts::{Accounts, Erase},
     media::Media,
-    uia::Uia,
 };
 use ruma::api::client::account::{
     ThirdPartyIdRemovalStatus,
@@ -16,24 +15,17 @@ use ruma::api::client::account::{
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse, User},
-    rate_limit::{Limit, RateLimits},
+    extract::{Ruma, RumaResponse, StepUp},
 };
 
 pub async fn handle(
     State(accounts): State<Arc<Accounts>>,
     State(media): State<Media>,
     State(rooms): State<Rooms>,
-    State(uia): State<Arc<Uia>>,
-    State(limits): State<Arc<RateLimits>>,
-    ClientAddress(address): ClientAddress,
-    User(session): User,
+    step_up: StepUp,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    if request.auth.is_some() {
-        limits.check_session(Limit::Authentication, &session)?;
-    }
-    uia.authorize_user(&session, "deactivate account", request.auth.as_ref(), address).await?;
+    let session = step_up.authorize("deactivate account", request.auth.as_ref()).await?;
     let erase = if request.erase { Erase::Yes } else { Erase::No };
     accounts.deactivate(&session.user_id, erase).await?;
     // On its own: a client that hangs up does not keep its user in half of the rooms.

@@ -12,7 +12,7 @@ use ruma::api::client::account::change_password::v3::{Request, Response};
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, OptionalUser, Ruma, RumaResponse},
+    extract::{ClientAddress, OptionalUser, Ruma, RumaResponse, StepUp},
     rate_limit::{Limit, RateLimits},
 };
 
@@ -46,10 +46,8 @@ pub async fn handle(
     if session.app_service.is_some() {
         return Err(ApiError::forbidden("Application services do not manage their users' accounts"));
     }
-    if request.auth.is_some() {
-        limits.check_session(Limit::Authentication, &session)?;
-    }
-    uia.authorize_user(&session, "change password", request.auth.as_ref(), address).await?;
+    let step_up = StepUp::new(session, address, uia, limits);
+    let session = step_up.authorize("change password", request.auth.as_ref()).await?;
     accounts.change_password(&session, &request.new_password, log_out_others).await?;
     Ok(RumaResponse(Response::new()))
 }

@@ -3,28 +3,21 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use chappe_services::{devices::Devices, uia::Uia};
+use chappe_services::devices::Devices;
 use ruma::api::client::device::delete_device::v3::{Request, Response};
 
 use crate::{
     error::ApiError,
-    extract::{ClientAddress, Ruma, RumaResponse, User},
-    rate_limit::{Limit, RateLimits},
+    extract::{Ruma, RumaResponse, StepUp},
 };
 
 pub async fn handle(
     State(devices): State<Arc<Devices>>,
-    State(uia): State<Arc<Uia>>,
-    State(limits): State<Arc<RateLimits>>,
-    ClientAddress(address): ClientAddress,
-    User(session): User,
+    step_up: StepUp,
     Ruma(request): Ruma<Request>,
 ) -> Result<RumaResponse<Response>, ApiError> {
-    if request.auth.is_some() {
-        limits.check_session(Limit::Authentication, &session)?;
-    }
     let operation = format!("delete device {}", request.device_id);
-    uia.authorize_user(&session, &operation, request.auth.as_ref(), address).await?;
+    let session = step_up.authorize(&operation, request.auth.as_ref()).await?;
     devices.delete(&session.user_id, &[request.device_id]).await?;
     Ok(RumaResponse(Response::new()))
 }

@@ -31,7 +31,9 @@ pub async fn handle(
         }
     });
     if session.is_admin {
-        answer["capabilities"]["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+        for name in ["m.account_moderation", "uk.timedout.msc4323"] {
+            answer["capabilities"][name] = json!({ "suspend": true, "lock": true });
+        }
     }
     Json(answer)
 }

@@ -14,6 +14,7 @@ const VERSIONS: [&str; 27] = [
 
 /// Features that clients look for by their unstable names, and that this server has.
 const UNSTABLE_FEATURES: [&str; 30] = [
+    "com.beeper.msc4169",
     "org.matrix.e2e_cross_signing",
     "org.matrix.msc2285.stable",
     "org.matrix.msc2836",
@@ -31,7 +32,6 @@ const UNSTABLE_FEATURES: [&str; 30] = [
     "org.matrix.msc3981",
     "org.matrix.msc4140",
     "org.matrix.msc4155",
-    "org.matrix.msc4169",
     "org.matrix.msc4222",
     "org.matrix.msc4306",
     "org.matrix.msc4308",

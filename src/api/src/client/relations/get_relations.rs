@@ -1,8 +1,11 @@
 //! GET /_matrix/client/v1/rooms/{roomId}/relations/{eventId}[/{relType}[/{eventType}]] (client-server API, "Relationships API").
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
-use axum::{Json, extract::State};
+use axum::{
+    Json,
+    extract::{FromRequestParts, State},
+};
 use chappe_rooms::{
     Rooms,
     client_event::Viewer,
@@ -10,6 +13,7 @@ use chappe_rooms::{
     timeline::Token,
 };
 use chappe_services::{account_data::AccountData, accounts::Session};
+use http::request::Parts;
 use ruma::{
     OwnedEventId, OwnedRoomId, UInt,
     api::{
@@ -43,6 +47,19 @@ pub struct Relations {
     recursion_depth: Option<u32>,
 }
 
+/// Whether relations of relations are asked for by the parameter's first name (MSC3981).
+pub struct OldRecurse(bool);
+
+impl<S: Send + Sync> FromRequestParts<S> for OldRecurse {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let mut parameters = url::form_urlencoded::parse(query);
+        Ok(Self(parameters.any(|(name, value)| name == "org.matrix.msc3981.recurse" && value == "true")))
+    }
+}
+
 /// The three forms of the request as one.
 struct Asked {
     room_id: OwnedRoomId,
@@ -60,10 +77,21 @@ pub async fn handle(
     State(rooms): State<Rooms>,
     State(account_data): State<Arc<AccountData>>,
     Authenticated(session): Authenticated,
+    OldRecurse(old_recurse): OldRecurse,
     Ruma(request): Ruma<get_relating_events::v1::Request>,
 ) -> Result<Json<Relations>, ApiError> {
     let get_relating_events::v1::Request { room_id, event_id, from, to, dir, limit, recurse, .. } = request;
-    let asked = Asked { room_id, event_id, rel_type: None, event_type: None, from, to, dir, limit, recurse };
+    let asked = Asked {
+        room_id,
+        event_id,
+        rel_type: None,
+        event_type: None,
+        from,
+        to,
+        dir,
+        limit,
+        recurse: recurse || old_recurse,
+    };
     answer(&rooms, &account_data, &session, asked)
 }
 
@@ -71,6 +99,7 @@ pub async fn handle_with_rel_type(
     State(rooms): State<Rooms>,
     State(account_data): State<Arc<AccountData>>,
     Authenticated(session): Authenticated,
+    OldRecurse(old_recurse): OldRecurse,
     Ruma(request): Ruma<get_relating_events_with_rel_type::v1::Request>,
 ) -> Result<Json<Relations>, ApiError> {
     let get_relating_events_with_rel_type::v1::Request {
@@ -85,7 +114,8 @@ pub async fn handle_with_rel_type(
         ..
     } = request;
     let rel_type = Some(rel_type.to_string());
-    let asked = Asked { room_id, event_id, rel_type, event_type: None, from, to, dir, limit, recurse };
+    let asked =
+        Asked { room_id, event_id, rel_type, event_type: None, from, to, dir, limit, recurse: recurse || old_recurse };
     answer(&rooms, &account_data, &session, asked)
 }
 
@@ -93,6 +123,7 @@ pub async fn handle_with_rel_type_and_event_type(
     State(rooms): State<Rooms>,
     State(account_data): State<Arc<AccountData>>,
     Authenticated(session): Authenticated,
+    OldRecurse(old_recurse): OldRecurse,
     Ruma(request): Ruma<get_relating_events_with_rel_type_and_event_type::v1::Request>,
 ) -> Result<Json<Relations>, ApiError> {
     let get_relating_events_with_rel_type_and_event_type::v1::Request {
@@ -108,7 +139,8 @@ pub async fn handle_with_rel_type_and_event_type(
         ..
     } = request;
     let (rel_type, event_type) = (Some(rel_type.to_string()), Some(event_type.to_string()));
-    let asked = Asked { room_id, event_id, rel_type, event_type, from, to, dir, limit, recurse };
+    let asked =
+        Asked { room_id, event_id, rel_type, event_type, from, to, dir, limit, recurse: recurse || old_recurse };
     answer(&rooms, &account_data, &session, asked)
 }
 
