@@ -86,7 +86,8 @@ impl Rooms {
             );
         }
         let _writing = self.locks.write(room_id).await;
-        let staging = Staging::begin(self, self.require_room(room_id)?)?;
+        let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+        staging.resolve_named_state()?;
         let draft = member_draft(user, content);
         let mut template = staging.template(user, &draft)?;
         template.insert("origin_server_ts".to_owned(), integer(self.clock.now_ms()));

@@ -681,14 +681,22 @@ impl Staging {
 
     /// The current state, from the forward extremities.
     pub(crate) fn resolve_current_state(&mut self) -> Result<(), RoomError> {
-        let mut roots = Vec::new();
-        for (nid, id, _) in &self.room.record.forward_extremities {
-            let state = self.get_event_by_nid(*nid)?.and_then(|event| event.record.state_after);
-            roots.push(state.ok_or_else(|| RoomError::broken(format!("forward extremity {id} has no state")))?);
-        }
+        let roots = self.roots_after(&self.room.record.forward_extremities)?;
         let root = self.resolve(roots)?;
         self.set_current_state(root);
         Ok(())
+    }
+
+    pub(crate) fn roots_after(
+        &self,
+        extremities: &[(EventNid, OwnedEventId, u64)],
+    ) -> Result<Vec<StateRoot>, RoomError> {
+        let mut roots = Vec::with_capacity(extremities.len());
+        for (nid, id, _) in extremities {
+            let state = self.get_event_by_nid(*nid)?.and_then(|event| event.record.state_after);
+            roots.push(state.ok_or_else(|| RoomError::broken(format!("forward extremity {id} has no state")))?);
+        }
+        Ok(roots)
     }
 }
 

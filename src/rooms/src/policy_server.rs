@@ -131,7 +131,8 @@ impl Rooms {
                 if let Some(event_id) = self.get_transaction(sender, room_id, draft.transaction.as_ref())? {
                     return Ok((Sent { event_id }, None));
                 }
-                let staging = Staging::begin(self, self.require_room(room_id)?)?;
+                let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+                staging.resolve_named_state()?;
                 if let Some(event_id) = staging.equal_state_event(sender, &draft)? {
                     return Ok((Sent { event_id }, None));
                 }

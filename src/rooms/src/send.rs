@@ -9,7 +9,7 @@ use chappe_protocol::{
     pdu::Pdu,
 };
 use chappe_store::{
-    Ticket,
+    EventNid, Ticket,
     tables::events::{EventStatus, SentBy, TRANSACTIONS},
 };
 use ruma::{
@@ -20,8 +20,9 @@ use ruma::{
 };
 
 use crate::{
-    Event, RoomError, Rooms,
-    staging::{Decided, Placement, Relay, Staging},
+    Event, Room, RoomError, Rooms,
+    staging::{Ahead, Decided, Placement, Relay, Staging},
+    state::StateRoot,
 };
 
 /// An event as its sender wants it, before the room gives it its place.
@@ -120,11 +121,16 @@ impl Rooms {
         {
             self.await_member(room_id, &target).await?;
         }
-        if let Some(room) = self.get_room(room_id)?
-            && let Some(policy) = self.get_policy_server_for(&room, &draft.kind, draft.state_key.as_deref())?
-            && self.is_server_joined(room.nid, &self.server_name)?
-        {
-            return self.enqueue_recommended(&policy, sender, room_id, draft).await;
+        let mut ahead = Ahead::default();
+        if let Some(room) = self.get_room(room_id)? {
+            if let Some(policy) = self.get_policy_server_for(&room, &draft.kind, draft.state_key.as_deref())?
+                && self.is_server_joined(room.nid, &self.server_name)?
+            {
+                return self.enqueue_recommended(&policy, sender, room_id, draft).await;
+            }
+            if room.record.forward_extremities.len() > PREV_EVENTS_MAX {
+                ahead = self.append_own_ahead(room, sender, &draft).await?;
+            }
         }
         let _writing = self.locks.write(room_id).await;
         if let Some(event_id) = self.get_transaction(sender, room_id, draft.transaction.as_ref())? {
@@ -135,12 +141,29 @@ impl Rooms {
             return Err(RoomError::not_in_room());
         }
         let mut staging = Staging::begin(self, room)?;
+        staging.ahead = ahead;
         if let Some(event_id) = staging.equal_state_event(sender, &draft)? {
             return Ok((Sent { event_id }, None));
         }
         let event = staging.append_own(sender, draft)?;
         let sent = Sent { event_id: event.pdu.event_id.clone() };
         Ok((sent, Some(staging.enqueue()?)))
+    }
+
+    /// Where very many ends meet, their states are resolved before the room is locked for writing, as for events of others
+    /// ([`Rooms::ingest`]).
+    async fn append_own_ahead(&self, room: Room, sender: &UserId, draft: &EventDraft) -> Result<Ahead, RoomError> {
+        let (rooms, sender, draft) = (self.clone(), sender.to_owned(), draft.clone());
+        let append = move || {
+            let mut staging = Staging::begin(&rooms, room)?;
+            // What speaks against the event is told by whoever sends it in earnest.
+            if let Ok(event) = staging.append_own(&sender, draft) {
+                staging.ahead.own = event.record.state_before.map(|before| (event.pdu.clone(), before));
+            }
+            rooms.store_trees(staging.trees)?;
+            Ok(staging.ahead)
+        };
+        tokio::task::spawn_blocking(append).await.map_err(|error| RoomError::broken(error.to_string()))?
     }
 
     pub(crate) fn get_transaction(
@@ -212,15 +235,23 @@ impl Staging {
             transaction_id: transaction.id.to_string(),
         });
         let transaction = draft.transaction.clone();
+        self.resolve_named_state()?;
         let pdu = self.prepare_own(sender, draft)?;
         let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
+        if self.room.record.forward_extremities.len() > 1 {
+            self.named_state = None;
+            self.resolve_current_state()?;
+        }
         self.remember_transaction(sender, transaction.as_ref(), &event.pdu.event_id);
         Ok(event)
     }
 
     /// Builds and checks an event of a local user for the end of the room.
     pub(crate) fn prepare_own(&self, sender: &UserId, draft: EventDraft) -> Result<Arc<Pdu>, RoomError> {
-        let pdu = self.build_own(sender, draft)?;
+        let pdu = match &self.ahead.own {
+            Some((pdu, before)) if *before == self.state_before_own() && self.names_the_ends(pdu) => (**pdu).clone(),
+            _ => self.build_own(sender, draft)?,
+        };
         self.check_may_redact(&pdu)?;
         self.check_names_no_creator(&pdu)?;
         self.check_relation(&pdu)?;
@@ -255,7 +286,7 @@ impl Staging {
         relay: Relay,
         sent_by: Option<SentBy>,
     ) -> Result<Arc<Event>, RoomError> {
-        let state_before = self.room.record.state;
+        let state_before = self.state_before_own();
         self.put_event(Decided {
             pdu,
             status: EventStatus::Accepted,
@@ -286,11 +317,10 @@ impl Staging {
             auth::auth_types_for_event(rules, &draft.kind, sender, draft.state_key.as_deref(), &content)
                 .map_err(|rejection| RoomError::BadJson(rejection.0))?
         {
-            auth_events.extend(self.get_state_event(&event_type, &state_key)?.map(|event| event.pdu.event_id.clone()));
+            let event = self.get_from_root(self.state_before_own(), &event_type, &state_key)?;
+            auth_events.extend(event.map(|event| event.pdu.event_id.clone()));
         }
-        let mut extremities = self.room.record.forward_extremities.clone();
-        extremities.sort_by_key(|(_, _, depth)| std::cmp::Reverse(*depth));
-        extremities.truncate(PREV_EVENTS_MAX);
+        let extremities = self.named_extremities();
         let depth = extremities.iter().map(|(_, _, depth)| depth + 1).max().unwrap_or(1).min(DEPTH_MAX);
         let mut object = CanonicalJsonObject::new();
         let mut set = |key: &str, value: CanonicalJsonValue| object.insert(key.to_owned(), value);
@@ -317,16 +347,43 @@ impl Staging {
         Ok(object)
     }
 
-    /// The authorization rules against the event's own auth events and against the current state.
+    /// The ends of the room that an event of a local user names: the deepest ones.
+    fn named_extremities(&self) -> Vec<(EventNid, OwnedEventId, u64)> {
+        let mut extremities = self.room.record.forward_extremities.clone();
+        extremities.sort_by_key(|(_, _, depth)| std::cmp::Reverse(*depth));
+        extremities.truncate(PREV_EVENTS_MAX);
+        extremities
+    }
+
+    fn names_the_ends(&self, pdu: &Pdu) -> bool {
+        self.named_extremities().iter().map(|(_, id, _)| id).eq(&pdu.prev_events)
+    }
+
+    /// Works out the state before an event of a local user where it cannot name all ends of the room: what it does not name does
+    /// not count.
+    pub(crate) fn resolve_named_state(&mut self) -> Result<(), RoomError> {
+        if self.named_state.is_none() && self.room.record.forward_extremities.len() > PREV_EVENTS_MAX {
+            let roots = self.roots_after(&self.named_extremities())?;
+            self.named_state = Some(self.resolve(roots)?);
+        }
+        Ok(())
+    }
+
+    fn state_before_own(&self) -> StateRoot {
+        self.named_state.unwrap_or(self.room.record.state)
+    }
+
+    /// The authorization rules against the event's own auth events, against the state before it and against the current state.
     pub(crate) fn check_against_current_state(&self, pdu: &Arc<Pdu>) -> Result<(), RoomError> {
         let rules = &self.room.rules;
         auth::check_state_independent(rules, pdu, |id| {
             self.get_event(id).ok().flatten().map(|event| event.pdu.clone())
         })?;
-        let root = self.room.record.state;
-        auth::check_state_dependent(rules, pdu, |event_type, state_key| {
-            self.get_from_root(root, event_type, state_key).ok().flatten().map(|event| event.pdu.clone())
-        })?;
+        for root in self.named_state.into_iter().chain([self.room.record.state]) {
+            auth::check_state_dependent(rules, pdu, |event_type, state_key| {
+                self.get_from_root(root, event_type, state_key).ok().flatten().map(|event| event.pdu.clone())
+            })?;
+        }
         Ok(())
     }
 
@@ -429,7 +486,7 @@ impl Rooms {
     }
 
     /// The user as a member of the room who may be shown state: joined.
-    pub fn require_joined(&self, room: &crate::Room, user: &OwnedUserId) -> Result<(), RoomError> {
+    pub fn require_joined(&self, room: &Room, user: &OwnedUserId) -> Result<(), RoomError> {
         if self.is_joined(room.nid, user)? { Ok(()) } else { Err(RoomError::not_in_room()) }
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Ahead {
     nids: HashMap<OwnedEventId, EventNid>,
     /// Roots of states, in order, and the root of what they resolve to, whose tree is stored or of this batch.
     pub(crate) resolved: HashMap<Vec<StateRoot>, StateRoot>,
+    /// An event of a local user that was built, and the state before it.
+    pub(crate) own: Option<(Arc<Pdu>, StateRoot)>,
 }
 
 pub(crate) struct Staging {
@@ -112,6 +114,8 @@ pub(crate) struct Staging {
     outgoing: Vec<(Position, EventNid, Relay)>,
     /// Whether the flat rows may have more than the state at the start, see [`crate::partial`].
     has_rows_ahead: bool,
+    /// The state after the extremities that an event of a local user names, where it cannot name them all.
+    pub(crate) named_state: Option<StateRoot>,
     /// What the flat rows are to become, in place of what the change of state makes of them.
     pub(crate) row_changes: Option<Vec<StateChange>>,
     /// Why the event about to be judged is not recommended by the room's policy server.
@@ -144,6 +148,7 @@ impl Staging {
             touched_servers: BTreeSet::new(),
             outgoing: Vec::new(),
             has_rows_ahead: room.record.partial_state,
+            named_state: None,
             row_changes: None,
             not_recommended: None,
             ahead: Ahead::default(),
