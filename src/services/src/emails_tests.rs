@@ -1,9 +1,8 @@
 use chappe_protocol::clock::ManualClock;
-use chappe_store::tables::accounts::{AccountKind, AccountRecord};
 use ruma::user_id;
 
 use super::*;
-use crate::mail::{MailConfig, TlsMode, test_smtp::SmtpServer};
+use crate::mail::{test_mail, test_smtp::SmtpServer};
 
 struct Rig {
     emails: Emails,
@@ -12,34 +11,9 @@ struct Rig {
 }
 
 async fn rig() -> Rig {
-    let server = SmtpServer::start(0).await;
-    let config = MailConfig {
-        host: "127.0.0.1".to_owned(),
-        port: server.port,
-        tls: TlsMode::Off,
-        user: None,
-        password: None,
-        from: "chappe@a.example".to_owned(),
-        extra_roots: Vec::new(),
-        templates: None,
-        service_name: "a.example".to_owned(),
-    };
-    let mail = Arc::new(Mail::new(config).unwrap());
-    tokio::spawn(mail.clone().run());
+    let (mail, server) = test_mail::start("a.example").await;
     let (store, clock) = (Store::in_memory(), Arc::new(ManualClock::new(1_700_000_000_000)));
-    let record = AccountRecord {
-        kind: AccountKind::User,
-        admin: false,
-        created_at_ms: 0,
-        password_hash: None,
-        deactivated_at_ms: None,
-        erased: false,
-    };
-    let mut batch = Batch::new();
-    for user_id in [user_id!("@alice:a.example"), user_id!("@bob:a.example")] {
-        batch.put(&ACCOUNTS, &user_id.to_owned(), &record);
-    }
-    store.commit(batch).await.unwrap();
+    test_mail::put_accounts(&store, &[user_id!("@alice:a.example"), user_id!("@bob:a.example")]).await;
     let url = Url::parse("https://matrix.a.example/").unwrap();
     Rig { emails: Emails::new(store, clock.clone(), Some(mail), url), server, clock }
 }

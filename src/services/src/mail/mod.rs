@@ -5,6 +5,8 @@
 
 pub mod templates;
 #[cfg(test)]
+pub(crate) mod test_mail;
+#[cfg(test)]
 pub(crate) mod test_smtp;
 #[cfg(test)]
 mod tests;

@@ -2,18 +2,8 @@ use serde_json::json;
 
 use super::{test_smtp::SmtpServer, *};
 
-pub(crate) fn config(port: u16) -> MailConfig {
-    MailConfig {
-        host: "127.0.0.1".to_owned(),
-        port,
-        tls: TlsMode::Off,
-        user: None,
-        password: None,
-        from: "Chappe <chappe@a.example>".to_owned(),
-        extra_roots: Vec::new(),
-        templates: None,
-        service_name: "a.example".to_owned(),
-    }
+fn config(port: u16) -> MailConfig {
+    test_mail::config("a.example", port)
 }
 
 fn start(mail: Mail) -> Arc<Mail> {

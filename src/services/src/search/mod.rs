@@ -20,7 +20,7 @@ use chappe_store::{
 };
 use ruma::{UserId, events::TimelineEventType};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Mutex, Notify, watch},
     task::JoinError,
     time::{sleep, timeout},
 };
@@ -29,18 +29,18 @@ pub use find::{Group, Hit, HitContext, SearchResults};
 pub use index::{IndexError, SearchIndex};
 pub use query::{GroupKey, SearchRequest};
 
-use self::index::recency_of;
-use crate::event_follower::EventFollower;
+use self::index::{Places, recency_of};
+use crate::event_follower::{EventFollower, Work};
 
 const FOLLOWER: &str = "search";
 const HISTORY_FOLLOWER: &str = "search_history";
 /// How many events are put into the index at once.
 const BATCH_EVENTS: usize = 1_000;
-/// How long events are collected before they are written to disk together, unless a search waits for them.
+/// How long events are collected before they are written to disk together, after the last time, unless a search waits for them.
 const COLLECT: Duration = Duration::from_secs(1);
 /// How long a search waits for the index.
 const CATCH_UP: Duration = Duration::from_secs(5);
-/// How long to wait before a failed index is tried again.
+/// How long to wait before an index that could not be read is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// A search that was not done.
@@ -93,20 +93,24 @@ impl Search {
     pub async fn run(self: Arc<Self>) {
         let Some(index) = self.index.clone() else { return };
         loop {
-            if let Err(error) = self.follow(&index).await {
-                tracing::error!(%error, "the search index stands still");
-                if let Err(error) = index.rollback() {
-                    tracing::error!(%error, "the search index could not be taken back to its last commit");
+            match self.open_followers(&index).await {
+                Ok((places, live, history)) => {
+                    let feed = Arc::new(Feed { index, places: Mutex::new(places) });
+                    let live = live.run(LiveEvents { search: self.clone(), feed: feed.clone() });
+                    let history = history.run(HistoryEvents { search: self.clone(), feed });
+                    tokio::join!(live, history);
+                    return;
                 }
-                sleep(RETRY).await;
+                Err(error) => tracing::error!(%error, "the search index cannot be opened for new events"),
             }
+            sleep(RETRY).await;
         }
     }
 
-    async fn follow(&self, index: &Arc<SearchIndex>) -> Result<(), FollowError> {
-        // The index knows best what it holds: it may be new, or older than the store.
+    /// Followers of both logs that go on where the index ends. It knows best: it may be new, or older than the store.
+    async fn open_followers(&self, index: &SearchIndex) -> Result<(Places, EventFollower, EventFollower), FollowError> {
         let store = self.rooms.store();
-        let mut places = index.places()?;
+        let places = index.places()?;
         let mut batch = Batch::new();
         for (name, place) in [(FOLLOWER, places.live), (HISTORY_FOLLOWER, places.history)] {
             if store.get(&FOLLOWERS, &name.to_owned())?.unwrap_or_default() != place {
@@ -116,37 +120,16 @@ impl Search {
         if !batch.is_empty() {
             store.commit(batch).await?;
         }
-        let mut live = EventFollower::open_from_start(FOLLOWER, &self.rooms)?;
-        let mut history = EventFollower::open_history(HISTORY_FOLLOWER, &self.rooms)?;
         self.indexed_to.send_replace(places.live);
-        loop {
-            tokio::select! {
-                new = live.next(1) => drop(new?),
-                new = history.next(1) => drop(new?),
-            }
-            tokio::select! {
-                () = sleep(COLLECT) => {}
-                () = self.wanted.notified() => {}
-            }
-            let (new, old) = (live.read(BATCH_EVENTS)?, history.read(BATCH_EVENTS)?);
-            places.live = new.last().map_or(places.live, |(place, _)| *place);
-            places.history = old.last().map_or(places.history, |(place, _)| *place);
-            let (rooms, writing) = (self.rooms.clone(), index.clone());
-            tokio::task::spawn_blocking(move || {
-                for (_, event) in &old {
-                    put(&rooms, &writing, None, event)?;
-                }
-                for (position, event) in &new {
-                    put(&rooms, &writing, Some(*position), event)?;
-                }
-                Ok::<_, FollowError>(writing.commit(places)?)
-            })
-            .await??;
-            self.indexed_to.send_replace(places.live);
-            let mut batch = Batch::new();
-            live.advance(&mut batch, places.live);
-            history.advance(&mut batch, places.history);
-            store.commit(batch).await?;
+        let live = EventFollower::open_from_start(FOLLOWER, &self.rooms)?;
+        Ok((places, live, EventFollower::open_history(HISTORY_FOLLOWER, &self.rooms)?))
+    }
+
+    /// Lets events come together, so that they are written to disk together, unless a search waits for them.
+    async fn collect(&self) {
+        tokio::select! {
+            () = sleep(COLLECT) => {}
+            () = self.wanted.notified() => {}
         }
     }
 
@@ -169,6 +152,92 @@ impl Search {
         let index = self.index.as_ref().ok_or(SearchError::Disabled)?;
         let newest = self.catch_up().await?;
         find::find(&self.rooms, index, user, request, newest).await
+    }
+}
+
+/// The index as both followers feed it: one at a time, as a commit holds all that was put in.
+struct Feed {
+    index: Arc<SearchIndex>,
+    places: Mutex<Places>,
+}
+
+impl Feed {
+    /// Puts events in, and writes that down together with how far the index goes then.
+    async fn put(
+        &self,
+        rooms: &Rooms,
+        events: Vec<(Option<Position>, Arc<Event>)>,
+        advance: impl FnOnce(&mut Places),
+    ) -> Result<(), FollowError> {
+        let mut places = self.places.lock().await;
+        let mut new_places = *places;
+        advance(&mut new_places);
+        let (rooms, index) = (rooms.clone(), self.index.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            for (live, event) in &events {
+                put(&rooms, &index, *live, event)?;
+            }
+            Ok::<_, FollowError>(index.commit(new_places)?)
+        });
+        if let Err(error) = written.await.map_err(FollowError::from).flatten() {
+            if let Err(error) = self.index.rollback() {
+                tracing::error!(%error, "the search index could not be taken back to its last commit");
+            }
+            return Err(error);
+        }
+        *places = new_places;
+        Ok(())
+    }
+}
+
+/// Indexes what comes live.
+struct LiveEvents {
+    search: Arc<Search>,
+    feed: Arc<Feed>,
+}
+
+impl Work for LiveEvents {
+    type Error = FollowError;
+
+    const WHAT: &'static str = "searches for new events";
+    const EVENTS_AT_ONCE: usize = BATCH_EVENTS;
+    const ACTS_AT_ONCE: bool = true;
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), FollowError> {
+        let Some((place, _)) = events.last() else { return Ok(()) };
+        let put = events.iter().map(|(position, event)| (Some(*position), event.clone())).collect();
+        self.feed.put(&self.search.rooms, put, |places| places.live = *place).await
+    }
+
+    async fn taken(&mut self, place: Position) -> Result<(), FollowError> {
+        self.search.indexed_to.send_replace(place);
+        self.search.collect().await;
+        Ok(())
+    }
+}
+
+/// Indexes what is backfilled. No search waits for it.
+struct HistoryEvents {
+    search: Arc<Search>,
+    feed: Arc<Feed>,
+}
+
+impl Work for HistoryEvents {
+    type Error = FollowError;
+
+    const WHAT: &'static str = "searches for backfilled events";
+    const EVENTS_AT_ONCE: usize = BATCH_EVENTS;
+    const ACTS_AT_ONCE: bool = true;
+
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), FollowError> {
+        let Some((place, _)) = events.last() else { return Ok(()) };
+        let put = events.iter().map(|(_, event)| (None, event.clone())).collect();
+        self.feed.put(&self.search.rooms, put, |places| places.history = *place).await
+    }
+
+    async fn taken(&mut self, _: Position) -> Result<(), FollowError> {
+        sleep(COLLECT).await;
+        Ok(())
     }
 }
 

@@ -1,10 +1,8 @@
-use chappe_store::tables::accounts::{ACCOUNTS, AccountKind, AccountRecord};
-
 use super::{super::email::DELAY_MS, *};
 use crate::{
     emails::ValidatedEmail,
     mail::{
-        MailConfig, TlsMode,
+        test_mail,
         test_smtp::{Received, SmtpServer},
     },
     push::unsubscribe::UnsubscribeError,
@@ -14,32 +12,9 @@ const ADDRESS: &str = "bob@mail.example";
 
 /// Bob has an address, and is written to at it.
 async fn setup() -> (Setup, SmtpServer, PusherKey) {
-    let smtp = SmtpServer::start(0).await;
-    let config = MailConfig {
-        host: "127.0.0.1".to_owned(),
-        port: smtp.port,
-        tls: TlsMode::Off,
-        user: None,
-        password: None,
-        from: "chappe@here.example".to_owned(),
-        extra_roots: Vec::new(),
-        templates: None,
-        service_name: "here.example".to_owned(),
-    };
-    let mail = Arc::new(Mail::new(config).unwrap());
-    tokio::spawn(mail.clone().run());
+    let (mail, smtp) = test_mail::start("here.example").await;
     let setup = Setup::with_mail(Some(mail)).await;
-    let record = AccountRecord {
-        kind: AccountKind::User,
-        admin: false,
-        created_at_ms: 0,
-        password_hash: None,
-        deactivated_at_ms: None,
-        erased: false,
-    };
-    let mut batch = Batch::new();
-    batch.put(&ACCOUNTS, &bob().to_owned(), &record);
-    setup.store.commit(batch).await.unwrap();
+    test_mail::put_accounts(&setup.store, &[bob()]).await;
     let key =
         PusherKey { user_id: bob().to_owned(), app_id: "m.email".to_owned(), pushkey: "Bob@mail.example".to_owned() };
     let refused = setup.pushers.set(key.clone(), device_id!("WEB"), email_pusher()).await;
