@@ -87,7 +87,7 @@ impl EventLists {
             return Ok(());
         };
         let next = match self.told {
-            Told::Whole => events.next_text().map_err(ApiError::internal)?.map(String::from),
+            Told::Whole => events.next_text().map_err(ApiError::internal)?,
             Told::Ids => match events.next_id().map_err(ApiError::internal)? {
                 Some(id) => Some(serde_json::to_string(&id).map_err(ApiError::internal)?),
                 None => None,
