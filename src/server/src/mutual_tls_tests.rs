@@ -74,13 +74,20 @@ async fn serve(section: &TlsSection, stop: CancellationToken) -> String {
 }
 
 async fn fetch(url: &str, roots: &Authority, identity: Option<Secret>) -> Result<String, ConnectError> {
+    fetch_by(&connector(roots, identity), url).await
+}
+
+fn connector(roots: &Authority, identity: Option<Secret>) -> Connector {
     let config = ConnectorConfig {
         extra_roots: vec![std::fs::read(roots.path("ca.crt")).expect("readable")],
         identity,
         allow_networks: vec!["127.0.0.0/8".parse().expect("a network")],
         ..ConnectorConfig::default()
     };
-    let connector = Connector::new(config).expect("a connector");
+    Connector::new(config).expect("a connector")
+}
+
+async fn fetch_by(connector: &Connector, url: &str) -> Result<String, ConnectError> {
     let answer = connector.fetch_capped(Request::get(url.parse().expect("a URL")), 1000).await?;
     Ok(String::from_utf8_lossy(&answer.body).into_owned())
 }
@@ -117,6 +124,18 @@ async fn connections_without_a_certificate_of_the_authority_are_refused_where_on
     }
     assert!(fetch(&required, &authority, None).await.is_err());
     assert_eq!(fetch(&asked, &authority, None).await.expect("an answer"), "nobody");
+
+    // The certificate is replaced while the server runs, for all who use the connector, and on connections that are open.
+    let connector = connector(&authority, None);
+    let user = connector.clone();
+    assert_eq!(fetch_by(&user, &asked).await.expect("an answer"), "nobody");
+    connector.replace_identity(good.clone()).expect("usable");
+    assert_eq!(fetch_by(&user, &asked).await.expect("an answer"), "agence.example:8448 agence.example");
+    assert!(fetch_by(&user, &required).await.is_ok());
+    assert!(connector.replace_identity(Some(Secret::new("nonsense"))).is_err());
+    assert!(fetch_by(&user, &required).await.is_ok(), "what cannot be used changes nothing");
+    connector.replace_identity(None).expect("usable");
+    assert!(fetch_by(&user, &required).await.is_err());
     stop.cancel();
 }
 

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Handlers of SIGTERM and SIGINT (stop) and SIGHUP (read certificates again).
+/// Handlers of SIGTERM and SIGINT (stop) and SIGHUP (read certificates and parts of the configuration again).
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,

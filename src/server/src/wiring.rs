@@ -11,9 +11,9 @@ use chappe_protocol::clock::Clock;
 use chappe_services::{
     accounts::HashError,
     app_services::sender::SenderError,
-    connector::ConnectorBuildError,
+    connector::{Connector, ConnectorBuildError},
     directory::Directory,
-    federation::{incoming::RequestVerifier, sender::Sender, transactions::Transactions},
+    federation::{incoming::RequestVerifier, keys::ServerKeys, sender::Sender, transactions::Transactions},
     mail::MailBuildError,
     policy::FederationPolicy,
     readers::Readers,
@@ -38,7 +38,7 @@ use crate::{
     registrations::{self, ReadRegistrationsError},
     settings,
     signing_key::SigningKeyError,
-    tls::TlsError,
+    tls::{self, TlsError},
     user_admin::UserAdmin,
 };
 
@@ -91,6 +91,8 @@ pub struct Server {
     waiters: Waiters,
     policy: Arc<FederationPolicy>,
     sender: Arc<Sender>,
+    server_keys: ServerKeys,
+    to_servers: Connector,
     user_admin: Arc<UserAdmin>,
     tasks: Vec<JoinHandle<()>>,
     data_dir: DataDir,
@@ -108,6 +110,7 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
     let app_services = conversation.prepare_app_services().await?;
 
     let (waiters, policy) = (readers.waiters.clone(), outside.policy.clone());
+    let (server_keys, to_servers) = (outside.server_keys.clone(), outside.to_servers.clone());
     let app = app(&base, outside, people, conversation, readers, push.pushers)?;
     let Base { data_dir, store, .. } = base;
 
@@ -125,6 +128,8 @@ pub async fn build(config: &Config, stop: CancellationToken) -> Result<Server, B
         store,
         waiters,
         policy,
+        server_keys,
+        to_servers,
         tasks: tasks.running,
         data_dir,
     })
@@ -226,11 +231,14 @@ impl Server {
         &self.user_admin
     }
 
-    /// Takes over what of a new configuration can change while the server runs: who takes part in the federation.
-    pub fn reload(&self, config: &Config) -> Result<(), StoreError> {
+    /// Takes over what of a new configuration can change while the server runs: who takes part in the federation, which keys are
+    /// pinned, and the certificate that other servers are shown.
+    pub fn reload(&self, config: &Config) -> Result<(), BuildError> {
         let section = &config.federation;
         self.policy.replace(section.enabled, &section.allow, &section.deny);
-        self.sender.look_again()
+        self.server_keys.replace_pinned_keys(section.parse_pinned_keys());
+        self.sender.look_again()?;
+        Ok(self.to_servers.replace_identity(tls::read_client_identity(&config.tls)?)?)
     }
 
     /// Opens the control socket, through which `chappe user` reaches this server.

@@ -13,6 +13,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use parking_lot::{Mutex, RwLock};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
@@ -179,12 +180,41 @@ impl Request {
 /// The outbound connector. Cheap to clone.
 #[derive(Clone)]
 pub struct Connector {
-    by_host: reqwest::Client,
-    by_matrix_server: reqwest::Client,
+    clients: Arc<RwLock<Clients>>,
+    /// What the clients are built of.
+    config: Arc<Mutex<ConnectorConfig>>,
+    dns: Arc<dyn Dns>,
     filter: Arc<AddressFilter>,
     /// The only schemes, hosts and ports that requests may go to, if they are limited to some.
     origins: Option<Arc<Vec<url::Origin>>>,
     request_timeout: Duration,
+}
+
+#[derive(Clone)]
+struct Clients {
+    by_host: reqwest::Client,
+    by_matrix_server: reqwest::Client,
+}
+
+impl Clients {
+    fn build(
+        config: &ConnectorConfig,
+        dns: &Arc<dyn Dns>,
+        filter: &Arc<AddressFilter>,
+    ) -> Result<Self, ConnectorBuildError> {
+        let mut roots = Vec::new();
+        for pem in &config.extra_roots {
+            roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(ConnectorBuildError::Root)?);
+        }
+        let identity =
+            config.identity.as_ref().map(|identity| reqwest::Identity::from_pem(identity.expose().as_bytes()));
+        let identity = identity.transpose().map_err(ConnectorBuildError::Identity)?;
+        let build = |host_meaning| {
+            let hook = Hook { dns: dns.clone(), filter: filter.clone(), host_meaning };
+            build_client(config, &roots, identity.clone(), hook)
+        };
+        Ok(Self { by_host: build(HostMeaning::Host)?, by_matrix_server: build(HostMeaning::MatrixServer)? })
+    }
 }
 
 impl Connector {
@@ -196,24 +226,27 @@ impl Connector {
     /// Builds the connector over another source of names: for tests and simulation.
     pub fn with_dns(config: ConnectorConfig, dns: Arc<dyn Dns>) -> Result<Self, ConnectorBuildError> {
         let filter = Arc::new(AddressFilter::new(config.allow_networks.clone()));
-        let mut roots = Vec::new();
-        for pem in &config.extra_roots {
-            roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(ConnectorBuildError::Root)?);
-        }
-        let identity =
-            config.identity.as_ref().map(|identity| reqwest::Identity::from_pem(identity.expose().as_bytes()));
-        let identity = identity.transpose().map_err(ConnectorBuildError::Identity)?;
-        let build = |host_meaning| {
-            let hook = Hook { dns: dns.clone(), filter: filter.clone(), host_meaning };
-            build_client(&config, &roots, identity.clone(), hook)
-        };
         Ok(Self {
-            by_host: build(HostMeaning::Host)?,
-            by_matrix_server: build(HostMeaning::MatrixServer)?,
+            clients: Arc::new(RwLock::new(Clients::build(&config, &dns, &filter)?)),
             filter,
             origins: None,
             request_timeout: config.request_timeout,
+            config: Arc::new(Mutex::new(config)),
+            dns,
         })
+    }
+
+    /// Shows servers another certificate from now on, in this handle and all clones of it. Connections that are open for a request end
+    /// with it; if the certificate is the same as before, nothing happens.
+    pub fn replace_identity(&self, identity: Option<Secret>) -> Result<(), ConnectorBuildError> {
+        let mut config = self.config.lock();
+        if config.identity.as_ref().map(Secret::expose) == identity.as_ref().map(Secret::expose) {
+            return Ok(());
+        }
+        let replaced = ConnectorConfig { identity, ..config.clone() };
+        *self.clients.write() = Clients::build(&replaced, &self.dns, &self.filter)?;
+        *config = replaced;
+        Ok(())
     }
 
     /// Builds a connector that reaches the scheme, host and port of these URLs whatever their addresses are, and nothing else: for what
@@ -231,9 +264,10 @@ impl Connector {
     /// Sends a request and returns when the response's head is there. No redirect is followed. The timeout covers the body.
     pub async fn send(&self, request: Request) -> Result<Response, ConnectError> {
         self.check_url(&request.url)?;
+        let Clients { by_host, by_matrix_server } = self.clients.read().clone();
         let client = match request.host_meaning {
-            HostMeaning::Host => &self.by_host,
-            HostMeaning::MatrixServer => &self.by_matrix_server,
+            HostMeaning::Host => by_host,
+            HostMeaning::MatrixServer => by_matrix_server,
         };
         let mut builder = client
             .request(request.method, request.url)

@@ -74,8 +74,10 @@ async fn serve(loaded: &Loaded) -> CommandResult {
 fn reload(loaded: &Loaded, server: &wiring::Server, certificate: Option<&ServerTls>) {
     match reread(loaded) {
         Ok(config) => match server.reload(&config) {
-            Ok(()) => tracing::info!("read federation.enabled, allow and deny again"),
-            Err(error) => tracing::error!(%error, "outgoing queues cannot be read"),
+            Ok(()) => tracing::info!(
+                "read federation.enabled, allow, deny and pinned_keys and the client certificate for other servers again"
+            ),
+            Err(error) => tracing::error!(%error, "not all of the configuration could be taken over"),
         },
         Err(error) => tracing::error!(%error, "the configuration could not be read again; the old one stays in use"),
     }

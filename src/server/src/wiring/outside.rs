@@ -22,6 +22,7 @@ pub(super) struct Outside {
     pub(super) destinations: Destinations,
     pub(super) federation: FederationClient,
     pub(super) server_keys: ServerKeys,
+    pub(super) to_servers: Connector,
 }
 
 impl Outside {
@@ -34,7 +35,7 @@ impl Outside {
         let destinations = Destinations::load(store.clone(), clock.clone())?;
         let resolver = Resolver::new(Arc::new(to_servers.clone()), clock.clone());
         let federation =
-            FederationClient::new(to_servers, resolver, signer.clone(), policy.clone(), destinations.clone());
+            FederationClient::new(to_servers.clone(), resolver, signer.clone(), policy.clone(), destinations.clone());
         let server_keys = ServerKeys::new(
             signer.clone(),
             federation.clone(),
@@ -42,7 +43,17 @@ impl Outside {
             clock.clone(),
             settings::server_keys(config, old_keys.clone()),
         );
-        Ok(Self { connector, to_app_services, to_pages, mail, policy, destinations, federation, server_keys })
+        Ok(Self {
+            connector,
+            to_app_services,
+            to_pages,
+            mail,
+            policy,
+            destinations,
+            federation,
+            server_keys,
+            to_servers,
+        })
     }
 }
 

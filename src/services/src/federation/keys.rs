@@ -27,7 +27,7 @@ use chappe_store::{
     tables::server_keys::{SERVER_KEY_DOCUMENTS, SERVER_KEYS, ServerKeyRecord},
 };
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyId,
     room_version_rules::RoomVersionRules, serde::Base64,
@@ -120,6 +120,8 @@ struct Inner {
     store: Store,
     clock: Arc<dyn Clock>,
     config: ServerKeysConfig,
+    /// In place of what the configuration had at the start.
+    pinned: RwLock<BTreeMap<OwnedServerName, PinnedKeys>>,
     denied: HashSet<(OwnedServerName, OwnedServerSigningKeyId)>,
     known: Mutex<LruCache<OwnedServerName, Known>>,
     fetches: Mutex<LruCache<OwnedServerName, Arc<Fetches>>>,
@@ -132,7 +134,7 @@ impl ServerKeys {
         client: FederationClient,
         store: Store,
         clock: Arc<dyn Clock>,
-        config: ServerKeysConfig,
+        mut config: ServerKeysConfig,
     ) -> Self {
         let size = NonZeroUsize::new(SERVERS_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
         let denied = config.denied_keys.iter().cloned().collect();
@@ -142,6 +144,7 @@ impl ServerKeys {
                 client,
                 store,
                 clock,
+                pinned: RwLock::new(std::mem::take(&mut config.pinned_keys)),
                 config,
                 denied,
                 known: Mutex::new(LruCache::new(size)),
@@ -149,6 +152,11 @@ impl ServerKeys {
                 slots: Semaphore::new(FETCHES_MAX),
             }),
         }
+    }
+
+    /// Pins other keys from now on, in place of all that were.
+    pub fn replace_pinned_keys(&self, pinned: BTreeMap<OwnedServerName, PinnedKeys>) {
+        *self.inner.pinned.write() = pinned;
     }
 
     /// This server's key document, signed, as canonical JSON: the answer to `GET /_matrix/key/v2/server`.
@@ -167,7 +175,7 @@ impl ServerKeys {
         key_ids: &BTreeSet<OwnedServerSigningKeyId>,
         valid_until_ms: u64,
     ) -> Result<BTreeMap<OwnedServerSigningKeyId, ServerKeyRecord>, StoreError> {
-        if let Some(pinned) = self.inner.config.pinned_keys.get(server) {
+        if let Some(pinned) = self.inner.pinned.read().get(server) {
             return Ok(self.pinned_records(pinned, key_ids));
         }
         let good = |record: &ServerKeyRecord| record.retired || usable_until_ms(record) >= valid_until_ms;

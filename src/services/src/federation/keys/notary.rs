@@ -92,7 +92,8 @@ impl ServerKeys {
 
     /// Whether a document lists no key but those pinned of its server, if some are.
     fn is_as_pinned(&self, document: &KeyDocument) -> bool {
-        let Some(pinned) = self.inner.config.pinned_keys.get(&document.server) else { return true };
+        let pinned = self.inner.pinned.read();
+        let Some(pinned) = pinned.get(&document.server) else { return true };
         let mut current = document.keys().filter(|(_, _, retired)| retired.is_none());
         current.all(|(key_id, key, _)| pinned.get(key_id).is_some_and(|pinned| pinned == key))
     }

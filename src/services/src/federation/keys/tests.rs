@@ -183,6 +183,25 @@ async fn of_a_pinned_server_only_the_pinned_keys_are_believed_and_none_are_fetch
 }
 
 #[tokio::test]
+async fn keys_are_pinned_and_let_go_while_the_server_runs() {
+    let peer = Peer::start().await;
+    let keys = peer.keys(ServerKeysConfig::default());
+    let published = peer_signer(&peer.setting.peer).public_keys();
+    let pinned = ServerSigner::from_seed(peer.setting.peer.clone(), "pinned", &[3; 32]).expect("a signer");
+    let key: Base64 = Base64::parse(pinned.verify_key_base64()).expect("base64");
+    let ask = async |id: &str| keys.get_keys_for_request(&peer.setting.peer, &key_id(id)).await.expect("an answer");
+    assert_eq!(ask("ed25519:p1").await, published);
+
+    let pins = PinnedKeys::from([(key_id("ed25519:pinned"), key.into_inner())]);
+    keys.clone().replace_pinned_keys([(peer.setting.peer.clone(), pins)].into());
+    assert!(ask("ed25519:p1").await.is_empty(), "known before, and not believed any more");
+    assert_eq!(ask("ed25519:pinned").await, pinned.public_keys());
+
+    keys.replace_pinned_keys(BTreeMap::new());
+    assert_eq!(ask("ed25519:p1").await, published);
+}
+
+#[tokio::test]
 async fn key_counts_for_events_of_its_time_from_room_version_5() {
     let peer = Peer::start().await;
     let keys = peer.keys(ServerKeysConfig::default());
