@@ -38,6 +38,7 @@ mod spool;
 pub mod staging;
 pub mod state;
 pub mod state_view;
+mod stripped;
 pub mod third_party;
 pub mod timeline;
 pub mod told;

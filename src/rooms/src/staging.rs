@@ -9,10 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use chappe_protocol::{
-    pdu::{ClientFormat, Pdu},
-    power::PowerLevels,
-};
+use chappe_protocol::{pdu::Pdu, power::PowerLevels};
 use chappe_store::{
     Batch, Direction, Domain, EventNid, Json, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
@@ -35,7 +32,6 @@ use ruma::{
     events::{StateEventType, TimelineEventType},
 };
 use serde::Deserialize;
-use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
     Event, Room, RoomError, Rooms,
@@ -679,40 +675,6 @@ impl Staging {
         }
         Ok(())
     }
-
-    /// What a user outside the room is shown of it with an invite or knock. The create event comes whole.
-    ///
-    /// Spec: Client-Server API, Stripped state.
-    pub(crate) fn stripped_state(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, StoreError> {
-        self.stripped(root, |create| {
-            serde_json::value::to_raw_value(&create.to_client_json(&ClientFormat::default())).ok()
-        })
-    }
-
-    /// The same for the server of that user, which gets the create event as a PDU and can check it against the room id.
-    ///
-    /// Spec: Server-Server API, Inviting to a room.
-    pub(crate) fn stripped_state_for_server(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, StoreError> {
-        self.stripped(root, |create| create.to_federation_raw().ok())
-    }
-
-    fn stripped(
-        &self,
-        root: StateRoot,
-        of_create: impl Fn(&Pdu) -> Option<Box<RawJsonValue>>,
-    ) -> Result<Vec<serde_json::Value>, StoreError> {
-        let mut stripped = Vec::new();
-        for event_type in STRIPPED_TYPES {
-            let Some(event) = self.get_from_root(root, event_type, "")? else { continue };
-            let raw = if *event_type == StateEventType::RoomCreate {
-                of_create(&event.pdu)
-            } else {
-                event.pdu.to_stripped().ok()
-            };
-            stripped.extend(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()));
-        }
-        Ok(stripped)
-    }
 }
 
 impl Rooms {
@@ -738,16 +700,6 @@ pub(crate) fn put_space_child(batch: &mut Batch, room: RoomNid, child: &str, eve
         None => batch.delete(&SPACE_CHILDREN, &(room, child)),
     }
 }
-
-const STRIPPED_TYPES: &[StateEventType] = &[
-    StateEventType::RoomCreate,
-    StateEventType::RoomJoinRules,
-    StateEventType::RoomCanonicalAlias,
-    StateEventType::RoomAvatar,
-    StateEventType::RoomName,
-    StateEventType::RoomEncryption,
-    StateEventType::RoomTopic,
-];
 
 /// What the member rows keep of a member event.
 pub(crate) fn member_record(event: &Event) -> MemberRecord {
