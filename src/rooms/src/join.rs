@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use chappe_protocol::{json, pdu::Pdu, room_version};
-use chappe_store::tables::{events::EventStatus, rooms::RoomRecord};
+use chappe_store::tables::rooms::RoomRecord;
 use ruma::{
     CanonicalJsonValue, EventId, OwnedEventId, OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     room_version_rules::RoomVersionRules,
@@ -20,7 +20,7 @@ use crate::{
     membership::{JoinContent, MemberProfile, member_draft, with_reason},
     partial::join::CheckedAnswer,
     remote::{JoinAnswer, Members, Template},
-    staging::{Decided, Placement, Relay, Staging},
+    staging::Staging,
     state::EMPTY,
 };
 
@@ -169,7 +169,7 @@ impl Rooms {
             } else if members_omitted || rooms.has_partial_events(room.nid)? {
                 rooms.commit_partial_join(room, &join, answer)
             } else {
-                rooms.commit_join(room, &join, answer.auth_chain, answer.state)
+                rooms.commit_join(room, &join, answer)
             }
         })
         .await
@@ -183,41 +183,11 @@ impl Rooms {
         &self,
         room: Room,
         join: &Arc<Pdu>,
-        auth_chain: Vec<Arc<Pdu>>,
-        state: Vec<Arc<Pdu>>,
+        answer: CheckedAnswer,
     ) -> Result<chappe_store::Ticket, RoomError> {
-        let state_ids: Vec<OwnedEventId> = state.iter().map(|pdu| pdu.event_id.clone()).collect();
         let mut staging = Staging::begin(self, room)?;
-        staging.put_outliers(auth_chain.into_iter().chain(state).collect())?;
-        let mut entries = Vec::new();
-        for id in &state_ids {
-            let Some(event) = staging.get_settled(id)? else { continue };
-            if event.is_rejected() || event.record.room != staging.nid() {
-                continue;
-            }
-            if let Some((event_type, state_key)) = event.pdu.state_tuple() {
-                entries.push((self.store.interner().intern_state_key(&self.store, &event_type, state_key)?, event.nid));
-            }
-        }
-        let root = staging.trees.build(entries)?;
-        if staging.get_from_root(root, &ruma::events::StateEventType::RoomCreate, "")?.is_none() {
-            return Err(useless_answer("no create event"));
-        }
-        staging.room.record.state = root;
-        staging.room.record.forward_extremities.clear();
-        staging
-            .check_against_auth_events(join)
-            .and_then(|()| staging.check_against_current_state(join))
-            .map_err(|error| useless_answer(&error.to_string()))?;
-        staging.put_event(Decided {
-            pdu: join.clone(),
-            status: EventStatus::Accepted,
-            reason: None,
-            state_before: Some(root),
-            placement: Placement::Live,
-            relay: Relay::Nobody,
-            sent_by: None,
-        })?;
+        let root = staging.enter_by_answer(join, &answer)?;
+        staging.put_join(join, root)?;
         staging.enqueue()
     }
 

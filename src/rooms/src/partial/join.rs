@@ -13,7 +13,7 @@ use chappe_store::{
 use ruma::{OwnedServerName, events::StateEventType};
 
 use crate::{
-    Room, RoomError, Rooms,
+    Event, Room, RoomError, Rooms,
     join::useless_answer,
     staging::{Decided, Placement, Relay, Staging},
     state::StateRoot,
@@ -41,24 +41,10 @@ impl Rooms {
         answer: CheckedAnswer,
     ) -> Result<Ticket, RoomError> {
         let mut staging = Staging::begin(self, room)?;
-        let root = staging.take_in_answer(join, &answer)?;
-        staging.room.record.state = root;
-        staging.room.record.forward_extremities.clear();
-        staging
-            .check_against_auth_events(join)
-            .and_then(|()| staging.check_against_current_state(join))
-            .map_err(|error| useless_answer(&error.to_string()))?;
+        let root = staging.enter_by_answer(join, &answer)?;
         staging.room.record.partial_state = true;
         staging.put_said_servers(&answer);
-        let event = staging.put_event(Decided {
-            pdu: join.clone(),
-            status: EventStatus::Accepted,
-            reason: None,
-            state_before: Some(root),
-            placement: Placement::Live,
-            relay: Relay::Nobody,
-            sent_by: None,
-        })?;
+        let event = staging.put_join(join, root)?;
         staging.put_partial_room(&answer.server, event.nid, join.depth);
         let ticket = staging.enqueue()?;
         self.partial.begun.notify_one();
@@ -97,6 +83,29 @@ impl Rooms {
 }
 
 impl Staging {
+    /// Puts the state of an answer in the place of what was known of the room, and checks that the join is in order there.
+    pub(crate) fn enter_by_answer(&mut self, join: &Arc<Pdu>, answer: &CheckedAnswer) -> Result<StateRoot, RoomError> {
+        let root = self.take_in_answer(join, answer)?;
+        self.room.record.state = root;
+        self.room.record.forward_extremities.clear();
+        self.check_against_auth_events(join)
+            .and_then(|()| self.check_against_current_state(join))
+            .map_err(|error| useless_answer(&error.to_string()))?;
+        Ok(root)
+    }
+
+    pub(crate) fn put_join(&mut self, join: &Arc<Pdu>, root: StateRoot) -> Result<Arc<Event>, RoomError> {
+        self.put_event(Decided {
+            pdu: join.clone(),
+            status: EventStatus::Accepted,
+            reason: None,
+            state_before: Some(root),
+            placement: Placement::Live,
+            relay: Relay::Nobody,
+            sent_by: None,
+        })
+    }
+
     /// Stores the events of an answer, and makes a state of them and of what the join itself names.
     fn take_in_answer(&mut self, join: &Arc<Pdu>, answer: &CheckedAnswer) -> Result<StateRoot, RoomError> {
         self.put_outliers(answer.auth_chain.iter().chain(&answer.state).cloned().collect())?;
