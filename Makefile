@@ -2,7 +2,7 @@
 
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/chappe/target
 
-.PHONY: help run test test-clients test-closed test-interop sim demo crash lint fmt deps complement-image complement docker-image
+.PHONY: help run test test-clients test-closed test-interop sim demo crash load pair lint fmt deps complement-image complement docker-image
 
 help:
 	@echo "make run               build the server and start it on its trial configuration"
@@ -13,6 +13,8 @@ help:
 	@echo "make sim               servers over a bad network, by SEEDS (how many) and FIRST, or SEED (one)"
 	@echo "make demo              two servers, two people, one encrypted room between them"
 	@echo "make crash             kill a server CYCLES times under load; VARIANT=kill, torn-tail, failed-flush, flipped-bytes, power-cut or full-disk (both root)"
+	@echo "make load              measure a homeserver: ARGS='--server NAME=URL,PROCESS,DATA_DIR'; ARGS=--help says the rest"
+	@echo "make pair              two servers that federate, for the load program and for trials by hand"
 	@echo "make lint              check format and lints"
 	@echo "make fmt               format the code"
 	@echo "make docker-image      build the production image"
@@ -57,6 +59,15 @@ test-interop: deps
 crash: deps
 	cargo build --workspace --all-targets --locked
 	"$(CARGO_TARGET_DIR)/debug/crash" --cycles $(or $(CYCLES),200) --seed $(or $(SEED),1) --variant $(or $(VARIANT),kill)
+
+# Optimised, so that it takes as little as it can of the processor that it shares with the server.
+load: deps
+	cargo build --release --locked -p chappe-load
+	"$(CARGO_TARGET_DIR)/release/load" $(ARGS)
+
+pair: deps
+	cargo build --workspace --all-targets --locked
+	"$(CARGO_TARGET_DIR)/debug/pair"
 
 lint: deps
 	cargo fmt --all --check

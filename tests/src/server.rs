@@ -78,6 +78,11 @@ impl Server {
         Ok(server)
     }
 
+    /// The id of its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Child::id)
+    }
+
     fn configure(
         directory: &Path,
         name: &str,

@@ -4,7 +4,7 @@
 //! told of. Versions start at the clock's milliseconds, so that those of an earlier run are behind.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -17,7 +17,7 @@ use chappe_store::{
     Batch, CommitError, Direction, RoomNid, Store, StoreError,
     tables::{
         presence::{PRESENCE, PresenceRecord},
-        rooms::{MEMBERS, USER_ROOMS},
+        rooms::USER_ROOMS,
     },
 };
 use parking_lot::{Mutex, RwLock};
@@ -41,6 +41,8 @@ const REMOTE_SILENT_AFTER_MS: u64 = 30 * 60_000;
 const REMOTE_USERS_MAX: usize = 50_000;
 /// How often [`Presence::run`] looks for users whose time is over.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Up to how many rooms are looked into one by one for a local user, rather than to go through the user's own.
+const POINT_READS_MAX: usize = 8;
 const STATUS_MSG_BYTES_MAX: usize = 4096;
 
 /// A user's presence at one instant.
@@ -225,7 +227,7 @@ impl Presence {
 
     /// A user's presence, for somebody who shares a room with them: `GET /_matrix/client/v3/presence/{userId}/status`.
     pub fn get(&self, viewer: &UserId, user_id: &UserId) -> Result<Snapshot, GetPresenceError> {
-        if viewer != user_id && !self.share_room(viewer, user_id)? {
+        if viewer != user_id && !self.is_in_any(user_id, &self.scan_joined(viewer).collect::<Result<_, _>>()?)? {
             return Err(GetPresenceError::Forbidden);
         }
         let now_ms = self.clock.now_ms();
@@ -256,8 +258,10 @@ impl Presence {
                 .collect()
         };
         let mut snapshots = Vec::new();
+        let rooms: HashSet<RoomNid> =
+            if changed.is_empty() { HashSet::new() } else { self.scan_joined(viewer).collect::<Result<_, _>>()? };
         for (user_id, live) in changed {
-            if user_id == viewer || self.share_room(viewer, &user_id)? {
+            if user_id == viewer || self.is_in_any(&user_id, &rooms)? {
                 snapshots.push(live.snapshot(&user_id, now_ms));
             }
         }
@@ -393,7 +397,7 @@ impl Presence {
     /// The rooms that a user, local or not, is joined to, as far as this server knows.
     fn scan_rooms(&self, user_id: &UserId) -> Result<Vec<RoomNid>, StoreError> {
         if user_id.server_name() == self.server_name {
-            return self.scan_joined(user_id);
+            return self.scan_joined(user_id).collect();
         }
         let mut rooms = Vec::new();
         let server = user_id.server_name().to_owned();
@@ -406,21 +410,27 @@ impl Presence {
         Ok(rooms)
     }
 
-    fn scan_joined(&self, user_id: &UserId) -> Result<Vec<RoomNid>, StoreError> {
-        let mut rooms = Vec::new();
-        for row in self.store.scan(&USER_ROOMS, &(user_id.to_owned(),), Direction::Forward) {
-            let ((_, room), member) = row?;
-            if member.value.membership == "join" {
-                rooms.push(room);
-            }
-        }
-        Ok(rooms)
+    /// The rooms that a local user is joined to.
+    fn scan_joined(&self, user_id: &UserId) -> impl Iterator<Item = Result<RoomNid, StoreError>> + '_ {
+        let rows = self.store.scan(&USER_ROOMS, &(user_id.to_owned(),), Direction::Forward);
+        rows.filter_map(|row| match row {
+            Ok(((_, room), member)) => (member.value.membership == "join").then_some(Ok(room)),
+            Err(error) => Some(Err(error)),
+        })
     }
 
-    fn share_room(&self, viewer: &UserId, other: &UserId) -> Result<bool, StoreError> {
-        for room in self.scan_joined(viewer)? {
-            let member = self.store.get(&MEMBERS, &(room, other.to_owned()))?;
-            if member.is_some_and(|member| member.value.membership == "join") {
+    /// Whether a user, local or not, is joined to any of these rooms. Mostly the first one looked at says so.
+    fn is_in_any(&self, user_id: &UserId, rooms: &HashSet<RoomNid>) -> Result<bool, StoreError> {
+        if rooms.len() > POINT_READS_MAX && user_id.server_name() == self.server_name {
+            for room in self.scan_joined(user_id) {
+                if rooms.contains(&room?) {
+                    return Ok(true);
+                }
+            }
+            return Ok(false);
+        }
+        for room in rooms {
+            if is_joined(&self.store, *room, user_id)? {
                 return Ok(true);
             }
         }
@@ -428,8 +438,9 @@ impl Presence {
     }
 
     fn tell_servers(&self, user_id: &UserId, live: &Live) {
-        let servers = self.scan_joined(user_id).and_then(|rooms| {
-            let mut servers = std::collections::BTreeSet::new();
+        let rooms = self.scan_joined(user_id).collect::<Result<Vec<_>, _>>();
+        let servers = rooms.and_then(|rooms| {
+            let mut servers = BTreeSet::new();
             for room in rooms {
                 servers.extend(scan_other_servers(&self.store, room, &self.server_name)?);
             }

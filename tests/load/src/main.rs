@@ -2,7 +2,7 @@
 //! servers it does each work on one after the other and prints the ratios, as machines drift.
 //!
 //! `load --server chappe=http://127.0.0.1:8008,1234 --server other=http://127.0.0.1:8009,5678`: the numbers are ids of the server's
-//! processes on this machine, whose processor time and memory are read. Registration must be open and rate limits off.
+//! processes on this machine, whose processor time and memory are read, and after them its data directory, whose growth is. Registration must be open and rate limits off.
 
 use std::{fs, path::PathBuf, process::ExitCode, time::SystemTime};
 
@@ -21,10 +21,13 @@ mod works;
 
 #[derive(Parser)]
 struct Arguments {
-    /// `NAME=URL[,PID...]`; several are compared with the first.
+    /// `NAME=URL[,PID...][,DATA_DIR]`; several are compared with the first.
     #[arg(long, required = true, value_parser = parse_server)]
     server: Vec<ServerArgument>,
-    /// The works to do, all by default.
+    /// The URL of a server that federates with the first one, for the works that cross servers.
+    #[arg(long)]
+    peer: Option<String>,
+    /// The works to do; by default all that one server can do.
     #[arg(long, value_enum, value_delimiter = ',')]
     work: Vec<Work>,
     /// Share of the full sizes: 1 is 256 accounts, 20,000 messages, a room of 2,000, 10,000 waiters.
@@ -46,14 +49,22 @@ struct ServerArgument {
     name: String,
     url: String,
     pids: Vec<u32>,
+    data_dir: Option<PathBuf>,
 }
 
 fn parse_server(text: &str) -> Result<ServerArgument, String> {
     let (name, rest) = text.split_once('=').ok_or("NAME=URL[,PID...]")?;
     let mut parts = rest.split(',');
     let url = parts.next().unwrap_or_default().to_owned();
-    let pids = parts.map(|pid| pid.parse().map_err(|_| format!("{pid} is no process id"))).collect::<Result<_, _>>()?;
-    Ok(ServerArgument { name: name.to_owned(), url, pids })
+    let (mut pids, mut data_dir) = (Vec::new(), None);
+    for part in parts {
+        match part.parse() {
+            Ok(pid) => pids.push(pid),
+            Err(_) if data_dir.is_none() => data_dir = Some(PathBuf::from(part)),
+            Err(_) => return Err(format!("{part} is no process id")),
+        }
+    }
+    Ok(ServerArgument { name: name.to_owned(), url, pids, data_dir })
 }
 
 /// What one work took on one server, over all rounds.
@@ -78,7 +89,10 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
-    let works = if arguments.work.is_empty() { Work::value_variants().to_vec() } else { arguments.work.clone() };
+    let mut works = if arguments.work.is_empty() { Work::value_variants().to_vec() } else { arguments.work.clone() };
+    if arguments.work.is_empty() && arguments.peer.is_none() {
+        works.retain(|work| !work.crosses_servers());
+    }
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
     let mut rows: Vec<Row> = Vec::new();
     let mut all: Vec<Vec<Vec<Measured>>> = vec![Vec::new(); works.len()];
@@ -86,7 +100,8 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
         let mut loads = Vec::new();
         for server in &arguments.server {
             let run = format!("{seconds:x}r{round}");
-            loads.push(Load::new(&server.url, Processes::new(server.pids.clone()), run, arguments.scale)?);
+            let processes = Processes::new(server.pids.clone(), server.data_dir.clone());
+            loads.push(Load::new(&server.url, arguments.peer.as_deref(), processes, run, arguments.scale)?);
         }
         for (work, all) in works.iter().zip(&mut all) {
             all.resize(arguments.server.len(), Vec::new());
@@ -121,8 +136,8 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
 fn report(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
     let or_dash =
         |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
-    println!("| work | server | operations/s | p50 ms | p99 ms | CPU s / 10,000 | memory MiB |");
-    println!("|---|---|---|---|---|---|---|");
+    println!("| work | server | operations/s | p50 ms | p99 ms | CPU s / 10,000 | memory MiB | disk MiB / 100,000 |");
+    println!("|---|---|---|---|---|---|---|---|");
     let mut names: Vec<&str> = Vec::new();
     for row in rows {
         if !names.contains(&row.median.work.as_str()) {
@@ -133,13 +148,14 @@ fn report(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
         for row in rows.iter().filter(|row| row.median.work == *name) {
             let m = &row.median;
             println!(
-                "| {name} | {} | {:.0} | {:.2} | {:.2} | {} | {} |",
+                "| {name} | {} | {:.0} | {:.2} | {:.2} | {} | {} | {} |",
                 row.server,
                 m.per_second,
                 m.p50_ms,
                 m.p99_ms,
                 or_dash(m.cpu_seconds_per_10k, 2),
                 or_dash(m.memory_mib, 0),
+                or_dash(m.disk_mib_per_100k, 0),
             );
         }
     }

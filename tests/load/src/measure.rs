@@ -3,6 +3,8 @@
 use std::{
     fs,
     future::Future,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -26,14 +28,26 @@ pub struct Measured {
     pub cpu_seconds_per_10k: Option<f64>,
     /// Resident memory of the server right after, in MiB.
     pub memory_mib: Option<f64>,
+    /// What the server's data grew by on disk, in MiB for 100,000 operations; where its directory is known.
+    pub disk_mib_per_100k: Option<f64>,
     /// Every latency, in milliseconds, sorted: for the chart.
     #[serde(skip)]
     pub latencies_ms: Vec<f64>,
 }
 
-/// The server's processes on this machine, whose cost is read from `/proc`.
+/// The server's processes on this machine, whose cost is read from `/proc`, and its data.
 #[derive(Clone, Debug, Default)]
-pub struct Processes(Vec<u32>);
+pub struct Processes {
+    pids: Vec<u32>,
+    data_dir: Option<PathBuf>,
+}
+
+/// What a server has used so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    cpu_seconds: Option<f64>,
+    disk_mib: Option<f64>,
+}
 
 /// Clock ticks a second, as Linux counts processor time for user space.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -42,12 +56,17 @@ const TICKS_PER_SECOND: f64 = 100.0;
 const PAGE_BYTES: f64 = 4096.0;
 
 impl Processes {
-    pub fn new(pids: Vec<u32>) -> Self {
-        Self(pids)
+    pub fn new(pids: Vec<u32>, data_dir: Option<PathBuf>) -> Self {
+        Self { pids, data_dir }
+    }
+
+    pub fn usage(&self) -> Usage {
+        let disk = self.data_dir.as_deref().map(directory_bytes).map(|bytes| bytes as f64 / f64::from(1 << 20));
+        Usage { cpu_seconds: self.cpu_seconds(), disk_mib: disk }
     }
 
     /// Processor seconds so far, of all threads.
-    pub fn cpu_seconds(&self) -> Option<f64> {
+    fn cpu_seconds(&self) -> Option<f64> {
         self.sum(|pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             // The name, in parentheses, may hold spaces: fields are counted after it.
@@ -66,8 +85,20 @@ impl Processes {
     }
 
     fn sum(&self, read: impl Fn(u32) -> Option<f64>) -> Option<f64> {
-        (!self.0.is_empty()).then(|| self.0.iter().map(|pid| read(*pid)).sum::<Option<f64>>()).flatten()
+        (!self.pids.is_empty()).then(|| self.pids.iter().map(|pid| read(*pid)).sum::<Option<f64>>()).flatten()
     }
+}
+
+/// Bytes on disk below a directory: blocks, so that what is reserved but not written counts too.
+fn directory_bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    // A file that goes away meanwhile is none.
+    entries
+        .filter_map(|entry| {
+            let metadata = entry.metadata().ok()?;
+            Some(if metadata.is_dir() { directory_bytes(&entry.path()) } else { metadata.blocks() * 512 })
+        })
+        .sum()
 }
 
 pub fn progress(work: &str, operations: usize) -> ProgressBar {
@@ -94,7 +125,7 @@ where
 {
     let bar = progress(work, operations);
     let next = AtomicUsize::new(0);
-    let (cpu_before, begun) = (processes.cpu_seconds(), Instant::now());
+    let (before, begun) = (processes.usage(), Instant::now());
     let mut working: FuturesUnordered<_> = (0..hands)
         .map(|hand| {
             let (next, operation, bar) = (&next, &operation, &bar);
@@ -120,7 +151,7 @@ where
     drop(working);
     let elapsed = begun.elapsed();
     bar.finish_and_clear();
-    Ok(measured(work, latencies, elapsed, cpu_before, processes))
+    Ok(measured(work, latencies, elapsed, before, processes))
 }
 
 /// Sums up what was timed by hand.
@@ -128,7 +159,7 @@ pub fn measured(
     work: &str,
     latencies: Vec<Duration>,
     elapsed: Duration,
-    cpu_before: Option<f64>,
+    before: Usage,
     processes: &Processes,
 ) -> Measured {
     let mut latencies_ms: Vec<f64> = latencies.into_iter().map(|latency| latency.as_secs_f64() * 1000.0).collect();
@@ -138,7 +169,9 @@ pub fn measured(
         latencies_ms.get(index).copied().unwrap_or_default()
     };
     let operations = latencies_ms.len();
-    let cpu = processes.cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
+    let after = processes.usage();
+    let cpu = after.cpu_seconds.zip(before.cpu_seconds).map(|(after, before)| after - before);
+    let disk = after.disk_mib.zip(before.disk_mib).map(|(after, before)| after - before);
     Measured {
         work: work.to_owned(),
         operations,
@@ -148,6 +181,7 @@ pub fn measured(
         p99_ms: at(0.99),
         cpu_seconds_per_10k: cpu.map(|cpu| cpu * 10_000.0 / operations.max(1) as f64),
         memory_mib: processes.memory_mib(),
+        disk_mib_per_100k: disk.map(|disk| disk * 100_000.0 / operations.max(1) as f64),
         latencies_ms,
     }
 }

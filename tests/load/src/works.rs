@@ -18,6 +18,8 @@ pub enum Work {
     SendMany,
     Joins,
     SendOne,
+    /// Sends into rooms of ever more history, members, and beside ever more rooms.
+    Growth,
     Delivery,
     Fanout,
     InitialSync,
@@ -27,6 +29,16 @@ pub enum Work {
     Keys,
     ToDevice,
     Media,
+    /// A join to a large room of the server by a user of its `--peer`.
+    RemoteJoin,
+    /// Messages that people of the server send, until those of its `--peer` have them.
+    Across,
+}
+
+impl Work {
+    pub fn crosses_servers(self) -> bool {
+        matches!(self, Self::RemoteJoin | Self::Across)
+    }
 }
 
 /// Sizes of the works, at full scale; a smaller scale divides them.
@@ -39,11 +51,14 @@ struct Sizes {
     idle_waiters: usize,
     synced_rooms: usize,
     synced_members: usize,
+    remote_members: usize,
 }
 
 /// A server under load, and who is on it.
 pub struct Load {
     nobody: Client,
+    /// A server that federates with it.
+    peer: Option<Client>,
     processes: Processes,
     run: String,
     sizes: Sizes,
@@ -62,7 +77,7 @@ fn quantity(full: usize, scale: f64) -> usize {
 
 impl Load {
     /// `run` sets this run's names apart from those of other runs; `scale` is 1 for the full sizes.
-    pub fn new(url: &str, processes: Processes, run: String, scale: f64) -> Result<Self, Failure> {
+    pub fn new(url: &str, peer: Option<&str>, processes: Processes, run: String, scale: f64) -> Result<Self, Failure> {
         let sizes = Sizes {
             accounts: quantity(256, scale),
             rooms: quantity(500, scale),
@@ -72,8 +87,10 @@ impl Load {
             idle_waiters: quantity(10_000, scale),
             synced_rooms: quantity(500, scale),
             synced_members: quantity(20, scale.max(0.25)),
+            remote_members: quantity(20_000, scale),
         };
-        Ok(Self { nobody: Client::at(url)?, processes, run, sizes, people: Vec::new(), crowd: None })
+        let peer = peer.map(Client::at).transpose()?;
+        Ok(Self { nobody: Client::at(url)?, peer, processes, run, sizes, people: Vec::new(), crowd: None })
     }
 
     /// Does one work; some consist of several, measured one by one.
@@ -84,6 +101,7 @@ impl Load {
             Work::SendMany => self.send_into_many().await,
             Work::Joins => Ok(vec![self.joins().await?]),
             Work::SendOne => self.send_into_one().await,
+            Work::Growth => self.growth().await,
             Work::Delivery => Ok(vec![self.delivery().await?]),
             Work::Fanout => Ok(vec![self.fanout().await?]),
             Work::InitialSync => Ok(vec![self.initial_sync().await?]),
@@ -93,6 +111,8 @@ impl Load {
             Work::Keys => self.keys().await,
             Work::ToDevice => Ok(vec![self.send_to_devices().await?]),
             Work::Media => self.media().await,
+            Work::RemoteJoin => self.remote_join().await,
+            Work::Across => Ok(vec![self.across().await?]),
         }
     }
 
@@ -155,13 +175,13 @@ impl Load {
     }
 
     async fn send(&self, what: &str, senders: usize, rooms: &[String], count: usize) -> Result<Measured, Failure> {
-        let run = &self.run;
+        // The transaction ids of one work must not be those of another.
+        let (run, scope) = (&self.run, &segment(what));
         drive(what, &self.processes, senders, count, |hand, number| {
             let (client, room) = (&self.people[hand], &rooms[hand % rooms.len()]);
             async move {
-                client
-                    .put(&room_path(room, &format!("send/m.room.message/{run}-{number}-{hand}")), message(number))
-                    .await?;
+                let path = format!("send/m.room.message/{run}-{scope}-{number}");
+                client.put(&room_path(room, &path), message(number)).await?;
                 Ok(None)
             }
         })
@@ -178,8 +198,51 @@ impl Load {
             }
             let count = if senders == 1 { self.sizes.messages / 10 } else { self.sizes.messages };
             let what = format!("send, {senders} senders, {senders} rooms");
-            // The transaction ids of one work must not be those of another.
             all.push(self.send(&what, senders, &rooms, count.max(senders)).await?);
+        }
+        Ok(all)
+    }
+
+    /// What a message costs while its room, and the server, grow: it should be the same all along.
+    async fn growth(&mut self) -> Result<Vec<Measured>, Failure> {
+        const SENDERS: usize = 16;
+        self.populate(SENDERS).await?;
+        let sample = (self.sizes.messages / 10).max(SENDERS);
+        let mut all = Vec::new();
+        let room = std::slice::from_ref(&self.people[0].create_room().await?).to_vec();
+        for person in &self.people[1..SENDERS] {
+            person.join(&room[0], None).await?;
+        }
+        let (mut sent, largest) = (0, self.sizes.messages * 5);
+        for history in [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|history| *history <= largest) {
+            self.send(&format!("g{history}"), SENDERS, &room, (history - sent).max(SENDERS)).await?;
+            let what = format!("send, 16 senders, after {history} events");
+            all.push(self.send(&what, SENDERS, &room, sample).await?);
+            sent = history + sample;
+        }
+        let (mut members, largest) = (SENDERS, self.sizes.members);
+        for size in [100, 1_000, 10_000, 100_000].into_iter().filter(|size| *size <= largest) {
+            self.populate(size).await?;
+            let (people, room) = (&self.people, &room[0]);
+            drive("joining", &self.processes, 8, size - members, |_, number| async move {
+                people[members + number].join(room, None).await?;
+                Ok(None)
+            })
+            .await?;
+            members = size;
+            let what = format!("send, 16 senders, among {size} members");
+            all.push(self.send(&what, SENDERS, std::slice::from_ref(room), sample).await?);
+        }
+        let mut rooms = 0;
+        for count in [100, 1_000, 10_000].into_iter().filter(|count| *count <= self.sizes.rooms * 2) {
+            drive("making rooms", &self.processes, SENDERS, count - rooms, |hand, _| {
+                let client = &self.people[hand];
+                async move { client.create_room().await.map(|_| None) }
+            })
+            .await?;
+            rooms = count;
+            let what = format!("send, 16 senders, beside {count} rooms");
+            all.push(self.send(&what, SENDERS, &room, sample).await?);
         }
         Ok(all)
     }
@@ -224,7 +287,7 @@ impl Load {
         let room = self.fill_crowd().await?;
         let (sender, receiver) = (&self.people[1], &self.people[2]);
         let mut since = next_batch(&receiver.get(&sync_path(None, 0)).await?)?;
-        let (cpu, begun) = (self.processes.cpu_seconds(), Instant::now());
+        let (before, begun) = (self.processes.usage(), Instant::now());
         let mut latencies = Vec::new();
         let count = (self.sizes.messages / 100).max(20);
         let bar = progress("delivery", count);
@@ -241,7 +304,7 @@ impl Load {
         }
         bar.finish_and_clear();
         let what = format!("send to sync, a room of {}", self.sizes.members);
-        Ok(measured(&what, latencies, begun.elapsed(), cpu, &self.processes))
+        Ok(measured(&what, latencies, begun.elapsed(), before, &self.processes))
     }
 
     /// One message to many waiting syncs: until each has it.
@@ -254,7 +317,7 @@ impl Load {
         for person in people {
             since.push(next_batch(&person.get(&sync_path(None, 0)).await?)?);
         }
-        let (cpu, begun) = (self.processes.cpu_seconds(), Instant::now());
+        let (before, begun) = (self.processes.usage(), Instant::now());
         let mut latencies = Vec::new();
         for number in 0..10 {
             let waiting: Vec<_> = people
@@ -274,7 +337,7 @@ impl Load {
             }
         }
         let what = format!("fan-out to {waiters} waiters");
-        Ok(measured(&what, latencies, begun.elapsed(), cpu, &self.processes))
+        Ok(measured(&what, latencies, begun.elapsed(), before, &self.processes))
     }
 
     /// Makes the rooms of the sync works, all joined by the last of the first few people.
@@ -341,14 +404,14 @@ impl Load {
         })
         .await?;
         let mut latencies = Vec::new();
-        let (cpu, begun) = (self.processes.cpu_seconds(), Instant::now());
+        let (before, begun) = (self.processes.usage(), Instant::now());
         for _ in 0..200 {
             let asked = Instant::now();
             let answer = reader.post(&format!("{path}?timeout=0{pos}"), body.clone()).await?;
             latencies.push(asked.elapsed());
             pos = format!("&pos={}", segment(answer["pos"].as_str().ok_or("no pos")?));
         }
-        let next = measured("sliding sync, incremental", latencies, begun.elapsed(), cpu, &self.processes);
+        let next = measured("sliding sync, incremental", latencies, begun.elapsed(), before, &self.processes);
         Ok(vec![first, next])
     }
 
@@ -447,6 +510,82 @@ impl Load {
         .await
     }
 
+    fn peer(&self) -> Result<&Client, Failure> {
+        self.peer.as_ref().ok_or_else(|| "this work needs --peer, a server that federates with this one".into())
+    }
+
+    /// A remote user's join to a large room: until it is answered, and until the user's server knows all members.
+    async fn remote_join(&mut self) -> Result<Vec<Measured>, Failure> {
+        let members = self.sizes.remote_members;
+        let guest = self.peer()?.register(&self.name(0)).await?;
+        self.populate(members).await?;
+        let room = self.people[0].create_room().await?;
+        let people = &self.people;
+        drive("filling the room", &self.processes, 8, members - 1, |_, number| {
+            let (client, room) = (&people[number + 1], &room);
+            async move {
+                client.join(room, None).await?;
+                Ok(None)
+            }
+        })
+        .await?;
+        let via =
+            self.people[0].user_id.split_once(':').map(|(_, server)| server).ok_or("a user id without a server")?;
+        let (before, begun) = (self.processes.usage(), Instant::now());
+        guest.join(&room, Some(via)).await?;
+        let answered = begun.elapsed();
+        let answer = format!("remote join, a room of {members}: answered");
+        let answer = measured(&answer, vec![answered], answered, before, &self.processes);
+        // Members are told once all of them are known.
+        loop {
+            let known = guest.get(&room_path(&room, "joined_members")).await?;
+            if known["joined"].as_object().is_some_and(|joined| joined.len() > members) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let complete = begun.elapsed();
+        let whole = format!("remote join, a room of {members}: complete");
+        Ok(vec![answer, measured(&whole, vec![complete], complete, before, &self.processes)])
+    }
+
+    /// From the start of a send to the end of the remote sync that holds it.
+    async fn across(&mut self) -> Result<Measured, Failure> {
+        const SENDERS: usize = 16;
+        let reader = self.peer()?.register(&self.name(1)).await?;
+        self.populate(SENDERS).await?;
+        let room = self.people[0].create_room().await?;
+        for person in &self.people[1..SENDERS] {
+            person.join(&room, None).await?;
+        }
+        let via =
+            self.people[0].user_id.split_once(':').map(|(_, server)| server).ok_or("a user id without a server")?;
+        reader.join(&room, Some(via)).await?;
+        let since = next_batch(&reader.get(&sync_path(None, 0)).await?)?;
+        let count = self.sizes.messages / 4;
+        let arrivals = tokio::spawn(collect_messages(reader, room.clone(), since, count));
+        let sent = std::sync::Mutex::new(vec![None; count]);
+        let (before, begun) = (self.processes.usage(), Instant::now());
+        let people = &self.people;
+        let run = &self.run;
+        drive("send to another server", &self.processes, SENDERS, count, |hand, number| {
+            let (client, room, sent) = (&people[hand], &room, &sent);
+            async move {
+                sent.lock().map_err(|_| "poisoned")?[number] = Some(Instant::now());
+                let path = format!("send/m.room.message/{run}-across-{number}");
+                client
+                    .put(&room_path(room, &path), json!({ "msgtype": "m.text", "body": "across", "number": number }))
+                    .await?;
+                Ok(None)
+            }
+        })
+        .await?;
+        let arrivals = arrivals.await??;
+        let sent = sent.into_inner().map_err(|_| "poisoned")?;
+        let latencies = arrivals.iter().filter_map(|(number, at)| Some(*at - (*sent.get(*number)?)?)).collect();
+        Ok(measured("16 senders, to a remote sync", latencies, begun.elapsed(), before, &self.processes))
+    }
+
     async fn media(&mut self) -> Result<Vec<Measured>, Failure> {
         self.populate(16).await?;
         let files = std::sync::Mutex::new(Vec::new());
@@ -486,6 +625,31 @@ async fn wait_for_message(person: Client, room: String, mut since: String) -> Re
             return Ok((arrived, since));
         }
     }
+}
+
+/// Syncs until so many numbered messages of the room have come: when each was there.
+async fn collect_messages(
+    person: Client,
+    room: String,
+    mut since: String,
+    count: usize,
+) -> Result<Vec<(usize, Instant)>, Failure> {
+    let filter = segment(r#"{"room":{"timeline":{"limit":1000}}}"#);
+    let mut arrivals = Vec::new();
+    while arrivals.len() < count {
+        let answer = person.get(&format!("{}&filter={filter}", sync_path(Some(&since), 30_000))).await?;
+        let arrived = Instant::now();
+        since = next_batch(&answer)?;
+        let timeline = &answer["rooms"]["join"][&room]["timeline"];
+        if timeline["limited"] == true {
+            return Err("the reader did not keep up".into());
+        }
+        for event in timeline["events"].as_array().into_iter().flatten() {
+            let number = event["content"]["number"].as_u64().and_then(|number| usize::try_from(number).ok());
+            arrivals.extend(number.map(|number| (number, arrived)));
+        }
+    }
+    Ok(arrivals)
 }
 
 fn sync_path(since: Option<&str>, timeout_ms: u32) -> String {
