@@ -33,7 +33,7 @@ SEEDS ?= 2000
 # The whole workspace in both steps, so that every dependency is built once. The tests start the binary.
 test: deps
 	cargo build --workspace --all-targets --locked
-	CHAPPE_SIM_SEEDS=$(SEEDS) cargo test --workspace --locked
+	SIM_SEEDS=$(SEEDS) cargo test --workspace --locked
 
 test-clients: deps
 	cargo build --workspace --all-targets --locked
@@ -45,7 +45,7 @@ test-closed: deps
 	tests/closed/run.sh
 
 sim: deps
-	CHAPPE_SIM_SEEDS=$(SEEDS) CHAPPE_SIM_FIRST=$(FIRST) CHAPPE_SIM_SEED=$(SEED) \
+	SIM_SEEDS=$(SEEDS) SIM_FIRST=$(FIRST) SIM_SEED=$(SEED) \
 		cargo test --locked -p chappe-rooms --lib simulation -- --nocapture
 
 demo: deps

@@ -638,13 +638,18 @@ async fn collect_messages(
     let mut arrivals = Vec::new();
     while arrivals.len() < count {
         let answer = person.get(&format!("{}&filter={filter}", sync_path(Some(&since), 30_000))).await?;
+        let timeline = &answer["rooms"]["join"][&room]["timeline"];
+        let mut events = timeline["events"].as_array().cloned().unwrap_or_default();
+        let mut from = timeline["prev_batch"].as_str().filter(|_| timeline["limited"] == true).map(str::to_owned);
+        while let Some(page_from) = from {
+            let range = format!("messages?dir=b&limit=500&from={}&to={}", segment(&page_from), segment(&since));
+            let page = person.get(&room_path(&room, &range)).await?;
+            events.extend(page["chunk"].as_array().cloned().unwrap_or_default());
+            from = page["end"].as_str().map(str::to_owned);
+        }
         let arrived = Instant::now();
         since = next_batch(&answer)?;
-        let timeline = &answer["rooms"]["join"][&room]["timeline"];
-        if timeline["limited"] == true {
-            return Err("the reader did not keep up".into());
-        }
-        for event in timeline["events"].as_array().into_iter().flatten() {
+        for event in events {
             let number = event["content"]["number"].as_u64().and_then(|number| usize::try_from(number).ok());
             arrivals.extend(number.map(|number| (number, arrived)));
         }

@@ -45,9 +45,9 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 
 /// Runs the seeds that the environment asks for, or one of `share` of them, on all cores, and says which fail.
 fn run_seeds<F: Future<Output = Result<(), String>>>(share: u64, run: impl Fn(u64) -> F + Sync) {
-    let one = number_from_environment("CHAPPE_SIM_SEED");
-    let first = one.or_else(|| number_from_environment("CHAPPE_SIM_FIRST")).unwrap_or(0);
-    let count = one.map(|_| 1).or_else(|| number_from_environment("CHAPPE_SIM_SEEDS")).unwrap_or(SEEDS);
+    let one = number_from_environment("SIM_SEED");
+    let first = one.or_else(|| number_from_environment("SIM_FIRST")).unwrap_or(0);
+    let count = one.map(|_| 1).or_else(|| number_from_environment("SIM_SEEDS")).unwrap_or(SEEDS);
     let count = count.div_ceil(share);
     let begun = Instant::now();
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));

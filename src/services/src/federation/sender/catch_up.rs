@@ -25,6 +25,8 @@ use super::{Inner, STORE_TROUBLE_PAUSE};
 const KEPT_FOR_MS: u64 = 3_600_000;
 /// How many events are kept for a server that does not answer.
 const KEPT_MAX: usize = 1_000;
+/// For how long a server may be away, in milliseconds, with any number of events kept: as long as a restart may take.
+const RESTART_MS: u64 = 5 * 60_000;
 /// How many rows one batch changes.
 const ROWS_AT_ONCE: usize = 500;
 
@@ -70,7 +72,8 @@ impl Inner {
                 self.destinations.get_failing_since_ms(server).map(|since| self.clock.now_ms().saturating_sub(since));
             let is_long = down_for_ms.is_some_and(|down_for_ms| down_for_ms >= KEPT_FOR_MS);
             let is_much = || self.store.scan(&OUTGOING, &(server.clone(),), Direction::Forward).nth(KEPT_MAX).is_some();
-            if !is_long && !is_much() {
+            let is_passing = down_for_ms.is_none_or(|down_for_ms| down_for_ms < RESTART_MS);
+            if !is_long && (is_passing || !is_much()) {
                 return Ok(());
             }
             tracing::info!(destination = %server, "server is away for long: its events are not kept any more");

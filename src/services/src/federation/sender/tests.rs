@@ -341,6 +341,22 @@ async fn server_that_was_away_for_long_gets_the_newest_event_of_each_room_and_it
 }
 
 #[tokio::test]
+async fn server_that_restarts_is_sent_every_event_however_many_there_are() {
+    let setting = Setting::new();
+    let server = server_name!("b.example");
+    setting.network.down.lock().insert(server.to_owned());
+    setting.queue_events(server, 0..1_500).await;
+    let sender = setting.start();
+    setting.until(|setting| !setting.network.attempts.lock().is_empty()).await;
+    setting.network.down.lock().clear();
+    // As long as the shortest pause after a failure.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    sender.poke(server);
+    setting.until(|setting| setting.waiting() == 0).await;
+    assert_eq!(setting.events_sent_to(server), (0..1_500).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn interrupted_catch_up_is_finished_after_a_restart() {
     let mut setting = Setting::new();
     let server = server_name!("b.example");
