@@ -26,18 +26,29 @@ const EXTREMITIES_MAX: usize = 20;
 /// How many servers are asked in turn.
 const SERVERS_MAX: usize = 5;
 
+/// What came of fetching history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backfilled {
+    /// Nobody was asked: what is known reaches far enough.
+    Enough,
+    /// Events came.
+    New,
+    /// There is no more, or nobody who would give it could be reached.
+    Nothing,
+}
+
 impl Rooms {
     /// Fetches history from before what is known, if a reader who stands at `from` and wants `limit` events may run out of it.
     ///
-    /// Answers whether anything new came. Failure to reach anyone is no error: there is just no more history for now.
-    pub async fn backfill(&self, room: &Room, from: Place, limit: u32) -> Result<bool, RoomError> {
+    /// Failure to reach anyone is no error: there is just no more history for now.
+    pub async fn backfill(&self, room: &Room, from: Place, limit: u32) -> Result<Backfilled, RoomError> {
         if !self.is_server_joined(room.nid, &self.server_name)? {
-            return Ok(false);
+            return Ok(Backfilled::Nothing);
         }
         let mut extremities = self.get_backward_extremities(room.nid)?;
         extremities.retain(|(_, depth)| *depth <= from.0.saturating_add(1));
         if extremities.is_empty() {
-            return Ok(false);
+            return Ok(Backfilled::Nothing);
         }
         extremities.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
         // As far as is known without gap, the history reaches down to the deepest extremity.
@@ -51,20 +62,23 @@ impl Rooms {
         let is_enough = reach.len() >= usize::try_from(limit).unwrap_or(usize::MAX)
             && reach.last().is_some_and(|((depth, _), _)| *depth > deepest);
         if is_enough {
-            return Ok(false);
+            return Ok(Backfilled::Enough);
         }
         let ids: Vec<OwnedEventId> = extremities.into_iter().map(|(id, _)| id).take(EXTREMITIES_MAX).collect();
         for server in self.servers_with_history(room)? {
             match self.remote.fetch_backfill(&server, &room.id, ids.clone(), limit.clamp(1, BACKFILL_EVENTS_MAX)).await
             {
-                Ok(events) if !events.is_empty() => return self.take_in_history(&server, room, events).await,
+                Ok(events) if !events.is_empty() => {
+                    let is_new = self.take_in_history(&server, room, events).await?;
+                    return Ok(if is_new { Backfilled::New } else { Backfilled::Nothing });
+                }
                 Ok(_) => {}
                 Err(error) => {
                     tracing::info!(%error, room.id = %room.id, server = %server, "no history from this server")
                 }
             }
         }
-        Ok(false)
+        Ok(Backfilled::Nothing)
     }
 
     /// Servers in the room, those of the most powerful users first: they are likely to have been there the longest.
@@ -110,6 +124,9 @@ impl Rooms {
                     tracing::info!(%error, event.id = %event_id, server = %server, "backfilled event not taken in")
                 }
             }
+        }
+        if is_new {
+            self.drop_superseded_extremities(&room.id).await?;
         }
         Ok(is_new)
     }

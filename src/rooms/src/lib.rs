@@ -16,6 +16,7 @@ pub mod create;
 pub mod erasure;
 pub mod error;
 pub mod event;
+mod extremities;
 pub mod fsck;
 pub mod handshake;
 pub mod ingest;

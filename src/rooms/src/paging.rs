@@ -10,6 +10,7 @@ use ruma::{UserId, api::Direction as Paging};
 
 use crate::{
     Event, Room, RoomError, Rooms,
+    backfill::Backfilled,
     timeline::{Place, Token, after, place_before},
 };
 
@@ -103,8 +104,8 @@ impl Rooms {
 
     /// A page of the events that the user may see and `admits` lets pass.
     ///
-    /// The page may be short, and still have an end from which to go on: where much had to be passed over, or nobody could be
-    /// asked for what is missing here.
+    /// The page may be short, and still have an end from which to go on: where much had to be passed over, or much is missing here that
+    /// other servers have.
     pub async fn get_visible_page(
         &self,
         room: &Room,
@@ -116,19 +117,21 @@ impl Rooms {
         let is_back = direction == Paging::Backward;
         let mut page = Page::default();
         let mut eyes = self.eyes_of(room.nid, user)?;
-        let mut backfills_left = if is_back && self.is_joined(room.nid, user)? { BACKFILLS_MAX } else { 0 };
+        let mut backfills_left = BACKFILLS_MAX;
+        let mut may_be_filled = is_back && self.is_joined(room.nid, user)?;
         let mut place = from;
         let mut looked_at = 0;
         let get_end = || to.map(|to| self.get_page_end(room.nid, to, direction)).transpose();
         let mut end = get_end()?;
         while page.events.len() < limit {
             let wanted = u32::try_from(limit - page.events.len()).unwrap_or(u32::MAX);
-            while backfills_left > 0 {
-                backfills_left -= 1;
-                if !self.backfill(room, place, wanted).await? {
-                    break;
+            while may_be_filled && backfills_left > 0 {
+                match self.backfill(room, place, wanted).await? {
+                    Backfilled::Enough => break,
+                    Backfilled::New => end = get_end()?,
+                    Backfilled::Nothing => may_be_filled = false,
                 }
-                end = get_end()?;
+                backfills_left -= 1;
             }
             let count = (limit - page.events.len()).max(EVENTS_READ);
             let read =
@@ -138,7 +141,7 @@ impl Rooms {
                 page.end = (!page.events.is_empty()).then(|| after(place).with_up_to(up_to));
                 return Ok(page);
             }
-            let gaps = if backfills_left > 0 { self.get_backward_extremities(room.nid)? } else { Vec::new() };
+            let gaps = if may_be_filled { self.get_backward_extremities(room.nid)? } else { Vec::new() };
             for (at, event) in read {
                 if let Some(end) = end.as_ref().filter(|end| end.ends_at(at, direction)) {
                     page.end = (!page.events.is_empty()).then(|| after(end.place).with_up_to(up_to));
@@ -155,8 +158,11 @@ impl Rooms {
                 if page.events.len() >= limit || looked_at >= EVENTS_LOOKED_AT_MAX {
                     return Ok(page);
                 }
-                // What comes next may have a gap before it: look again there.
+                // What comes next may have a gap before it: look again there, or leave it to the next page rather than pass it over.
                 if gaps.iter().any(|(_, named_at)| *named_at == at.0) {
+                    if backfills_left == 0 {
+                        return Ok(page);
+                    }
                     break;
                 }
             }

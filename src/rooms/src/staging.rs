@@ -398,21 +398,6 @@ impl Staging {
         Ok(())
     }
 
-    /// Moves the forward extremities and, where the event is the only one left, the current state.
-    ///
-    /// An event that comes after one that builds on it (an old one, known as an outlier so far) is no end of the room.
-    fn advance(&mut self, event: &Event, is_new: bool) {
-        let extremities = &mut self.room.record.forward_extremities;
-        extremities.retain(|(_, id, _)| !event.pdu.prev_events.contains(id));
-        if !is_new {
-            return;
-        }
-        extremities.push((event.nid, event.pdu.event_id.clone(), event.pdu.depth));
-        if let ([_], Some(state)) = (extremities.as_slice(), event.record.state_after) {
-            self.room.record.state = state;
-        }
-    }
-
     // Redactions.
 
     fn may_redact(&self, redaction: &Event, target: &Event) -> Result<bool, RoomError> {

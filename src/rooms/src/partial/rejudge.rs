@@ -10,7 +10,7 @@ use std::{
 use chappe_store::{
     Direction, EventNid, Order, Position, RoomNid, Stamped, StoreError, Ticket, Topic,
     tables::{
-        events::{EVENT_LOG, EVENT_ORDERS, EVENTS, EventStatus, LATE_ARRIVALS, NEXT_EVENTS, TIMELINE, TOPOLOGY},
+        events::{EVENT_LOG, EVENT_ORDERS, EVENTS, EventStatus, LATE_ARRIVALS, TIMELINE, TOPOLOGY},
         partial_rooms::{
             FETCHED_STATES, FINISHED_RESYNCS, FinishedResync, PARTIAL_EVENTS, PARTIAL_ROOMS, PARTIAL_SERVERS,
             PENDING_DEVICE_LISTS, PartialRoomRecord, RESYNCED_ROOMS,
@@ -222,26 +222,6 @@ impl Staging {
             self.room.record.forward_extremities = extremities;
         }
         Ok(())
-    }
-
-    /// Whether an accepted event stands on this one, directly or on refused ones between them.
-    pub(crate) fn is_superseded(&self, id: &OwnedEventId) -> Result<bool, RoomError> {
-        let (mut open, mut seen) = (vec![id.clone()], HashSet::new());
-        while let Some(id) = open.pop() {
-            let next = self.rooms.store.scan(&NEXT_EVENTS, &(id,), Direction::Forward);
-            for row in next {
-                let ((_, nid), ()) = row?;
-                let Some(event) = self.get_event_by_nid(nid)? else { continue };
-                match event.record.status {
-                    EventStatus::Accepted => return Ok(true),
-                    EventStatus::Rejected | EventStatus::SoftFailed if seen.insert(nid) => {
-                        open.push(event.pdu.event_id.clone());
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(false)
     }
 
     /// The servers that were in the room at the join or since, and of which nobody had said so: what was sent to the room's servers

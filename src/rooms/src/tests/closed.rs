@@ -15,8 +15,8 @@ use super::network::{
     Network, POLICY_SEED, bodies, content, membership, public_room, room_request, state_of, text, user,
 };
 use crate::{
-    EventDraft, RemoteError, RoomError, Rooms, create::Preset, membership::MemberProfile, remote::FederationGate,
-    third_party::ThirdPartySigned,
+    EventDraft, RemoteError, RoomError, Rooms, backfill::Backfilled, create::Preset, membership::MemberProfile,
+    remote::FederationGate, third_party::ThirdPartySigned,
 };
 
 /// Lets in all but some, who may change.
@@ -134,7 +134,7 @@ async fn history_and_missing_events_are_not_fetched_from_denied_servers() {
     gate.deny(&two);
     let room = one.require_room(&room_id).expect("room");
     let end = (u64::MAX >> 1, chappe_store::Order::LAST);
-    assert!(!one.backfill(&room, end, 10).await.expect("backfill"));
+    assert_eq!(one.backfill(&room, end, 10).await.expect("backfill"), Backfilled::Nothing);
     assert!(network.asked.lock().is_empty(), "nobody is asked");
     assert_eq!(membership(&one, &room_id, &alice), "join");
 }
@@ -223,7 +223,7 @@ async fn denied_servers_are_asked_nothing_whatever_users_do() {
 
     let room = one.require_room(shared).expect("room");
     let end = (u64::MAX >> 1, chappe_store::Order::LAST);
-    assert!(!one.backfill(&room, end, 10).await.expect("backfill"));
+    assert_eq!(one.backfill(&room, end, 10).await.expect("backfill"), Backfilled::Nothing);
     setting.check_silent("backfill");
     let long_ago = MilliSecondsSinceUnixEpoch(ruma::uint!(1));
     one.get_visible_event_by_time(&room, &alice, long_ago, Paging::Forward).await.expect("look");
@@ -303,7 +303,7 @@ async fn events_that_follow_those_of_a_denied_server_are_taken_in() {
     join(&four, "dora", &room_id, &two).await;
     let room = four.require_room(&room_id).expect("room");
     let end = (u64::MAX >> 1, chappe_store::Order::LAST);
-    assert!(four.backfill(&room, end, 10).await.expect("backfill"));
+    assert_eq!(four.backfill(&room, end, 10).await.expect("backfill"), Backfilled::New);
     two.send(&bob, &room_id, text("third")).await.expect("send");
     network.deliver().await;
     assert_eq!(bodies(&four, &room_id), ["third"]);

@@ -17,6 +17,7 @@ use super::network::{
 };
 use crate::{
     EventDraft, RoomError,
+    backfill::Backfilled,
     create::Preset,
     membership::{JoinContent, MemberProfile},
     send::integer,
@@ -125,6 +126,16 @@ async fn gap_too_wide_to_fill_takes_the_state_from_the_other_server() {
     two.receive_pdu(one.server_name(), &room_id, &last.pdu.to_federation_raw().expect("raw")).await.expect("receive");
     assert!(bodies(&two, &room_id).contains(&"39".to_owned()));
     assert_eq!(topic(&two, &room_id).as_deref(), Some("changed unseen"));
+
+    // Once the gap is filled after all, what came before it is no end of the room.
+    let room = two.require_room(&room_id).expect("room");
+    assert_eq!(room.record.forward_extremities.len(), 2);
+    let end = two.get_end_of_room(room.nid).expect("end");
+    while two.backfill(&room, end, 100).await.expect("backfill") == Backfilled::New {}
+    let room = two.require_room(&room_id).expect("room");
+    let ends: Vec<_> = room.record.forward_extremities.iter().map(|(_, id, _)| id).collect();
+    assert_eq!(ends, [&last.pdu.event_id]);
+    assert_eq!(state_of(&two, &room_id), state_of(&one, &room_id));
 }
 
 #[tokio::test]
@@ -226,7 +237,7 @@ async fn history_from_before_the_join_is_backfilled_in_order() {
     join_from(&two, &bob, &room_id, &one).await;
     let room = two.require_room(&room_id).expect("room");
     let end = (u64::MAX >> 1, Order::LAST);
-    while two.backfill(&room, end, 100).await.expect("backfill") {}
+    while two.backfill(&room, end, 100).await.expect("backfill") == Backfilled::New {}
     let page = two.get_page(room.nid, end, Direction::Reverse, 100).expect("page");
     let bodies: Vec<String> = page
         .iter()

@@ -75,7 +75,7 @@ async fn paging_to_a_position_gives_what_filled_a_gap_since() {
     network.deliver().await;
     network.set_down(&two, true);
     let mut last = None;
-    for number in 0..40 {
+    for number in 0..300 {
         last = Some(one.send(&alice, &room, text(&format!("elsewhere {number}"))).await.expect("send").event_id);
     }
     // Here the room has gone deeper meanwhile.
@@ -88,11 +88,11 @@ async fn paging_to_a_position_gives_what_filled_a_gap_since() {
     let now = || Token::Stream(two.store().durable_position());
     let before = now();
 
-    // Only the last of the lost events comes by itself, and the gap is too wide for it to bring the others.
+    // Only the last of the lost events comes by itself, and the gap is too wide for it, and for one page, to bring the others.
     let last = one.get_event(&last.expect("sent")).expect("read").expect("event");
     two.receive_pdu(one.server_name(), &room, &last.pdu.to_federation_raw().expect("raw")).await.expect("receive");
-    let elsewhere: Vec<_> = (0..40).rev().map(|number| format!("elsewhere {number}")).collect();
-    for limit in [100, 7] {
+    let elsewhere: Vec<_> = (0..300).rev().map(|number| format!("elsewhere {number}")).collect();
+    for limit in [7, 100] {
         assert_eq!(walk(&two, &room, &bob, now(), before, limit).await, elsewhere, "pages of {limit}");
     }
 }

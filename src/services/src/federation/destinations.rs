@@ -12,6 +12,7 @@ use chappe_store::{
 };
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, ServerName};
+use tokio::sync::{Notify, futures::Notified};
 
 /// The pause after the first failure, in milliseconds.
 const PAUSE_FIRST_MS: u64 = 2_000;
@@ -24,13 +25,14 @@ pub struct Destinations {
     store: Store,
     clock: Arc<dyn Clock>,
     failing: Arc<Mutex<HashMap<OwnedServerName, DestinationRecord>>>,
+    recovered: Arc<Notify>,
 }
 
 impl Destinations {
     /// Reads what was known before the restart.
     pub fn load(store: Store, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let failing = store.scan(&DESTINATIONS, &(), Direction::Forward).collect::<Result<_, _>>()?;
-        Ok(Self { store, clock, failing: Arc::new(Mutex::new(failing)) })
+        Ok(Self { store, clock, failing: Arc::new(Mutex::new(failing)), recovered: Arc::default() })
     }
 
     /// When background traffic to this server may go on, in milliseconds since the epoch; `None`: now.
@@ -54,7 +56,13 @@ impl Destinations {
         if self.failing.lock().remove(server).is_some() {
             tracing::info!(destination = %server, "server answers again");
             self.persist(server, None);
+            self.recovered.notify_waiters();
         }
+    }
+
+    /// Waits until any server that was failing answers, from the moment of this call.
+    pub fn recovery(&self) -> Notified<'_> {
+        self.recovered.notified()
     }
 
     /// The server did not answer, or not usefully. Answers when it is worth another try, in milliseconds since the epoch.

@@ -342,14 +342,17 @@ impl Inner {
         }
     }
 
-    /// Sleeps while the server is failing. Contact from it ends the sleep.
+    /// Sleeps while the server is failing. Contact from it ends the sleep, and so does its answer to something else.
     async fn wait_for_retry(&self, server: &ServerName, worker: &Worker) {
-        while let Some(retry_at_ms) = self.destinations.get_retry_at_ms(server) {
+        loop {
+            let recovery = self.destinations.recovery();
+            let Some(retry_at_ms) = self.destinations.get_retry_at_ms(server) else { return };
             worker.state.lock().volatile.clear();
             let pause = Duration::from_millis(retry_at_ms.saturating_sub(self.clock.now_ms()));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = worker.notify.notified() => {}
+                () = recovery => {}
             }
         }
     }

@@ -19,6 +19,7 @@ use serde_json::json;
 use super::super::network::{Network, content, public_room, set_topic, state_of, text, user};
 use crate::{
     EventDraft, Room, Rooms,
+    backfill::Backfilled,
     fsck::{Check, Finding, check_rooms},
     membership::MemberProfile,
 };
@@ -310,7 +311,7 @@ impl World {
     /// The events with a place in the room, after fetching history as far as it goes.
     async fn events(&self, server: &Rooms) -> BTreeMap<OwnedEventId, EventStatus> {
         let room = server.require_room(&self.room_id).expect("room");
-        while server.backfill(&room, (u64::MAX >> 1, Order::LAST), 100).await.expect("backfill") {}
+        while server.backfill(&room, (u64::MAX >> 1, Order::LAST), 100).await.expect("backfill") == Backfilled::New {}
         let rows = server.store().scan(&EVENTS, &(), Direction::Forward).map(|row| row.expect("an event"));
         rows.filter(|(_, record): &(EventNid, _)| record.room == room.nid && record.state_before.is_some())
             .map(|(_, record)| (record.event_id, record.status))

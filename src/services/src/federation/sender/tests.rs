@@ -357,6 +357,21 @@ async fn server_that_restarts_is_sent_every_event_however_many_there_are() {
 }
 
 #[tokio::test]
+async fn server_that_answers_something_else_is_sent_what_waits_at_once() {
+    let setting = Setting::new();
+    let server = server_name!("b.example");
+    setting.network.down.lock().insert(server.to_owned());
+    setting.queue_events(server, 0..1).await;
+    let sender = setting.start();
+    setting.until(|_| sender.destinations.get_retry_at_ms(server).is_some()).await;
+    setting.network.down.lock().clear();
+    sender.destinations.record_success(server);
+    let sent = setting.until(|setting| setting.events_sent_to(server) == [0]);
+    // Less than the shortest pause after a failure.
+    tokio::time::timeout(Duration::from_secs(1), sent).await.expect("no further pause");
+}
+
+#[tokio::test]
 async fn interrupted_catch_up_is_finished_after_a_restart() {
     let mut setting = Setting::new();
     let server = server_name!("b.example");
