@@ -127,6 +127,7 @@ impl Rooms {
         }
         if is_new {
             self.drop_superseded_extremities(&room.id).await?;
+            self.store.barrier().await?;
         }
         Ok(is_new)
     }

@@ -172,6 +172,8 @@ impl Rooms {
         if pdu.event_id != event_id {
             return Err(RoomError::Invalid("asked for one event, was given another".to_owned()));
         }
-        self.ingest(server, room, pdu, Placement::Backfilled, Relay::Nobody).await
+        let event = self.ingest(server, room, pdu, Placement::Backfilled, Relay::Nobody).await?;
+        self.store.barrier().await?;
+        Ok(event)
     }
 }

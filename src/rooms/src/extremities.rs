@@ -15,18 +15,14 @@ impl Rooms {
     pub(crate) async fn drop_superseded_extremities(&self, room_id: &RoomId) -> Result<(), RoomError> {
         let _writing = self.locks.write(room_id).await;
         let (rooms, room_id) = (self.clone(), room_id.to_owned());
-        let ticket = tokio::task::spawn_blocking(move || {
+        let drop_them = move || {
             let mut staging = Staging::begin(&rooms, rooms.require_room(&room_id)?)?;
-            let is_changed = staging.drop_superseded_extremities()?;
-            is_changed.then(|| staging.enqueue()).transpose()
-        })
-        .await
-        .map_err(|error| RoomError::broken(error.to_string()))??;
-        drop(_writing);
-        if let Some(ticket) = ticket {
-            ticket.durable().await?;
-        }
-        Ok(())
+            if staging.drop_superseded_extremities()? {
+                let _nobody_waits_for_it = staging.enqueue()?;
+            }
+            Ok(())
+        };
+        tokio::task::spawn_blocking(drop_them).await.map_err(|error| RoomError::broken(error.to_string()))?
     }
 }
 

@@ -279,6 +279,7 @@ impl Rooms {
             Some(event) => event,
             None => self.ingest(origin, room, pdu, Placement::Live, Relay::EveryoneBut(origin.to_owned())).await?,
         };
+        self.store.barrier().await?;
         if !event.is_accepted() {
             return Err(RoomError::Forbidden(
                 event.record.reason.clone().unwrap_or_else(|| "The event was refused".to_owned()),

@@ -18,7 +18,7 @@ use chappe_protocol::{
     redact,
     sign::{self, Verified},
 };
-use chappe_store::{EventNid, StoreError, Ticket, tables::events::EventStatus};
+use chappe_store::{CommitError, EventNid, StoreError, tables::events::EventStatus};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName,
     events::{StateEventType, TimelineEventType},
@@ -55,10 +55,30 @@ struct Received {
 }
 
 impl Rooms {
-    /// Takes in one event of a transaction.
+    /// Takes in the events of a room that came in one transaction, in their order. What becomes of each is `Ok` also for events that are
+    /// kept but rejected or soft-failed, and for those known before.
     ///
-    /// `Ok` also for events that are kept but rejected or soft-failed, and for those known before.
-    pub async fn receive_pdu(
+    /// # Errors
+    /// Something could not be stored that may be later. What came before it has been taken in.
+    pub async fn receive_pdus(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        raws: &[Box<RawJsonValue>],
+    ) -> Result<Vec<Result<(), RoomError>>, CommitError> {
+        let mut results = Vec::with_capacity(raws.len());
+        for raw in raws {
+            match self.receive_pdu(origin, room_id, raw).await {
+                Err(RoomError::Commit(error)) if error.is_passing() => return Err(error),
+                result => results.push(result),
+            }
+        }
+        // Also for what another transaction has brought and is still waiting for.
+        self.store.barrier().await?;
+        Ok(results)
+    }
+
+    pub(crate) async fn receive_pdu(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
@@ -256,7 +276,8 @@ impl Rooms {
 
     /// Gives a checked event its place in the room: fetches the auth events and state it needs, judges it and stores it.
     ///
-    /// The caller holds the room's ingest lock.
+    /// The caller holds the room's ingest lock. Before anybody is told that the event was taken in, the store's barrier is to be waited for:
+    /// several events in a row need not be made durable one by one.
     pub(crate) async fn ingest(
         &self,
         origin: &ServerName,
@@ -272,29 +293,21 @@ impl Rooms {
             Placement::Live => self.check_recommended(room, pdu).await?,
             _ => (pdu, None),
         };
-        let ahead = {
-            let (rooms, room_id, pdu) = (self.clone(), room.id.clone(), pdu.clone());
-            tokio::task::spawn_blocking(move || rooms.resolve_ahead(&room_id, pdu, state_before, placement))
-                .await
-                .map_err(|error| RoomError::broken(error.to_string()))??
-        };
+        let ahead = self.resolve_ahead(&room.id, &pdu, state_before, placement).await?;
         let _writing = self.locks.write(&room.id).await;
         let (rooms, room_id) = (self.clone(), room.id.clone());
         let received = Received { pdu, not_recommended, state_before, placement, relay, ahead };
-        let (event, ticket) = tokio::task::spawn_blocking(move || rooms.commit_received(&room_id, received))
+        tokio::task::spawn_blocking(move || rooms.enqueue_received(&room_id, received))
             .await
-            .map_err(|error| RoomError::broken(error.to_string()))??;
-        drop(_writing);
-        ticket.durable().await?;
-        Ok(event)
+            .map_err(|error| RoomError::broken(error.to_string()))?
     }
 
     /// Where an event meets others that it does not follow, resolving their states may take long. So it is done once before the room is
     /// locked for writing; what it comes to is used then, as far as nothing has changed meanwhile.
-    fn resolve_ahead(
+    async fn resolve_ahead(
         &self,
         room_id: &RoomId,
-        pdu: Arc<Pdu>,
+        pdu: &Arc<Pdu>,
         state_before: StateRoot,
         placement: Placement,
     ) -> Result<Ahead, RoomError> {
@@ -303,13 +316,17 @@ impl Rooms {
         if placement != Placement::Live || !meets_others {
             return Ok(Ahead::default());
         }
-        let mut staging = Staging::begin(self, room)?;
-        staging.append_judged(pdu, state_before, placement, Relay::Nobody)?;
-        self.store_trees(staging.trees)?;
-        Ok(staging.ahead)
+        let (rooms, pdu) = (self.clone(), pdu.clone());
+        let resolve = move || {
+            let mut staging = Staging::begin(&rooms, room)?;
+            staging.append_judged(pdu, state_before, placement, Relay::Nobody)?;
+            rooms.store_trees(staging.trees)?;
+            Ok(staging.ahead)
+        };
+        tokio::task::spawn_blocking(resolve).await.map_err(|error| RoomError::broken(error.to_string()))?
     }
 
-    fn commit_received(&self, room_id: &RoomId, received: Received) -> Result<(Arc<Event>, Ticket), RoomError> {
+    fn enqueue_received(&self, room_id: &RoomId, received: Received) -> Result<Arc<Event>, RoomError> {
         let Received { pdu, not_recommended, state_before, placement, relay, ahead } = received;
         let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
         staging.not_recommended = not_recommended;
@@ -318,7 +335,8 @@ impl Rooms {
         if let Some(reason) = &event.record.reason {
             tracing::info!(event.id = %event.pdu.event_id, room.id = %room_id, status = ?event.record.status, reason, "event refused");
         }
-        Ok((event, staging.enqueue()?))
+        let _barrier_is_waited_for = staging.enqueue()?;
+        Ok(event)
     }
 
     // Auth events.
@@ -429,24 +447,19 @@ impl Rooms {
                 }
             });
         }
-        let rooms = self.clone();
-        let room = room.clone();
-        tokio::task::spawn_blocking(move || rooms.resolve_roots(&room, roots))
-            .await
-            .map_err(|error| RoomError::broken(error.to_string()))?
-    }
-
-    /// Resolves several states to one, and stores it.
-    fn resolve_roots(&self, room: &Room, mut roots: Vec<StateRoot>) -> Result<StateRoot, RoomError> {
         roots.sort_unstable();
         roots.dedup();
         if let [root] = roots.as_slice() {
             return Ok(*root);
         }
-        let mut staging = Staging::begin(self, room.clone())?;
-        let root = staging.resolve(roots)?;
-        self.store_trees(staging.trees)?;
-        Ok(root)
+        let (rooms, room) = (self.clone(), room.clone());
+        let resolve = move || {
+            let mut staging = Staging::begin(&rooms, room)?;
+            let root = staging.resolve(roots)?;
+            rooms.store_trees(staging.trees)?;
+            Ok(root)
+        };
+        tokio::task::spawn_blocking(resolve).await.map_err(|error| RoomError::broken(error.to_string()))?
     }
 
     /// Stores new state tree nodes by themselves: they are content-addressed, and harmless where nothing comes to name them.

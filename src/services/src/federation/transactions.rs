@@ -12,7 +12,7 @@ use std::{
 };
 
 use chappe_protocol::{json, pdu};
-use chappe_rooms::{RoomError, Rooms};
+use chappe_rooms::Rooms;
 use chappe_store::CommitError;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, ServerName};
 use serde::Deserialize;
@@ -106,18 +106,14 @@ impl Transactions {
         for (room_id, pdus) in by_room {
             let (rooms, origin) = (self.rooms.clone(), origin.to_owned());
             tasks.spawn(async move {
+                let outcomes = rooms.receive_pdus(&origin, &room_id, &pdus).await?;
                 let mut results = PduResults::new();
-                for pdu in pdus {
-                    let result = match rooms.receive_pdu(&origin, &room_id, &pdu).await {
-                        Ok(()) => Ok(()),
-                        Err(RoomError::Commit(error)) if error.is_passing() => return Err(error),
-                        Err(error) => {
-                            tracing::info!(%origin, room.id = %room_id, %error, "PDU not taken in");
-                            Err(error.to_string())
-                        }
-                    };
-                    if let Some(event_id) = event_id_of(&rooms, &room_id, &pdu) {
-                        results.insert(event_id, result);
+                for (pdu, outcome) in pdus.iter().zip(outcomes) {
+                    if let Err(error) = &outcome {
+                        tracing::info!(%origin, room.id = %room_id, %error, "PDU not taken in");
+                    }
+                    if let Some(event_id) = event_id_of(&rooms, &room_id, pdu) {
+                        results.insert(event_id, outcome.map_err(|error| error.to_string()));
                     }
                 }
                 Ok(results)
