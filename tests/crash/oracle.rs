@@ -16,8 +16,8 @@ use crate::{
     ledger::{Entries, Ledger},
 };
 
-/// How long the other server may take to have everything.
-const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long both servers may have the same events too few without any progress.
+const CATCH_UP_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Who looks.
 pub struct Witnesses {
@@ -214,7 +214,9 @@ async fn check_membership(ledger: &Ledger, witnesses: &Witnesses, faults: &mut V
 pub async fn wait_for_agreement(ledger: &Ledger, witnesses: &Witnesses) -> Result<(), Failure> {
     let room = &witnesses.shared_room;
     let begun = Instant::now();
+    let (mut fewest, mut last_progress) = (usize::MAX, Instant::now());
     loop {
+        let looked = Instant::now();
         let here: BTreeSet<_> = event_ids(&witnesses.reader.history(room).await?).into_iter().collect();
         let there: BTreeSet<_> = event_ids(&witnesses.abroad.history(room).await?).into_iter().collect();
         let (missing, unknown) = (here.difference(&there).count(), there.difference(&here).count());
@@ -222,11 +224,15 @@ pub async fn wait_for_agreement(ledger: &Ledger, witnesses: &Witnesses) -> Resul
             println!("the servers agreed {:.1} s later", begun.elapsed().as_secs_f64());
             return Ok(());
         }
-        if begun.elapsed() > CATCH_UP_TIMEOUT {
+        if missing + unknown < fewest {
+            (fewest, last_progress) = (missing + unknown, Instant::now());
+        }
+        if last_progress.elapsed() > CATCH_UP_PATIENCE {
             let what = format!("misses {missing} events of the shared room, and has {unknown} that are unknown here");
             ledger.fault(format!("the other server {what}")).await;
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        // Reading everything costs the servers time that they need to come together.
+        tokio::time::sleep(looked.elapsed().max(Duration::from_millis(500))).await;
     }
 }

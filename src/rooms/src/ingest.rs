@@ -286,15 +286,26 @@ impl Rooms {
         placement: Placement,
         relay: Relay,
     ) -> Result<Arc<Event>, RoomError> {
+        let mut was_partial = self.require_room(&room.id)?.record.partial_state;
         // In this order: where the state must be fetched, its auth chain brings what the event itself needs.
-        let state_before = self.state_before(origin, room, &pdu).await?;
+        let mut state_before = self.state_before(origin, room, &pdu).await?;
         self.fetch_missing_auth_events(origin, room, &pdu).await?;
         let (pdu, not_recommended) = match placement {
             Placement::Live => self.check_recommended(room, pdu).await?,
             _ => (pdu, None),
         };
         let ahead = self.resolve_ahead(&room.id, &pdu, state_before, placement).await?;
-        let _writing = self.locks.write(&room.id).await;
+        let _writing = loop {
+            let writing = self.locks.write(&room.id).await;
+            let is_partial = self.require_room(&room.id)?.record.partial_state;
+            if was_partial == is_partial {
+                break writing;
+            }
+            // All members have become known meanwhile, and the state after each event was worked out anew.
+            drop(writing);
+            was_partial = is_partial;
+            state_before = self.state_before(origin, room, &pdu).await?;
+        };
         let (rooms, room_id) = (self.clone(), room.id.clone());
         let received = Received { pdu, not_recommended, state_before, placement, relay, ahead };
         tokio::task::spawn_blocking(move || rooms.enqueue_received(&room_id, received))

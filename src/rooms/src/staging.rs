@@ -593,6 +593,7 @@ impl Staging {
             let Some(new) = new else {
                 self.batch.delete(&MEMBERS, &(room, user.clone()));
                 self.batch.delete(&USER_ROOMS, &(user.clone(), room));
+                self.batch.wake(Topic::User(user.clone()));
                 *joined_delta.entry(user.server_name().to_owned()).or_default() -= i64::from(was_joined);
                 continue;
             };

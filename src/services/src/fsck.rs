@@ -9,14 +9,17 @@ use std::{
 };
 
 use chappe_rooms::fsck::{Check, Repair};
-use chappe_store::tables::{
-    accounts::{ACCESS_TOKENS, ACCOUNTS, DEVICE_TOKENS, DEVICES, REFRESH_TOKENS, TokenKind},
-    e2ee::{ONE_TIME_KEY_PLACES, ONE_TIME_KEYS},
-    events::EVENTS,
-    media::{CONTENT_MEDIA, MEDIA},
-    outgoing::{OUTGOING, OutgoingItem},
-    push::{PUSH_QUEUE, PUSHERS},
-    to_device::TO_DEVICE,
+use chappe_store::{
+    Direction,
+    tables::{
+        accounts::{ACCESS_TOKENS, ACCOUNTS, DEVICE_TOKENS, DEVICES, REFRESH_TOKENS, TokenKind},
+        e2ee::{ONE_TIME_KEY_COUNTS, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS},
+        events::EVENTS,
+        media::{CONTENT_MEDIA, MEDIA},
+        outgoing::{OUTGOING, OutgoingItem},
+        push::{PUSH_QUEUE, PUSHERS},
+        to_device::TO_DEVICE,
+    },
 };
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
@@ -78,6 +81,15 @@ fn check_one_time_keys(check: &mut Check<'_>) {
         if check.get(&ONE_TIME_KEYS, &row).is_none_or(|key| key.key_id != key_id) {
             let what = format!("{user}, {device}: {algorithm}:{key_id} is not at its place");
             check.report(&ONE_TIME_KEY_PLACES, what, Repair::Derive);
+        }
+    });
+    check.each(&ONE_TIME_KEY_COUNTS, &(), |check, (user, device, algorithm), count| {
+        let kept =
+            check.store.scan(&ONE_TIME_KEYS, &(user.clone(), device.clone(), algorithm.clone()), Direction::Forward);
+        let kept = kept.count();
+        if u64::try_from(kept).ok() != Some(count) {
+            let what = format!("{user}, {device}: {kept} keys for {algorithm}, counted as {count}");
+            check.report(&ONE_TIME_KEY_COUNTS, what, Repair::Derive);
         }
     });
 }
@@ -178,9 +190,10 @@ mod tests {
         batch.put(&TO_DEVICE, &(user.clone(), device.clone(), Position(3)), &"{".to_owned());
         let place = (user, device, "signed_curve25519".to_owned(), "AAAA".to_owned());
         batch.put(&ONE_TIME_KEY_PLACES, &place, &Position(4));
+        batch.put(&ONE_TIME_KEY_COUNTS, &(place.0, place.1, place.2), &1);
         store.commit(batch).await.expect("stored");
         let places: Vec<_> = findings(&store, check_services).into_iter().map(|finding| finding.place).collect();
-        assert_eq!(places, [OUTGOING.name, TO_DEVICE.name, ONE_TIME_KEY_PLACES.name]);
+        assert_eq!(places, [OUTGOING.name, TO_DEVICE.name, ONE_TIME_KEY_PLACES.name, ONE_TIME_KEY_COUNTS.name]);
     }
 
     #[tokio::test]

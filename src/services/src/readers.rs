@@ -14,7 +14,7 @@ use crate::{
     push::{evaluate::Candidates, notifications::Notifications, rules::PushRules, unread::Unread},
     receipts::Receipts,
     sliding_sync::SlidingSync,
-    sync::{SyncService, SyncSources, waiters::Waiters},
+    sync::{SyncService, SyncSources, joined_rooms::JoinedRooms, waiters::Waiters},
     thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     typing::Typing,
@@ -67,6 +67,7 @@ impl Readers {
         ));
         let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
         let clock = clock.clone();
+        let joined_rooms = JoinedRooms::new(rooms.clone(), waiters.clone());
         let sync_sources = SyncSources {
             rooms: sources.rooms,
             account_data: sources.account_data,
@@ -77,6 +78,7 @@ impl Readers {
             device_lists: sources.device_lists,
             filters: sources.filters,
             unread: unread.clone(),
+            joined_rooms,
             waiters: waiters.clone(),
         };
         let sync = Arc::new(SyncService::new(sync_sources.clone()));

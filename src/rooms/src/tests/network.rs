@@ -24,6 +24,7 @@ use ruma::{
     events::StateEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, value::RawValue as RawJsonValue};
+use tokio::sync::oneshot;
 
 use crate::{
     EventDraft, RemoteError, RoomError, Rooms, RoomsConfig,
@@ -51,6 +52,14 @@ pub(crate) struct Network {
     pub(super) omits_members: AtomicBool,
     /// Every question asked of a server, by name.
     pub(crate) asked: Mutex<Vec<&'static str>>,
+    hold: Mutex<Option<Hold>>,
+}
+
+/// A question that is answered only once it may be.
+struct Hold {
+    question: &'static str,
+    asked: oneshot::Sender<()>,
+    may_be_answered: oneshot::Receiver<()>,
 }
 
 /// What every server signs with as a policy server.
@@ -80,6 +89,7 @@ impl Network {
             cuts: Mutex::default(),
             omits_members: AtomicBool::default(),
             asked: Mutex::default(),
+            hold: Mutex::default(),
         })
     }
 
@@ -122,6 +132,13 @@ impl Network {
         let server = servers.get_mut(server.server_name()).expect("a server of this network");
         server.rooms = self.start(&server.engine, &server.signer, &server.gate);
         server.rooms.clone()
+    }
+
+    /// Holds back the answer to the next question of this name. What comes back tells when it is asked, and lets the answer go.
+    pub(crate) fn hold(&self, question: &'static str) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let ((asked, was_asked), (answer, may_be_answered)) = (oneshot::channel(), oneshot::channel());
+        *self.hold.lock() = Some(Hold { question, asked, may_be_answered });
+        (was_asked, answer)
     }
 
     pub(crate) fn set_down(&self, server: &Rooms, is_down: bool) {
@@ -207,10 +224,15 @@ fn pair(one: &ServerName, other: &ServerName) -> (OwnedServerName, OwnedServerNa
 }
 
 impl Link {
-    fn ask(&self, server: &ServerName, question: &'static str) -> Result<Rooms, RemoteError> {
+    async fn ask(&self, server: &ServerName, question: &'static str) -> Result<Rooms, RemoteError> {
         let unreachable = || RemoteError::Unreachable(format!("{server} is down"));
         let network = self.network.upgrade().ok_or_else(unreachable)?;
         network.asked.lock().push(question);
+        let hold = network.hold.lock().take_if(|hold| hold.question == question);
+        if let Some(hold) = hold {
+            hold.asked.send(()).expect("a test that waits for the question");
+            hold.may_be_answered.await.expect("a test that lets the answer go");
+        }
         if network.reach(&self.own_name).is_none() {
             return Err(unreachable());
         }
@@ -230,7 +252,7 @@ fn refused(server: &ServerName, error: RoomError) -> RemoteError {
 macro_rules! asks {
     ($self:ident, $server:ident, $question:literal, |$other:ident| $answer:expr) => {
         Box::pin(async move {
-            let $other = $self.ask($server, $question)?;
+            let $other = $self.ask($server, $question).await?;
             $answer.map_err(|error| refused($server, error))
         })
     };
@@ -253,7 +275,7 @@ impl Remote for Link {
         direction: Paging,
     ) -> RemoteResult<'a, (OwnedEventId, MilliSecondsSinceUnixEpoch)> {
         Box::pin(async move {
-            let rooms = self.ask(server, "timestamp_to_event")?;
+            let rooms = self.ask(server, "timestamp_to_event").await?;
             let found = rooms.get_event_by_time_for_server(&self.own_name, room_id, at, direction);
             let found = found.map_err(|error| refused(server, error))?;
             let found = found.ok_or_else(|| refused(server, RoomError::NotFound("No event found".to_owned())))?;
@@ -296,7 +318,7 @@ impl Remote for Link {
         each: &'a mut EachEvent<'_>,
     ) -> RemoteResult<'a, ()> {
         Box::pin(async move {
-            let other = self.ask(server, "state")?;
+            let other = self.ask(server, "state").await?;
             let state = other.get_state_for_server(&self.own_name, room_id, event_id);
             let (state, auth_chain) = state.map_err(|error| refused(server, error))?;
             for mut told in [state, auth_chain] {
@@ -460,7 +482,7 @@ impl Remote for Link {
         _: Urgency,
     ) -> RemoteResult<'a, Box<RawJsonValue>> {
         Box::pin(async move {
-            self.ask(server, "policy")?;
+            self.ask(server, "policy").await?;
             if event.get().contains("spam") {
                 return Err(refused(server, RoomError::Forbidden("This is spam".to_owned())));
             }

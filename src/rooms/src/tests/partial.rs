@@ -114,6 +114,27 @@ async fn joiner_is_in_the_room_at_once_and_knows_all_members_after_the_resync() 
 }
 
 #[tokio::test]
+async fn event_that_is_being_taken_in_while_the_members_become_known_is_judged_by_all_of_them() {
+    let room = joined().await;
+    let Joined { network, one, two, carol, room_id, .. } = &room;
+    one.send(carol, room_id, text("before")).await.expect("send");
+    // Its sender is not known here, so that the event must wait for its auth events.
+    let (asked, answer) = network.hold("event_auth");
+    let delivering = tokio::spawn({
+        let network = network.clone();
+        async move { network.deliver().await }
+    });
+    asked.await.expect("asked");
+    room.resync().await;
+    answer.send(()).expect("waited for");
+    delivering.await.expect("delivered");
+    one.send(carol, room_id, text("after")).await.expect("send");
+    network.deliver().await;
+    assert_eq!(bodies(two, room_id), ["before", "after"]);
+    assert_eq!(state_of(one, room_id), state_of(two, room_id));
+}
+
+#[tokio::test]
 async fn nobody_is_let_in_by_a_server_that_does_not_know_the_members() {
     let room = joined().await;
     let three = room.network.add("three.example");

@@ -12,7 +12,8 @@ use chappe_store::{
         accounts::DEVICES,
         e2ee::{
             CLAIMED_ONE_TIME_KEYS, DEHYDRATED_DEVICES, DEVICE_KEYS, DEVICE_LIST_LATEST, DEVICE_LIST_LOG,
-            DEVICE_LIST_STREAM, FALLBACK_KEYS, JsonObject, KEY_SIGNATURES, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
+            DEVICE_LIST_STREAM, FALLBACK_KEYS, JsonObject, KEY_SIGNATURES, ONE_TIME_KEY_COUNTS, ONE_TIME_KEY_PLACES,
+            ONE_TIME_KEYS,
         },
         to_device::{TO_DEVICE, TO_DEVICE_TRANSACTION_AGES, TO_DEVICE_TRANSACTIONS},
     },
@@ -132,6 +133,7 @@ pub(super) fn queue_device_rows_deleted(batch: &mut Batch, user: &UserId, device
     batch.delete(&DEVICE_KEYS, &row);
     batch.delete_prefix(&ONE_TIME_KEYS, &row);
     batch.delete_prefix(&ONE_TIME_KEY_PLACES, &row);
+    batch.delete_prefix(&ONE_TIME_KEY_COUNTS, &row);
     batch.delete_prefix(&CLAIMED_ONE_TIME_KEYS, &row);
     batch.delete_prefix(&FALLBACK_KEYS, &row);
     batch.delete_prefix(&TO_DEVICE, &row);

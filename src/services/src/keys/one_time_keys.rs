@@ -9,8 +9,8 @@ use chappe_store::{
     tables::{
         deliveries::KeyClaim,
         e2ee::{
-            CLAIMED_ONE_TIME_KEYS, DEVICE_KEYS, FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_PLACES, ONE_TIME_KEYS,
-            OneTimeKeyRecord, REMOTE_DEVICES,
+            CLAIMED_ONE_TIME_KEYS, DEVICE_KEYS, FALLBACK_KEYS, FallbackKeyRecord, ONE_TIME_KEY_COUNTS,
+            ONE_TIME_KEY_PLACES, ONE_TIME_KEYS, OneTimeKeyRecord, REMOTE_DEVICES,
         },
     },
 };
@@ -47,12 +47,31 @@ pub fn one_time_key_counts(
     device: &DeviceId,
 ) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>, StoreError> {
     let mut counts = BTreeMap::from([(OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN)]);
-    for row in store.scan(&ONE_TIME_KEY_PLACES, &(user.to_owned(), device.to_owned()), Direction::Forward) {
-        let ((_, _, algorithm, _), _) = row?;
-        let count: &mut UInt = counts.entry(algorithm.into()).or_default();
-        *count = count.saturating_add(UInt::from(1_u8));
+    for (algorithm, count) in get_counts(store, user, device)? {
+        counts.insert(algorithm.into(), UInt::new_saturating(count));
     }
     Ok(counts)
+}
+
+fn get_counts(store: &Store, user: &UserId, device: &DeviceId) -> Result<BTreeMap<String, u64>, StoreError> {
+    let of_device = (user.to_owned(), device.to_owned());
+    let rows = store.scan(&ONE_TIME_KEY_COUNTS, &of_device, Direction::Forward);
+    let mut counts: BTreeMap<String, u64> =
+        rows.map(|row| row.map(|((_, _, algorithm), count)| (algorithm, count))).collect::<Result<_, _>>()?;
+    if counts.is_empty() {
+        // No key was ever uploaded, or the last one was by a version of this server that kept no counts.
+        for row in store.scan(&ONE_TIME_KEY_PLACES, &of_device, Direction::Forward) {
+            let ((_, _, algorithm, _), _) = row?;
+            *counts.entry(algorithm).or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+fn queue_counts(batch: &mut Batch, user: &UserId, device: &DeviceId, counts: BTreeMap<String, u64>) {
+    for (algorithm, count) in counts {
+        batch.put(&ONE_TIME_KEY_COUNTS, &(user.to_owned(), device.to_owned(), algorithm), &count);
+    }
 }
 
 /// The algorithms for which a device has a fallback key that was not given out yet.
@@ -82,11 +101,10 @@ pub(super) fn queue_one_time_keys(
     device: &DeviceId,
     keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
 ) -> Result<(), UploadError> {
-    let mut kept: BTreeMap<String, u64> = BTreeMap::new();
-    for row in store.scan(&ONE_TIME_KEY_PLACES, &(user.to_owned(), device.to_owned()), Direction::Forward) {
-        let ((_, _, algorithm, _), _) = row?;
-        *kept.entry(algorithm).or_default() += 1;
+    if keys.is_empty() {
+        return Ok(());
     }
+    let mut counts = get_counts(store, user, device)?;
     for (name, key) in keys {
         let (algorithm, key_id) = check_key(name, key)?;
         let place = (user.to_owned(), device.to_owned(), algorithm.to_owned(), key_id.to_owned());
@@ -101,13 +119,14 @@ pub(super) fn queue_one_time_keys(
         if store.contains(&CLAIMED_ONE_TIME_KEYS, &claimed)? {
             continue;
         }
-        let count = kept.entry(algorithm.to_owned()).or_default();
+        let count = counts.entry(algorithm.to_owned()).or_default();
         *count += 1;
         if *count > ONE_TIME_KEYS_MAX {
             return Err(UploadError::TooManyKeys);
         }
         queue_one_time_key(batch, user, device, algorithm, key_id, key);
     }
+    queue_counts(batch, user, device, counts);
     queue_forget_claimed(store, batch, user, device)
 }
 
@@ -146,10 +165,13 @@ pub(super) fn queue_first_one_time_keys(
     if u64::try_from(keys.len()).is_ok_and(|count| count > ONE_TIME_KEYS_MAX) {
         return Err(UploadError::TooManyKeys);
     }
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for (name, key) in keys {
         let (algorithm, key_id) = check_key(name, key)?;
+        *counts.entry(algorithm.to_owned()).or_default() += 1;
         queue_one_time_key(batch, user, device, algorithm, key_id, key);
     }
+    queue_counts(batch, user, device, counts);
     Ok(())
 }
 
@@ -346,6 +368,9 @@ impl Keys {
             let claimed = (row.0.clone(), row.1.clone(), row.2.clone(), public_key_hash(&record.json));
             let position = batch.next_position();
             batch.put(&CLAIMED_ONE_TIME_KEYS, &claimed, &position);
+            let mut counts = get_counts(&self.store, user, device)?;
+            counts.entry(row.2.clone()).and_modify(|count| *count = count.saturating_sub(1));
+            queue_counts(batch, user, device, counts);
             batch.delete(&ONE_TIME_KEY_PLACES, &(row.0, row.1, row.2, record.key_id.clone()));
             return Ok(named_key(algorithm, &record.key_id, record.json));
         }

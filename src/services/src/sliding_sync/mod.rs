@@ -187,7 +187,7 @@ impl SlidingSync {
         }
         let timeout = Duration::from_millis(asked.request.timeout.unwrap_or(0)).min(TIMEOUT_MAX);
         let deadline = Instant::now() + timeout;
-        let (store, rooms) = (self.sources.rooms.store(), &self.sources.rooms);
+        let store = self.sources.rooms.store();
         let counts = || -> Result<_, StoreError> {
             let counts = one_time_key_counts(store, &asked.user, &asked.device)?;
             Ok((counts, unused_fallback_key_types(store, &asked.user, &asked.device)?))
@@ -197,7 +197,10 @@ impl SlidingSync {
         loop {
             // Before reading: what happens after the reading began is not overlooked.
             let waiter = match timeout.is_zero() {
-                false => Some(self.sources.waiters.register(&asked.user, rooms.get_joined_rooms(&asked.user)?)),
+                false => {
+                    let rooms = self.sources.joined_rooms.get(&asked.user)?;
+                    Some(self.sources.waiters.register(&asked.user, rooms))
+                }
                 true => None,
             };
             let answer = self.read(asked)?;

@@ -16,7 +16,7 @@ use crate::{
     keys::{DeviceLists, Keys, testing::FakeServers},
     presence::Presence,
     receipts::{ReceiptKind, Receipts, Thread},
-    sync::{SyncService, SyncSources, waiters::Waiters},
+    sync::{SyncService, SyncSources, joined_rooms::JoinedRooms, waiters::Waiters},
     test_rooms,
     thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
@@ -63,6 +63,7 @@ impl Server {
             device_lists: DeviceLists::new(store.clone()),
             filters: Arc::new(Filters::new(store.clone())),
             unread: test_rooms::unread(&rooms, &receipts, &account_data, &waiters),
+            joined_rooms: JoinedRooms::new(rooms.clone(), waiters.clone()),
             waiters,
         };
         let _wakes_for_typing = SyncService::new(sources.clone());

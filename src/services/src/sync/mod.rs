@@ -39,6 +39,7 @@ use crate::{
 pub mod filter;
 pub mod first;
 mod joined;
+pub mod joined_rooms;
 pub mod lazy_members;
 pub(crate) mod outside;
 pub mod response;
@@ -53,6 +54,7 @@ pub mod waiters;
 use self::{
     filter::SyncFilter,
     first::FirstSync,
+    joined_rooms::JoinedRooms,
     lazy_members::LazyMembers,
     response::{DeviceListsSection, Events, SyncResponse},
     rooms::{Found, RoomAccountData},
@@ -131,6 +133,7 @@ pub struct SyncSources {
     pub filters: Arc<Filters>,
     pub unread: Arc<Unread>,
     pub waiters: Waiters,
+    pub joined_rooms: JoinedRooms,
 }
 
 /// Answers `/sync`.
@@ -216,11 +219,10 @@ impl SyncService {
         loop {
             // Before reading: what happens after the reading began is not overlooked.
             let waiter = match may_wait {
-                true => Some(
-                    self.sources
-                        .waiters
-                        .register(&request.user_id, self.sources.rooms.get_joined_rooms(&request.user_id)?),
-                ),
+                true => {
+                    let rooms = self.sources.joined_rooms.get(&request.user_id)?;
+                    Some(self.sources.waiters.register(&request.user_id, rooms))
+                }
                 false => None,
             };
             let answer = self.read(&request, &filter, Some(since))?;

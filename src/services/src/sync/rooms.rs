@@ -24,6 +24,7 @@ use crate::account_data::AccountDataItem;
 /// What was found out about rooms besides their part of the answer.
 #[derive(Default)]
 pub(super) struct Found {
+    /// In order of their numbers.
     pub(super) joined: Vec<RoomNid>,
     /// The joined rooms in which something may have happened.
     pub(super) active: Vec<RoomNid>,
@@ -107,7 +108,13 @@ impl View<'_> {
             (None, _) | (_, Activity::None) => BTreeMap::new(),
             (Some(_), Activity::Possible) => scan_membership_changes(&self.sources.rooms, user, self.from(), self.to)?,
         };
-        for row in self.sources.rooms.scan_user_rooms(user) {
+        let unchanged = match self.since.is_some() && changes.is_empty() {
+            true => self.sources.joined_rooms.get_as_of(user, self.to)?,
+            false => None,
+        };
+        let rows = unchanged.is_none().then(|| self.sources.rooms.scan_user_rooms(user));
+        found.joined.extend(unchanged.iter().flat_map(|rooms| rooms.iter()));
+        for row in rows.into_iter().flatten() {
             let (nid, member) = row?;
             // Of most rooms the row says enough: no event is read.
             let is_news = self.since.is_none() || changes.contains_key(&nid);
@@ -152,14 +159,14 @@ impl View<'_> {
         room_data: &RoomAccountData,
         found: &mut Found,
     ) -> Result<BTreeSet<RoomNid>, StoreError> {
-        let joined: BTreeSet<RoomNid> = found.joined.iter().copied().collect();
-        let Some(since) = self.since else { return Ok(joined) };
-        let mut candidates = self.sources.waiters.active_rooms(joined.iter().copied(), since.position);
+        let Some(since) = self.since else { return Ok(found.joined.iter().copied().collect()) };
+        let mut candidates = self.sources.waiters.active_rooms(found.joined.iter().copied(), since.position);
         found.active = candidates.iter().copied().collect();
         if self.request.full_state {
-            return Ok(joined);
+            return Ok(found.joined.iter().copied().collect());
         }
-        let mut add = |rooms: Vec<RoomNid>| candidates.extend(rooms.into_iter().filter(|room| joined.contains(room)));
+        let is_joined = |room: &RoomNid| found.joined.binary_search(room).is_ok();
+        let mut add = |rooms: Vec<RoomNid>| candidates.extend(rooms.into_iter().filter(is_joined));
         add(changes.keys().copied().collect());
         add(self.sources.typing.rooms_changed_since(since.typing));
         if self.user_activity() == Activity::Possible {

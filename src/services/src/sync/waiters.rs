@@ -61,7 +61,7 @@ pub struct Waiter {
     inner: Arc<Mutex<Inner>>,
     id: WaiterId,
     user: OwnedUserId,
-    rooms: Vec<RoomNid>,
+    rooms: Arc<[RoomNid]>,
     notify: Arc<Notify>,
 }
 
@@ -123,7 +123,7 @@ impl Waiters {
     }
 
     /// Begins to wait for a user and for rooms. What happens from now on wakes the waiter, also before it begins to sleep.
-    pub fn register(&self, user: &UserId, rooms: Vec<RoomNid>) -> Waiter {
+    pub fn register(&self, user: &UserId, rooms: Arc<[RoomNid]>) -> Waiter {
         let notify = Arc::new(Notify::new());
         let mut inner = self.inner.lock();
         let id = inner.next_id;
@@ -175,7 +175,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         let mut inner = self.inner.lock();
         inner.waiting.remove(&self.id);
-        for room in &self.rooms {
+        for room in self.rooms.iter() {
             inner.by_room.remove(&(*room, self.id));
         }
         if let Some(ids) = inner.by_user.get_mut(&self.user) {
@@ -211,7 +211,7 @@ mod tests {
     async fn a_waiter_is_woken_by_what_it_waits_for_and_by_nothing_else() {
         let store = Store::in_memory();
         let waiters = Waiters::follow(&store);
-        let waiter = waiters.register(user_id!("@alice:example.org"), vec![RoomNid(1), RoomNid(3)]);
+        let waiter = waiters.register(user_id!("@alice:example.org"), [RoomNid(1), RoomNid(3)].into());
         touch(&store, Topic::Room(RoomNid(2))).await;
         touch(&store, Topic::User(user_id!("@bob:example.org").to_owned())).await;
         assert!(timeout(Duration::from_millis(20), waiter.woken()).await.is_err());

@@ -28,9 +28,13 @@ record!(OneTimeKeyRecord, 1);
 pub const ONE_TIME_KEYS: Table<(OwnedUserId, OwnedDeviceId, String, Position), OneTimeKeyRecord> =
     Table::new(61, "one_time_keys");
 
-/// Local user, device, algorithm, key id -> where the key stands in [`ONE_TIME_KEYS`]: the same rows, by name. Counted for sync.
+/// Local user, device, algorithm, key id -> where the key stands in [`ONE_TIME_KEYS`]: the same rows, by name.
 pub const ONE_TIME_KEY_PLACES: Table<(OwnedUserId, OwnedDeviceId, String, String), Position> =
     Table::new(62, "one_time_key_places");
+
+/// Local user, device, algorithm -> how many [`ONE_TIME_KEYS`] there are. Told by every sync.
+pub const ONE_TIME_KEY_COUNTS: Table<(OwnedUserId, OwnedDeviceId, String), u64> =
+    Table::new(221, "one_time_key_counts");
 
 /// Local user, device, algorithm, hash of a public key (128 bits) -> where it was claimed: so that a key which is uploaded again is not
 /// given out again. The newest of each device are kept.

@@ -16,7 +16,10 @@ use ruma::{
 };
 use serde_json::{Value, json, value::RawValue};
 
-use super::{FilterChoice, StateStyle, SyncAnswer, SyncError, SyncRequest, SyncService, SyncSources, waiters::Waiters};
+use super::{
+    FilterChoice, StateStyle, SyncAnswer, SyncError, SyncRequest, SyncService, SyncSources, joined_rooms::JoinedRooms,
+    waiters::Waiters,
+};
 use crate::{
     account_data::AccountData,
     ephemeral_tests::SentEdus,
@@ -104,6 +107,7 @@ impl Server {
             device_lists: DeviceLists::new(store.clone()),
             filters: Arc::new(Filters::new(store.clone())),
             unread,
+            joined_rooms: JoinedRooms::new(rooms.clone(), waiters.clone()),
             waiters: waiters.clone(),
         }));
         Self { store, rooms, account_data, receipts, typing, presence, to_device, waiters, sync, there }

@@ -161,3 +161,22 @@ async fn filters_choose_types_senders_rooms_and_fields() {
     assert!(timeline(&answer, "join", &room).is_empty());
     assert_eq!(answer["rooms"]["join"][room.as_str()]["unread_notifications"]["notification_count"], 3);
 }
+
+#[tokio::test]
+async fn what_is_kept_of_joined_rooms_follows_joins_and_leaves() {
+    let server = Server::new();
+    let rooms = JoinedRooms::new(server.rooms.clone(), server.waiters.clone());
+    let first = server.room(&[bob()]).await;
+    let nid = |room: &RoomId| server.rooms.get_room_nid(room).unwrap().unwrap();
+    let before = server.waiters.position();
+    assert_eq!(*rooms.get(bob()).unwrap(), [nid(&first)]);
+    // What happens to others changes nothing.
+    let second = server.room(&[]).await;
+    server.say(alice(), &first, "hello").await;
+    assert_eq!(*rooms.get_as_of(bob(), server.waiters.position()).unwrap().unwrap(), [nid(&first)]);
+    server.join(bob(), &second).await;
+    assert_eq!(*rooms.get(bob()).unwrap(), [nid(&first), nid(&second)]);
+    assert!(rooms.get_as_of(bob(), before).unwrap().is_none(), "the rows are of later");
+    server.rooms.leave(bob(), &first, None).await.unwrap();
+    assert_eq!(*rooms.get(bob()).unwrap(), [nid(&second)]);
+}
