@@ -4,7 +4,7 @@
 //! [`extract::User`], the parsed request by [`extract::Ruma`]; it makes one call and converts the answer. Nothing here touches
 //! the store, reads configuration files, or keeps a rule of Matrix. Start at [`router`].
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use axum::{Router, extract::FromRef, middleware};
 use chappe_protocol::clock::Clock;
@@ -63,49 +63,81 @@ mod test_state;
 
 pub use error::ApiError;
 
-/// The services that endpoints use, one field each. A handler extracts only those it needs: `State<Arc<Accounts>>`.
-#[derive(Clone, FromRef)]
-pub struct App {
-    pub account_data: Arc<AccountData>,
-    pub accounts: Arc<Accounts>,
-    pub app_services: AppServices,
-    pub clock: Arc<dyn Clock>,
-    pub delayed_events: Arc<DelayedEvents>,
-    pub device_lists: DeviceLists,
-    pub devices: Arc<Devices>,
-    pub directory: Arc<chappe_services::directory::Directory>,
-    pub discovery: Arc<DiscoveryConfig>,
-    pub emails: Arc<Emails>,
-    pub filters: Arc<Filters>,
-    pub key_backup: KeyBackup,
-    pub keys: Keys,
-    pub media: Media,
-    pub notifications: Arc<Notifications>,
-    pub presence: Arc<Presence>,
-    pub previews: Previews,
-    pub profiles: Arc<Profiles>,
-    pub push_rules: Arc<PushRules>,
-    pub pushers: Arc<Pushers>,
-    pub rate_limits: Arc<RateLimits>,
-    pub receipts: Arc<Receipts>,
-    pub reports: Arc<Reports>,
-    pub rooms: Rooms,
-    pub search: Arc<Search>,
-    pub sender: Arc<Sender>,
-    pub server_keys: Arc<ServerKeys>,
-    pub server_notices: Arc<ServerNotices>,
-    pub spaces: Arc<chappe_services::spaces::Spaces>,
-    pub sliding_sync: Arc<chappe_services::sliding_sync::SlidingSync>,
-    pub sync: Arc<chappe_services::sync::SyncService>,
-    pub thread_subscriptions: chappe_services::thread_subscriptions::ThreadSubscriptions,
-    pub to_device: Arc<ToDevice>,
-    pub transactions: Arc<Transactions>,
-    pub trusted_proxies: Arc<TrustedProxies>,
-    pub typing: Arc<Typing>,
-    pub turn: Arc<Turn>,
-    pub uia: Arc<Uia>,
-    pub user_directory: Arc<UserDirectory>,
-    pub verifier: Arc<RequestVerifier>,
+/// Declares the services, and how a handler extracts each by its type: `State<Arc<Accounts>>`.
+macro_rules! services {
+    ($($name:ident: $type:ty,)*) => {
+        /// The services that endpoints use, one field each.
+        pub struct Services {
+            $(pub $name: $type,)*
+        }
+
+        $(impl FromRef<App> for $type {
+            fn from_ref(app: &App) -> Self {
+                app.$name.clone()
+            }
+        })*
+    };
+}
+
+services! {
+    account_data: Arc<AccountData>,
+    accounts: Arc<Accounts>,
+    app_services: AppServices,
+    clock: Arc<dyn Clock>,
+    delayed_events: Arc<DelayedEvents>,
+    device_lists: DeviceLists,
+    devices: Arc<Devices>,
+    directory: Arc<chappe_services::directory::Directory>,
+    discovery: Arc<DiscoveryConfig>,
+    emails: Arc<Emails>,
+    filters: Arc<Filters>,
+    key_backup: KeyBackup,
+    keys: Keys,
+    media: Media,
+    notifications: Arc<Notifications>,
+    presence: Arc<Presence>,
+    previews: Previews,
+    profiles: Arc<Profiles>,
+    push_rules: Arc<PushRules>,
+    pushers: Arc<Pushers>,
+    rate_limits: Arc<RateLimits>,
+    receipts: Arc<Receipts>,
+    reports: Arc<Reports>,
+    rooms: Rooms,
+    search: Arc<Search>,
+    sender: Arc<Sender>,
+    server_keys: Arc<ServerKeys>,
+    server_notices: Arc<ServerNotices>,
+    spaces: Arc<chappe_services::spaces::Spaces>,
+    sliding_sync: Arc<chappe_services::sliding_sync::SlidingSync>,
+    sync: Arc<chappe_services::sync::SyncService>,
+    thread_subscriptions: chappe_services::thread_subscriptions::ThreadSubscriptions,
+    to_device: Arc<ToDevice>,
+    transactions: Arc<Transactions>,
+    trusted_proxies: Arc<TrustedProxies>,
+    typing: Arc<Typing>,
+    turn: Arc<Turn>,
+    uia: Arc<Uia>,
+    user_directory: Arc<UserDirectory>,
+    verifier: Arc<RequestVerifier>,
+}
+
+/// All services. Cheap to clone: every request does.
+#[derive(Clone)]
+pub struct App(Arc<Services>);
+
+impl App {
+    pub fn new(services: Services) -> Self {
+        Self(Arc::new(services))
+    }
+}
+
+impl Deref for App {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
 }
 
 /// Every endpoint of the server.

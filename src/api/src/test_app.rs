@@ -60,7 +60,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::{
-    App,
+    App, Services,
     client::discovery::{DiscoveryConfig, Stability},
     extract::TrustedProxies,
     rate_limit::{RateLimits, RateLimitsConfig},
@@ -254,7 +254,7 @@ impl TestApp {
             room_name: Some("Server notices".to_owned()),
         };
         let user_directory_profiles = profiles.clone();
-        let app = App {
+        let app = App::new(Services {
             account_data,
             app_services: AppServices::new(to_app_services, accounts.clone(), rooms.clone()),
             uia: Arc::new(Uia::new(accounts.clone(), emails.clone(), clock.clone())),
@@ -295,7 +295,7 @@ impl TestApp {
             trusted_proxies: Arc::new(TrustedProxies::default()),
             turn: Arc::new(Turn::new(Some(turn()), clock.clone())),
             typing,
-        };
+        });
         let router = crate::router(app.clone());
         Self { app, clock, router, _media: media_root }
     }

@@ -1,21 +1,16 @@
 //! Events as stored here, and the cache of them.
 
-use std::{
-    num::NonZeroUsize,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
 use chappe_protocol::pdu::Pdu;
 use chappe_store::{
     EventNid, Order, StoreError,
     tables::events::{EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus},
 };
-use lru::LruCache;
-use parking_lot::Mutex;
-use quick_cache::sync::Cache;
+use quick_cache::{
+    Weighter,
+    sync::{Cache, GuardResult},
+};
 use ruma::{EventId, OwnedEventId};
 
 use crate::Rooms;
@@ -39,40 +34,42 @@ impl Event {
     }
 }
 
+/// What the fields of an event and its place in the cache take beside its text and ids, in bytes; roughly.
+const BYTES_PER_EVENT: usize = 1_000;
+/// What each of its prev and auth events takes.
+const BYTES_PER_REFERENCE: usize = 80;
+
+#[derive(Clone)]
+struct WeightInBytes;
+
+impl Weighter<EventNid, Arc<Event>> for WeightInBytes {
+    fn weight(&self, _: &EventNid, event: &Arc<Event>) -> u64 {
+        let pdu = &event.pdu;
+        let references = pdu.prev_events.len() + pdu.auth_events.len();
+        let bytes = BYTES_PER_EVENT + references * BYTES_PER_REFERENCE + pdu.json().len() + pdu.content.get().len();
+        bytes.try_into().unwrap_or(u64::MAX)
+    }
+}
+
 /// Parsed events by number.
 pub(crate) struct EventCache {
-    events: Mutex<LruCache<EventNid, Arc<Event>>>,
-    /// Counts invalidations, so that what was read before one is not cached after it.
-    generation: AtomicU64,
+    events: Cache<EventNid, Arc<Event>, WeightInBytes>,
     /// The numbers of events, which never change.
     nids: Cache<OwnedEventId, EventNid>,
 }
 
 impl EventCache {
-    pub(crate) fn new(capacity: usize) -> Self {
-        let nids = Cache::new(capacity);
-        let capacity = NonZeroUsize::new(capacity).unwrap_or(NonZeroUsize::MIN);
-        Self { events: Mutex::new(LruCache::new(capacity)), generation: AtomicU64::new(0), nids }
+    pub(crate) fn new(capacity_bytes: usize) -> Self {
+        let expected = capacity_bytes / (2 * BYTES_PER_EVENT);
+        let bytes = capacity_bytes.try_into().unwrap_or(u64::MAX);
+        Self { events: Cache::with_weighter(expected, bytes, WeightInBytes), nids: Cache::new(expected) }
     }
 
-    fn get(&self, nid: EventNid) -> Option<Arc<Event>> {
-        self.events.lock().get(&nid).cloned()
-    }
-
-    fn insert_if_current(&self, event: &Arc<Event>, generation: u64) {
-        let mut events = self.events.lock();
-        if self.generation.load(Ordering::Acquire) == generation {
-            events.put(event.nid, event.clone());
-        }
-    }
-
-    /// To be called with what a batch wrote, after it was enqueued.
+    /// To be called with what a batch wrote, after it was enqueued. It takes the place also of what is just being read from before it.
     pub(crate) fn replace(&self, written: impl IntoIterator<Item = Arc<Event>>) {
-        let mut events = self.events.lock();
-        self.generation.fetch_add(1, Ordering::Release);
         for event in written {
             self.nids.insert(event.record.event_id.clone(), event.nid);
-            events.put(event.nid, event);
+            self.events.insert(event.nid, event);
         }
     }
 }
@@ -95,10 +92,19 @@ impl Rooms {
     }
 
     pub fn get_event_by_nid(&self, nid: EventNid) -> Result<Option<Arc<Event>>, StoreError> {
-        if let Some(event) = self.cache.get(nid) {
-            return Ok(Some(event));
-        }
-        let generation = self.cache.generation.load(Ordering::Acquire);
+        // Whoever else wants the event waits while it is read.
+        let place = match self.cache.events.get_value_or_guard(&nid, None) {
+            GuardResult::Value(event) => return Ok(Some(event)),
+            GuardResult::Guard(place) => Some(place),
+            GuardResult::Timeout => None,
+        };
+        let Some(event) = self.read_event(nid)? else { return Ok(None) };
+        // Refused where a newer one was put meanwhile.
+        let _refused = place.map(|place| place.insert(event.clone()));
+        Ok(Some(event))
+    }
+
+    fn read_event(&self, nid: EventNid) -> Result<Option<Arc<Event>>, StoreError> {
         let Some(record) = self.store.get(&EVENTS, &nid)? else { return Ok(None) };
         let Some(json) = self.store.get(&EVENT_JSON, &nid)? else { return Ok(None) };
         let room_id = self.store.interner().get_room_id(&self.store, record.room)?;
@@ -107,9 +113,7 @@ impl Rooms {
         let room_id = room_id.ok_or_else(|| undecodable(format!("event {nid} is of an unknown room")))?;
         let pdu = Pdu::from_stored(&record.event_id, &json, record.status == EventStatus::Rejected, &room_id)
             .map_err(|error| undecodable(format!("event {}: {error}", record.event_id)))?;
-        let event = Arc::new(Event { nid, record, pdu: Arc::new(pdu) });
-        self.cache.insert_if_current(&event, generation);
-        Ok(Some(event))
+        Ok(Some(Arc::new(Event { nid, record, pdu: Arc::new(pdu) })))
     }
 
     /// The event's order among those of its depth, if it is in a timeline.

@@ -19,6 +19,7 @@ pub mod event;
 mod extremities;
 pub mod fsck;
 pub mod handshake;
+mod heads;
 pub mod ingest;
 pub mod invite;
 pub mod join;
@@ -49,7 +50,7 @@ pub mod visibility;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use chappe_protocol::{clock::Clock, sign::ServerSigner};
 use chappe_store::Store;
@@ -64,6 +65,7 @@ pub use send::{EventDraft, Sent};
 use crate::{
     auth_chain::AuthChains,
     event::EventCache,
+    heads::Heads,
     locks::RoomLocks,
     membership::LocalProfiles,
     partial::PartialRooms,
@@ -80,8 +82,8 @@ pub struct RoomsConfig {
     pub default_encryption: DefaultEncryption,
     /// State tree nodes kept in memory.
     pub state_cache_nodes: usize,
-    /// Events kept in memory, parsed.
-    pub event_cache_events: usize,
+    /// What events that are kept in memory, parsed, may take.
+    pub event_cache_bytes: usize,
     /// Where large answers of other servers are put aside; the system's directory for temporary files if not said.
     pub spool_dir: Option<PathBuf>,
 }
@@ -99,20 +101,25 @@ impl Default for RoomsConfig {
         Self {
             default_version: RoomVersionId::V12,
             default_encryption: DefaultEncryption::Off,
-            state_cache_nodes: 100_000,
-            event_cache_events: 50_000,
+            state_cache_nodes: 50_000,
+            event_cache_bytes: 64 << 20,
             spool_dir: None,
         }
     }
 }
 
-/// A cheap handle to all rooms of this server.
+/// All rooms of this server. Cheap to clone.
 #[derive(Clone)]
-pub struct Rooms {
+pub struct Rooms(Arc<Parts>);
+
+/// What rooms work with.
+#[derive(Clone)]
+pub struct Parts {
     pub(crate) store: Store,
     pub(crate) trees: StateTrees,
     pub(crate) chains: Arc<AuthChains>,
     pub(crate) cache: Arc<EventCache>,
+    pub(crate) heads: Arc<Heads>,
     pub(crate) locks: Arc<RoomLocks>,
     pub(crate) partial: Arc<PartialRooms>,
     pub(crate) signer: Arc<ServerSigner>,
@@ -125,6 +132,14 @@ pub struct Rooms {
     pub(crate) server_name: OwnedServerName,
 }
 
+impl Deref for Rooms {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
 impl Rooms {
     pub fn new(
         store: Store,
@@ -135,10 +150,11 @@ impl Rooms {
         profiles: Arc<dyn LocalProfiles>,
         config: RoomsConfig,
     ) -> Self {
-        Self {
+        Self(Arc::new(Parts {
             trees: StateTrees::new(store.clone(), config.state_cache_nodes),
             chains: Arc::new(AuthChains::new(store.clone())),
-            cache: Arc::new(EventCache::new(config.event_cache_events)),
+            cache: Arc::new(EventCache::new(config.event_cache_bytes)),
+            heads: Arc::default(),
             locks: Arc::new(RoomLocks::default()),
             partial: Arc::new(PartialRooms::default()),
             server_name: signer.server_name().to_owned(),
@@ -150,12 +166,12 @@ impl Rooms {
             invites: Arc::new(AllInvites),
             profiles,
             config: Arc::new(config),
-        }
+        }))
     }
 
     /// These rooms, whose local members are invited only as `invites` lets them be.
     pub fn with_invite_gate(self, invites: Arc<dyn InviteGate>) -> Self {
-        Self { invites, ..self }
+        Self(Arc::new(Parts { invites, ..Parts::clone(&self) }))
     }
 
     pub fn server_name(&self) -> &ServerName {

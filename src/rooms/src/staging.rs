@@ -36,6 +36,7 @@ use serde::Deserialize;
 use crate::{
     Event, Room, RoomError, Rooms,
     auth_chain::ChainBatch,
+    heads::Head,
     relations::ThreadStage,
     relationships::put_relationship,
     state::{StateChange, StateRoot, TreeBatch},
@@ -103,6 +104,8 @@ pub(crate) struct Staging {
     backfilled: Option<u64>,
     /// Where the deepest live event stands, once it has been looked for.
     deepest: Option<Option<Place>>,
+    /// Live events have been taken out of the timeline: perhaps the deepest one.
+    pub(crate) has_unplaced: bool,
     /// While not all members are known: the servers in the room by the word of another.
     pub(crate) said_servers: BTreeSet<OwnedServerName>,
     /// Servers whose rows may have to change though none of their users does.
@@ -117,6 +120,13 @@ pub(crate) struct Staging {
     /// Why the event about to be judged is not recommended by the room's policy server.
     pub(crate) not_recommended: Option<String>,
     pub(crate) ahead: Ahead,
+}
+
+/// What a batch makes of a room, to be kept in memory once the batch is enqueued.
+pub(crate) struct Closed {
+    room: RoomNid,
+    head: Head,
+    events: Vec<Arc<Event>>,
 }
 
 impl Staging {
@@ -140,6 +150,7 @@ impl Staging {
             last_position: None,
             backfilled: None,
             deepest: None,
+            has_unplaced: false,
             said_servers: rooms.get_said_servers(&room)?,
             touched_servers: BTreeSet::new(),
             outgoing: Vec::new(),
@@ -374,7 +385,11 @@ impl Staging {
         if let Some(deepest) = self.deepest {
             return Ok(deepest);
         }
-        let deepest = self.rooms.get_deepest_live_place(self.room.nid)?;
+        let known = self.rooms.heads.get(self.room.nid).and_then(|head| head.deepest);
+        let deepest = match known {
+            Some(place) if !self.has_unplaced => Some(place),
+            _ => self.rooms.get_deepest_live_place(self.room.nid)?,
+        };
         self.deepest = Some(deepest);
         Ok(deepest)
     }
@@ -487,15 +502,18 @@ impl Staging {
     /// Derives what follows from the change of state, and hands the batch to the log.
     pub(crate) fn enqueue(self) -> Result<Ticket, RoomError> {
         let rooms = self.rooms.clone();
-        let (batch, events) = self.close()?;
-        rooms.enqueue_closed(batch, events)
+        let (batch, closed) = self.close()?;
+        rooms.enqueue_closed(batch, [closed])
     }
 
     /// Derives what follows from the change of state, and leaves the batch to the caller, who may go on with another room in it
     /// before [`Rooms::enqueue_closed`].
-    pub(crate) fn close(mut self) -> Result<(Batch, Vec<Arc<Event>>), RoomError> {
+    pub(crate) fn close(mut self) -> Result<(Batch, Closed), RoomError> {
         let room = self.room.nid;
-        let servers_before: BTreeSet<OwnedServerName> = self.rooms.get_joined_servers(room)?.into_iter().collect();
+        let servers_before = match self.rooms.heads.get(room) {
+            Some(head) => head.servers,
+            None => Arc::new(self.rooms.get_joined_servers(room)?.into_iter().collect()),
+        };
         let mut servers_after = servers_before.clone();
         let is_changed = self.room.record.state != self.state_at_start;
         if is_changed || self.row_changes.is_some() {
@@ -511,9 +529,9 @@ impl Staging {
             if is_changed {
                 self.batch.put(&STATE_LOG, &(room, position), &self.room.record.state);
             }
-            self.derive(changes, position, &mut servers_after)?;
+            self.derive(changes, position, Arc::make_mut(&mut servers_after))?;
         } else if !self.touched_servers.is_empty() {
-            self.put_server_rows(BTreeMap::new(), &mut servers_after)?;
+            self.put_server_rows(BTreeMap::new(), Arc::make_mut(&mut servers_after))?;
         }
         for (position, nid, relay) in std::mem::take(&mut self.outgoing) {
             let concerned = self.server_of_member(nid)?;
@@ -538,7 +556,9 @@ impl Staging {
         self.batch.wake(Topic::Room(room));
         self.trees.put_into(&mut self.batch);
         self.chains.put_into(&mut self.batch);
-        Ok((self.batch, self.events.into_values().collect()))
+        let known = self.deepest.or_else(|| Some(self.rooms.heads.get(room)?.deepest)).flatten();
+        let head = Head { deepest: known.filter(|_| !self.has_unplaced), servers: servers_after };
+        Ok((self.batch, Closed { room, head, events: self.events.into_values().collect() }))
     }
 
     /// Whether a server is away for so long that nothing is queued for it: it is sent the newest events of its rooms one day.
@@ -664,10 +684,17 @@ impl Staging {
 }
 
 impl Rooms {
-    /// Hands a batch of one or more rooms to the log, with the events it writes.
-    pub(crate) fn enqueue_closed(&self, batch: Batch, events: Vec<Arc<Event>>) -> Result<Ticket, RoomError> {
+    /// Hands a batch of one or more rooms to the log.
+    pub(crate) fn enqueue_closed(
+        &self,
+        batch: Batch,
+        rooms: impl IntoIterator<Item = Closed>,
+    ) -> Result<Ticket, RoomError> {
         let ticket = self.store.enqueue(batch)?;
-        self.cache.replace(events);
+        for Closed { room, head, events } in rooms {
+            self.cache.replace(events);
+            self.heads.put(room, head);
+        }
         Ok(ticket)
     }
 }

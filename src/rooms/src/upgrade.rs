@@ -109,7 +109,7 @@ impl Rooms {
         append_if_allowed(&mut replaced, user, self.aliases_left(old.nid, &moved)?)?;
         append_if_allowed(&mut replaced, user, self.raised_levels(old.nid)?)?;
 
-        let (batch, mut events) = replaced.close()?;
+        let (batch, closed_old) = replaced.close()?;
         let mut replacement = self.stage_new_room(create, request.version.clone(), rules.clone(), batch)?;
         for draft in transfer.drafts(&moved)? {
             replacement.append_own(user, draft)?;
@@ -120,9 +120,8 @@ impl Rooms {
             replacement.batch.delete(&PUBLIC_ROOMS, &old.nid);
             replacement.batch.put(&PUBLIC_ROOMS, &new, &());
         }
-        let (batch, new_events) = replacement.close()?;
-        events.extend(new_events);
-        let ticket = self.enqueue_closed(batch, events)?;
+        let (batch, closed_new) = replacement.close()?;
+        let ticket = self.enqueue_closed(batch, [closed_old, closed_new])?;
         drop((_writing_new, _writing_old));
         ticket.durable().await?;
         Ok(new_id)

@@ -6,7 +6,7 @@
 use std::{io, sync::Arc};
 
 use axum::Router;
-use chappe_api::{App, extract::TrustedProxies, rate_limit::RateLimits};
+use chappe_api::{App, Services, extract::TrustedProxies, rate_limit::RateLimits};
 use chappe_protocol::clock::Clock;
 use chappe_services::{
     accounts::HashError,
@@ -173,7 +173,7 @@ fn app(
         to_device: to_device.clone(),
     };
     let verifier = RequestVerifier::new(server_name.clone(), server_keys.clone(), policy, destinations);
-    Ok(App {
+    Ok(App::new(Services {
         account_data,
         accounts,
         app_services,
@@ -214,7 +214,7 @@ fn app(
         verifier: Arc::new(verifier),
         profiles,
         rooms,
-    })
+    }))
 }
 
 impl Server {

@@ -190,6 +190,7 @@ impl Staging {
         self.batch.delete(&TOPOLOGY, &(room, event.record.depth, order));
         self.batch.delete(&EVENT_ORDERS, &event.nid);
         if let Order::Live(position) = order {
+            self.has_unplaced = true;
             self.batch.delete(&TIMELINE, &(room, position));
             self.batch.delete(&LATE_ARRIVALS, &(room, position));
             self.batch.delete(&EVENT_LOG, &position);

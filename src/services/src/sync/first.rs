@@ -1,5 +1,5 @@
 //! The first answer to a client: about every room of the user, read and serialised one after the other as the client takes them, so that
-//! no more than a few of them are in memory.
+//! no more than a few of them are in memory. While one piece is sent the next one is read.
 //!
 //! All of it is as of one position of the log, whenever it is read. What can fail for the client's own fault, and everything but the joined
 //! rooms, is read before the first byte is given: until then a failure is an answer of its own. Later it breaks off the answer.
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use chappe_store::RoomNid;
 use serde::Serialize;
 use serde_json::error::Error as JsonError;
+use tokio::task::JoinHandle;
 
 use super::{
     AccountDataNews, Basis, SyncError, SyncRequest, SyncService,
@@ -24,7 +25,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A first answer, given in chunks of JSON text.
 pub struct FirstSync {
-    reading: Option<Box<Reading>>,
+    /// The next chunk is read while the one before it is sent.
+    next: Option<JoinHandle<Result<Chunk, SyncError>>>,
     first: Option<Bytes>,
     _presence: Option<SyncGuard>,
 }
@@ -56,7 +58,7 @@ impl FirstSync {
             Ok((text, (!is_over).then(|| Box::new(reading))))
         })
         .await?;
-        Ok(Self { reading, first: Some(first.into()), _presence: presence })
+        Ok(Self { next: reading.map(read_on), first: Some(first.into()), _presence: presence })
     }
 
     /// The next piece of the answer; `None` at its end.
@@ -64,16 +66,22 @@ impl FirstSync {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));
         }
-        let Some(mut reading) = self.reading.take() else { return Ok(None) };
-        let (text, reading) = aside(move || {
-            let mut text = Vec::new();
-            let is_over = reading.read(&mut text)?;
-            Ok((text, (!is_over).then_some(reading)))
-        })
-        .await?;
-        self.reading = reading;
+        let Some(next) = self.next.take() else { return Ok(None) };
+        let (text, reading) = next.await.map_err(|error| SyncError::Aborted(error.to_string()))??;
+        self.next = reading.map(read_on);
         Ok(Some(text.into()))
     }
+}
+
+/// Text, and what is left to be read.
+type Chunk = (Vec<u8>, Option<Box<Reading>>);
+
+fn read_on(mut reading: Box<Reading>) -> JoinHandle<Result<Chunk, SyncError>> {
+    tokio::task::spawn_blocking(move || {
+        let mut text = Vec::with_capacity(CHUNK_BYTES);
+        let is_over = reading.read(&mut text)?;
+        Ok((text, (!is_over).then_some(reading)))
+    })
 }
 
 impl Reading {
