@@ -15,9 +15,12 @@ use chappe_store::{
     engine::{NO_SPACE, ScanItem},
 };
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode, DataBlockIndexType, FlushOptions,
-    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode,
+    DataBlockIndexType, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+
+/// How large a piece of an index or filter is.
+const METADATA_BLOCK_BYTES: usize = 4 << 10;
 
 /// How much memory, threads and files RocksDB may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +37,7 @@ pub struct RocksOptions {
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, write_buffer_bytes: 64 << 20, background_jobs: 2, open_files_max: 512 }
+        Self { cache_bytes: 128 << 20, write_buffer_bytes: 32 << 20, background_jobs: 2, open_files_max: 512 }
     }
 }
 
@@ -72,8 +75,13 @@ fn database_options(options: &RocksOptions) -> Options {
     blocks.set_whole_key_filtering(true);
     blocks.set_optimize_filters_for_memory(true);
     blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
-    // Indexes and filters count against the cache, so that memory stays bounded as the database grows.
+    // Indexes and filters count against the cache, so that memory stays bounded as the database grows. They are cut into pieces: a filter of
+    // millions of small rows, whole, is larger than a shard of the cache, and would be read again for each key.
     blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
 

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+
 use super::*;
 
 fn open(path: &Path) -> Result<RocksEngine, EngineError> {
@@ -119,4 +121,31 @@ fn writes_resume_by_themselves_once_a_full_disk_has_space_again() {
         let key = u32::try_from(number).expect("fits").to_be_bytes();
         assert_eq!(engine.get(&key).expect("get").as_deref(), Some(value.as_slice()), "row {number}");
     }
+}
+
+#[test]
+fn filter_of_very_many_small_rows_is_not_read_again_for_each_key() {
+    const ROWS: u32 = 800_000;
+    const KEYS: u32 = 1_000;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let options =
+        RocksOptions { cache_bytes: 4 << 20, write_buffer_bytes: 256 << 20, background_jobs: 2, open_files_max: 32 };
+    let engine = RocksEngine::open(dir.path(), &options).expect("RocksDB opens");
+    let rows: Vec<_> =
+        (0..ROWS).map(|number| Write::Put { key: (2 * number).to_be_bytes().to_vec(), value: Vec::new() }).collect();
+    engine.apply(&rows).expect("apply");
+    engine.flush().expect("flush");
+    // Those of new files are never let go.
+    engine.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+    drop(engine);
+    let engine = RocksEngine::open(dir.path(), &options).expect("RocksDB opens");
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut figures = PerfContext::default();
+    figures.reset();
+    for number in 0..KEYS {
+        assert!(engine.get(&(2 * number + 1).to_be_bytes()).expect("get").is_none());
+    }
+    let blocks = figures.metric(PerfMetric::BlockReadCount);
+    set_perf_stats(PerfStatsLevel::Disable);
+    assert!(blocks < u64::from(KEYS / 10), "{blocks} blocks were read for {KEYS} keys");
 }
