@@ -207,7 +207,7 @@ impl Load {
     async fn growth(&mut self) -> Result<Vec<Measured>, Failure> {
         const SENDERS: usize = 16;
         self.populate(SENDERS).await?;
-        let sample = (self.sizes.messages / 10).max(SENDERS);
+        let sample = (self.sizes.messages / 10).clamp(SENDERS, 4_000);
         let mut all = Vec::new();
         let room = std::slice::from_ref(&self.people[0].create_room().await?).to_vec();
         for person in &self.people[1..SENDERS] {
@@ -215,7 +215,7 @@ impl Load {
         }
         let (mut sent, largest) = (0, self.sizes.messages * 5);
         for history in [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|history| *history <= largest) {
-            self.send(&format!("g{history}"), SENDERS, &room, (history - sent).max(SENDERS)).await?;
+            self.send(&format!("g{history}"), SENDERS, &room, history.saturating_sub(sent).max(SENDERS)).await?;
             let what = format!("send, 16 senders, after {history} events");
             all.push(self.send(&what, SENDERS, &room, sample).await?);
             sent = history + sample;
