@@ -101,8 +101,8 @@ impl Default for RoomsConfig {
         Self {
             default_version: RoomVersionId::V12,
             default_encryption: DefaultEncryption::Off,
-            state_cache_nodes: 30_000,
-            event_cache_bytes: 32 << 20,
+            state_cache_nodes: 50_000,
+            event_cache_bytes: 64 << 20,
             spool_dir: None,
         }
     }
