@@ -8,7 +8,7 @@ use chappe_store::{
 };
 use ruma::{OwnedEventId, RoomId};
 
-use crate::{Event, RoomError, Rooms, staging::Staging};
+use crate::{Event, RoomError, Rooms, blocking, staging::Staging};
 
 impl Rooms {
     /// Where a gap has been filled, what came before it is no end of the room any more.
@@ -22,7 +22,7 @@ impl Rooms {
             }
             Ok(())
         };
-        tokio::task::spawn_blocking(drop_them).await.map_err(|error| RoomError::broken(error.to_string()))?
+        blocking(drop_them).await
     }
 }
 
@@ -44,22 +44,8 @@ impl Staging {
 
     /// Whether an accepted event stands on this one, directly or on refused ones between them.
     pub(crate) fn is_superseded(&self, id: &OwnedEventId) -> Result<bool, RoomError> {
-        let (mut open, mut seen) = (vec![id.clone()], HashSet::new());
-        while let Some(id) = open.pop() {
-            let next = self.rooms.store.scan(&NEXT_EVENTS, &(id,), Direction::Forward);
-            for row in next {
-                let ((_, nid), ()) = row?;
-                let Some(event) = self.get_event_by_nid(nid)? else { continue };
-                match event.record.status {
-                    EventStatus::Accepted => return Ok(true),
-                    EventStatus::Rejected | EventStatus::SoftFailed if seen.insert(nid) => {
-                        open.push(event.pdu.event_id.clone());
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(false)
+        let is_refused = |event: &Event| matches!(event.record.status, EventStatus::Rejected | EventStatus::SoftFailed);
+        self.leads_to(id, Event::is_accepted, is_refused)
     }
 
     /// Takes out the extremities from which a way leads to another one. Answers whether there were any.
@@ -68,7 +54,7 @@ impl Staging {
         let ends: HashSet<EventNid> = extremities.iter().map(|(nid, _, _)| *nid).collect();
         let mut superseded = HashSet::new();
         for (nid, id, _) in extremities {
-            if self.leads_to_any(id, &ends)? {
+            if self.leads_to(id, |event| ends.contains(&event.nid), |_| true)? {
                 superseded.insert(*nid);
             }
         }
@@ -80,17 +66,23 @@ impl Staging {
         Ok(true)
     }
 
-    /// Whether one of `ends` comes after an event.
-    fn leads_to_any(&self, id: &OwnedEventId, ends: &HashSet<EventNid>) -> Result<bool, RoomError> {
+    /// Whether a way leads from an event onwards, over events that may be passed, to one that it ends at.
+    fn leads_to(
+        &self,
+        id: &OwnedEventId,
+        ends_at: impl Fn(&Event) -> bool,
+        may_be_passed: impl Fn(&Event) -> bool,
+    ) -> Result<bool, RoomError> {
         let (mut open, mut seen) = (vec![id.clone()], HashSet::new());
         while let Some(id) = open.pop() {
             for row in self.rooms.store.scan(&NEXT_EVENTS, &(id,), Direction::Forward) {
                 let ((_, next), ()) = row?;
-                if ends.contains(&next) {
+                let Some(event) = self.get_event_by_nid(next)? else { continue };
+                if ends_at(&event) {
                     return Ok(true);
                 }
-                if seen.insert(next) {
-                    open.extend(self.get_event_by_nid(next)?.map(|event| event.pdu.event_id.clone()));
+                if may_be_passed(&event) && seen.insert(next) {
+                    open.push(event.pdu.event_id.clone());
                 }
             }
         }

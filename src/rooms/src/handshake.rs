@@ -12,7 +12,7 @@ use ruma::{
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
-    Event, EventDraft, Room, RoomError, Rooms,
+    Event, EventDraft, Room, RoomError, Rooms, blocking,
     membership::{MemberProfile, member_draft},
     remote::{Members, RawEvents},
     send::integer,
@@ -116,9 +116,7 @@ impl Rooms {
         let event = self.ingest_membership(origin, &room, pdu).await?;
         // Reading a large state is work for a blocking thread.
         let rooms = self.clone();
-        tokio::task::spawn_blocking(move || rooms.admission(&room, &event, members, servers))
-            .await
-            .map_err(|error| RoomError::broken(error.to_string()))?
+        blocking(move || rooms.admission(&room, &event, members, servers)).await
     }
 
     fn admission(

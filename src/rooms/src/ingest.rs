@@ -27,7 +27,7 @@ use ruma::{
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
-    Event, RemoteError, Room, RoomError, Rooms,
+    Event, RemoteError, Room, RoomError, Rooms, blocking,
     remote::MissingEvents,
     resolve::{ResolveContext, ResolveEvents, resolve_state},
     staging::{Ahead, Decided, Placement, Relay, Staging},
@@ -295,22 +295,21 @@ impl Rooms {
             _ => (pdu, None),
         };
         let ahead = self.resolve_ahead(&room.id, &pdu, state_before, placement).await?;
-        let _writing = loop {
+        let (_writing, current) = loop {
             let writing = self.locks.write(&room.id).await;
-            let is_partial = self.require_room(&room.id)?.record.partial_state;
+            let current = self.require_room(&room.id)?;
+            let is_partial = current.record.partial_state;
             if was_partial == is_partial {
-                break writing;
+                break (writing, current);
             }
             // All members have become known meanwhile, and the state after each event was worked out anew.
             drop(writing);
             was_partial = is_partial;
             state_before = self.state_before(origin, room, &pdu).await?;
         };
-        let (rooms, room_id) = (self.clone(), room.id.clone());
+        let rooms = self.clone();
         let received = Received { pdu, not_recommended, state_before, placement, relay, ahead };
-        tokio::task::spawn_blocking(move || rooms.enqueue_received(&room_id, received))
-            .await
-            .map_err(|error| RoomError::broken(error.to_string()))?
+        blocking(move || rooms.enqueue_received(current, received)).await
     }
 
     /// Where an event meets others that it does not follow, resolving their states may take long. So it is done once before the room is
@@ -334,17 +333,17 @@ impl Rooms {
             rooms.store_trees(staging.trees)?;
             Ok(staging.ahead)
         };
-        tokio::task::spawn_blocking(resolve).await.map_err(|error| RoomError::broken(error.to_string()))?
+        blocking(resolve).await
     }
 
-    fn enqueue_received(&self, room_id: &RoomId, received: Received) -> Result<Arc<Event>, RoomError> {
+    fn enqueue_received(&self, room: Room, received: Received) -> Result<Arc<Event>, RoomError> {
         let Received { pdu, not_recommended, state_before, placement, relay, ahead } = received;
-        let mut staging = Staging::begin(self, self.require_room(room_id)?)?;
+        let mut staging = Staging::begin(self, room)?;
         staging.not_recommended = not_recommended;
         staging.ahead = ahead;
         let event = staging.append_judged(pdu, state_before, placement, relay)?;
         if let Some(reason) = &event.record.reason {
-            tracing::info!(event.id = %event.pdu.event_id, room.id = %room_id, status = ?event.record.status, reason, "event refused");
+            tracing::info!(event.id = %event.pdu.event_id, room.id = %staging.room.id, status = ?event.record.status, reason, "event refused");
         }
         let _barrier_is_waited_for = staging.enqueue()?;
         Ok(event)
@@ -470,7 +469,7 @@ impl Rooms {
             rooms.store_trees(staging.trees)?;
             Ok(root)
         };
-        tokio::task::spawn_blocking(resolve).await.map_err(|error| RoomError::broken(error.to_string()))?
+        blocking(resolve).await
     }
 
     /// Stores new state tree nodes by themselves: they are content-addressed, and harmless where nothing comes to name them.

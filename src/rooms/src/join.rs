@@ -14,7 +14,7 @@ use ruma::{
 use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{
-    EventDraft, RemoteError, Room, RoomError, Rooms,
+    EventDraft, RemoteError, Room, RoomError, Rooms, blocking,
     handshake::member_event,
     invite::dedup,
     membership::{JoinContent, MemberProfile, member_draft, with_reason},
@@ -162,7 +162,7 @@ impl Rooms {
         let room = Room { nid, id: room_id.to_owned(), version, rules, record };
         let rooms = self.clone();
         let (members_omitted, server, servers) = (answer.members_omitted, server.to_owned(), answer.servers);
-        let ticket = tokio::task::spawn_blocking(move || {
+        let ticket = blocking(move || {
             let answer = CheckedAnswer { server, auth_chain, state, servers };
             if room.record.partial_state {
                 rooms.commit_further_join(room, &join, answer)
@@ -172,8 +172,7 @@ impl Rooms {
                 rooms.commit_join(room, &join, answer)
             }
         })
-        .await
-        .map_err(|error| RoomError::broken(error.to_string()))??;
+        .await?;
         drop(_writing);
         ticket.durable().await?;
         Ok(())

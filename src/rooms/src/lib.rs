@@ -132,6 +132,13 @@ pub struct Parts {
     pub(crate) server_name: OwnedServerName,
 }
 
+/// Does what may take long beside the threads that serve requests.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RoomError> + Send + 'static,
+) -> Result<T, RoomError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| RoomError::broken(error.to_string()))?
+}
+
 impl Deref for Rooms {
     type Target = Parts;
 

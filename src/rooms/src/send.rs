@@ -20,7 +20,7 @@ use ruma::{
 };
 
 use crate::{
-    Event, Room, RoomError, Rooms,
+    Event, Room, RoomError, Rooms, blocking,
     staging::{Ahead, Decided, Placement, Relay, Staging},
     state::StateRoot,
 };
@@ -163,7 +163,7 @@ impl Rooms {
             rooms.store_trees(staging.trees)?;
             Ok(staging.ahead)
         };
-        tokio::task::spawn_blocking(append).await.map_err(|error| RoomError::broken(error.to_string()))?
+        blocking(append).await
     }
 
     pub(crate) fn get_transaction(

@@ -11,7 +11,7 @@ use ruma::{EventId, OwnedEventId, OwnedServerName, ServerName, events::StateEven
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::rejudge::{Noted, Rejudged};
-use crate::{Room, RoomError, Rooms, invite::dedup, remote::RawEvents, spool::EventSpool, state::StateRoot};
+use crate::{Room, RoomError, Rooms, blocking, invite::dedup, remote::RawEvents, spool::EventSpool, state::StateRoot};
 
 /// How long a room rests after every server failed to help, first and at the most.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
@@ -291,10 +291,4 @@ impl Rooms {
         }
         checks
     }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RoomError> + Send + 'static,
-) -> Result<T, RoomError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| RoomError::broken(error.to_string()))?
 }

@@ -16,9 +16,9 @@ use chappe_store::{
 };
 use ruma::{RoomId, UserId, events::StateEventType};
 
-use super::{rejudge::Rejudged, resync::blocking};
+use super::rejudge::Rejudged;
 use crate::{
-    Room, RoomError, Rooms,
+    Room, RoomError, Rooms, blocking,
     staging::Staging,
     state::{StateChange, StateRoot},
 };

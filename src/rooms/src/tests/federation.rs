@@ -540,10 +540,10 @@ async fn events_left_out_follow_soon_after_the_event_before_them_arrived() {
     }
 }
 
-/// `CHAPPE_FORKS` says how many there are (200).
+/// `FORKS` says how many there are (200).
 #[tokio::test]
 async fn room_with_very_many_forward_extremities_recovers() {
-    let count: usize = std::env::var("CHAPPE_FORKS").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
+    let count: usize = std::env::var("FORKS").ok().and_then(|count| count.parse().ok()).unwrap_or(200);
     let network = Network::new();
     let (one, two, three) = (network.add("one.example"), network.add("two.example"), network.add("three.example"));
     let (alice, bob) = (user(&one, "alice"), user(&two, "bob"));

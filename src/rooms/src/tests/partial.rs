@@ -357,7 +357,7 @@ async fn rows_written_ahead_go_when_the_resync_is_given_up() {
     assert_eq!(findings(two), Vec::<String>::new());
 }
 
-/// Prints what joining a large room costs. `CHAPPE_MEMBERS` says how large (20,000); run it alone, with `--ignored --nocapture`.
+/// Prints what joining a large room costs. `MEMBERS` says how large (20,000); run it alone, with `--ignored --nocapture`.
 #[tokio::test]
 #[ignore = "takes minutes, and prints figures rather than checking any"]
 async fn large_room_is_joined_in_moments() {
@@ -366,7 +366,7 @@ async fn large_room_is_joined_in_moments() {
         let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|kb| kb.parse::<u64>().ok()).unwrap_or_default() / 1024
     }
-    let members = std::env::var("CHAPPE_MEMBERS").ok().and_then(|members| members.parse().ok()).unwrap_or(20_000);
+    let members = std::env::var("MEMBERS").ok().and_then(|members| members.parse().ok()).unwrap_or(20_000);
     let network = Network::new();
     network.omits_members.store(true, Ordering::Relaxed);
     let (one, two) = (network.add("one.example"), network.add("two.example"));

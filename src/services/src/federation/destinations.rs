@@ -25,14 +25,15 @@ pub struct Destinations {
     store: Store,
     clock: Arc<dyn Clock>,
     failing: Arc<Mutex<HashMap<OwnedServerName, DestinationRecord>>>,
-    recovered: Arc<Notify>,
+    /// Told when a pause ends before its time.
+    pause_ended: Arc<Notify>,
 }
 
 impl Destinations {
     /// Reads what was known before the restart.
     pub fn load(store: Store, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let failing = store.scan(&DESTINATIONS, &(), Direction::Forward).collect::<Result<_, _>>()?;
-        Ok(Self { store, clock, failing: Arc::new(Mutex::new(failing)), recovered: Arc::default() })
+        Ok(Self { store, clock, failing: Arc::new(Mutex::new(failing)), pause_ended: Arc::default() })
     }
 
     /// When background traffic to this server may go on, in milliseconds since the epoch; `None`: now.
@@ -56,13 +57,13 @@ impl Destinations {
         if self.failing.lock().remove(server).is_some() {
             tracing::info!(destination = %server, "server answers again");
             self.persist(server, None);
-            self.recovered.notify_waiters();
+            self.pause_ended.notify_waiters();
         }
     }
 
-    /// Waits until any server that was failing answers, from the moment of this call.
-    pub fn recovery(&self) -> Notified<'_> {
-        self.recovered.notified()
+    /// Waits, from the moment of this call, until the pause of any server ends before its time: it was heard from, or it answers.
+    pub fn end_of_any_pause(&self) -> Notified<'_> {
+        self.pause_ended.notified()
     }
 
     /// The server did not answer, or not usefully. Answers when it is worth another try, in milliseconds since the epoch.
@@ -100,6 +101,7 @@ impl Destinations {
         let waited_ms = now_ms.saturating_sub(record.retry_at_ms.saturating_sub(record.pause_ms));
         if record.retry_at_ms > now_ms && waited_ms >= record.pause_ms.min(30_000) / 2 {
             record.retry_at_ms = now_ms;
+            self.pause_ended.notify_waiters();
         }
         record.retry_at_ms <= now_ms
     }

@@ -28,7 +28,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, OwnedTransactionId, ServerName, api::federation::transactions::edu::Edu};
 use serde_json::Value;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use self::catch_up::NewestEvents;
@@ -81,19 +81,12 @@ impl Transport for FederationClient {
 enum Signal {
     /// Something waits for this server.
     Wake(OwnedServerName),
-    /// The server was heard from.
-    Contact(OwnedServerName),
     /// Not kept: sent now or never.
     Volatile(OwnedServerName, String),
 }
 
 /// One server's task, as seen from outside.
-#[derive(Default)]
-struct Worker {
-    /// Ends a pause.
-    notify: Notify,
-    state: Mutex<WorkerState>,
-}
+type Worker = Mutex<WorkerState>;
 
 #[derive(Default)]
 struct WorkerState {
@@ -167,9 +160,7 @@ impl Sender {
 
     /// The server was heard from: if it was failing, what waits for it is tried now. Cheap where it was not.
     pub fn poke(&self, server: &ServerName) {
-        if self.destinations.record_contact(server) {
-            let _ = self.signals.send(Signal::Contact(server.to_owned()));
-        }
+        self.destinations.record_contact(server);
     }
 
     /// Looks again at whatever waits for any server: after a change of the policy.
@@ -223,12 +214,6 @@ impl Inner {
             match signal {
                 None => return,
                 Some(Signal::Wake(server)) => self.stir(server, |state| state.dirty = true),
-                Some(Signal::Contact(server)) => {
-                    let worker = self.workers.lock().get(&server).cloned();
-                    if let Some(worker) = worker {
-                        worker.notify.notify_one();
-                    }
-                }
                 Some(Signal::Volatile(server, edu)) => self.stir(server, |state| {
                     if state.volatile.len() >= VOLATILE_MAX {
                         state.volatile.pop_front();
@@ -247,11 +232,11 @@ impl Inner {
         }
         let mut workers = self.workers.lock();
         if let Some(worker) = workers.get(&server) {
-            change(&mut worker.state.lock());
+            change(&mut worker.lock());
             return;
         }
         let worker = Arc::new(Worker::default());
-        change(&mut worker.state.lock());
+        change(&mut worker.lock());
         workers.insert(server.clone(), worker.clone());
         let inner = self.clone();
         tokio::spawn(async move {
@@ -273,7 +258,7 @@ impl Inner {
                 Some(transaction) => Ok(Some(transaction)),
                 None => {
                     let volatile = {
-                        let mut state = worker.state.lock();
+                        let mut state = worker.lock();
                         state.dirty = false;
                         std::mem::take(&mut state.volatile)
                     };
@@ -345,14 +330,13 @@ impl Inner {
     /// Sleeps while the server is failing. Contact from it ends the sleep, and so does its answer to something else.
     async fn wait_for_retry(&self, server: &ServerName, worker: &Worker) {
         loop {
-            let recovery = self.destinations.recovery();
+            let early_end = self.destinations.end_of_any_pause();
             let Some(retry_at_ms) = self.destinations.get_retry_at_ms(server) else { return };
-            worker.state.lock().volatile.clear();
+            worker.lock().volatile.clear();
             let pause = Duration::from_millis(retry_at_ms.saturating_sub(self.clock.now_ms()));
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = worker.notify.notified() => {}
-                () = recovery => {}
+                () = early_end => {}
             }
         }
     }
@@ -360,7 +344,7 @@ impl Inner {
     /// Ends the worker unless something came in meanwhile. Under the lock that [`Inner::stir`] takes, so nothing is overlooked.
     fn retire(&self, server: &ServerName, worker: &Worker) -> bool {
         let mut workers = self.workers.lock();
-        let idle = !worker.state.lock().dirty;
+        let idle = !worker.lock().dirty;
         if idle {
             workers.remove(server);
         }

@@ -68,12 +68,10 @@ impl Inner {
     /// After a failure: stops keeping events for a server that has been away for long.
     pub(super) async fn consider_catch_up(&self, server: &OwnedServerName) -> Result<(), CatchUpError> {
         if self.get_catch_up(server)?.is_none() {
-            let down_for_ms =
-                self.destinations.get_failing_since_ms(server).map(|since| self.clock.now_ms().saturating_sub(since));
-            let is_long = down_for_ms.is_some_and(|down_for_ms| down_for_ms >= KEPT_FOR_MS);
+            let failing_since_ms = self.destinations.get_failing_since_ms(server);
+            let down_for_ms = failing_since_ms.map_or(0, |since| self.clock.now_ms().saturating_sub(since));
             let is_much = || self.store.scan(&OUTGOING, &(server.clone(),), Direction::Forward).nth(KEPT_MAX).is_some();
-            let is_passing = down_for_ms.is_none_or(|down_for_ms| down_for_ms < RESTART_MS);
-            if !is_long && (is_passing || !is_much()) {
+            if down_for_ms < RESTART_MS || (down_for_ms < KEPT_FOR_MS && !is_much()) {
                 return Ok(());
             }
             tracing::info!(destination = %server, "server is away for long: its events are not kept any more");
