@@ -137,3 +137,62 @@ fn shares_another_room(store: &Store, user: &UserId, server: &ServerName, room: 
     }
     Ok(false)
 }
+
+#[cfg(test)]
+mod tests {
+    use chappe_protocol::clock::ManualClock;
+    use chappe_rooms::create::Preset;
+    use chappe_store::{
+        Stamped,
+        tables::{
+            accounts::DeviceRecord,
+            outgoing::{OUTGOING, OutgoingItem},
+            partial_rooms::RESYNCED_ROOMS,
+        },
+    };
+    use ruma::{owned_server_name, user_id};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::{event_follower::EventFollower, keys::testing::FakeServers, test_rooms};
+
+    /// Whose devices a server will be told of.
+    fn told(store: &Store, server: &ServerName) -> Vec<String> {
+        let rows = store.scan(&OUTGOING, &(server.to_owned(),), Direction::Forward);
+        let edus = rows.filter_map(|row| match row.unwrap().1 {
+            OutgoingItem::Edu(edu) => serde_json::from_str::<Value>(&edu).ok(),
+            _ => None,
+        });
+        edus.map(|edu| edu["content"]["user_id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn who_joined_before_all_members_were_known_is_not_introduced_even_if_they_are_known_by_now() {
+        let store = Store::in_memory();
+        let rooms = test_rooms::rooms(&store, Arc::new(ManualClock::new(1_700_000_000_000)));
+        let keys = Keys::new(store.clone(), owned_server_name!("here.example"), Arc::new(FakeServers::default()));
+        let there = owned_server_name!("there.example");
+        let (alice, bob) = (user_id!("@alice:here.example"), user_id!("@bob:here.example"));
+        let carol = user_id!("@carol:here.example");
+        let room_id = test_rooms::create(&rooms, alice, Preset::PublicChat).await;
+        let room = rooms.get_room_nid(&room_id).unwrap().unwrap();
+        let mut batch = Batch::new();
+        batch.put(&JOINED_SERVERS, &(room, there.clone()), &1);
+        batch.put(&SERVER_ROOMS, &(there.clone(), room), &());
+        for user in [bob, carol] {
+            let device = DeviceRecord { display_name: None, created_at_ms: 0 };
+            batch.put(&DEVICES, &(user.to_owned(), "DEVICE".into()), &device);
+        }
+        store.commit(batch).await.unwrap();
+
+        let mut follower = EventFollower::open("devices_of_newly_sharing", &rooms).unwrap();
+        test_rooms::join(&rooms, bob, &room_id).await;
+        let mut batch = Batch::new();
+        let position = batch.next_position();
+        batch.put(&RESYNCED_ROOMS, &room, &Stamped { position, value: Position::ZERO });
+        store.commit(batch).await.unwrap();
+        test_rooms::join(&rooms, carol, &room_id).await;
+        follower.step(&mut Introductions::new(keys, rooms)).await.unwrap();
+        assert_eq!(told(&store, &there), [carol.as_str()]);
+    }
+}
