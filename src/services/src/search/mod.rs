@@ -95,10 +95,10 @@ impl Search {
         loop {
             match self.open_followers(&index).await {
                 Ok((places, live, history)) => {
-                    let feed = Arc::new(Feed { index, places: Mutex::new(places) });
-                    let live = live.run(LiveEvents { search: self.clone(), feed: feed.clone() });
-                    let history = history.run(HistoryEvents { search: self.clone(), feed });
-                    tokio::join!(live, history);
+                    let places = Arc::new(Mutex::new(places));
+                    let indexing =
+                        |log| Indexing { search: self.clone(), index: index.clone(), log, places: places.clone() };
+                    tokio::join!(live.run(indexing(Log::Live)), history.run(indexing(Log::History)));
                     return;
                 }
                 Err(error) => tracing::error!(%error, "the search index cannot be opened for new events"),
@@ -155,27 +155,42 @@ impl Search {
     }
 }
 
-/// The index as both followers feed it: one at a time, as a commit holds all that was put in.
-struct Feed {
-    index: Arc<SearchIndex>,
-    places: Mutex<Places>,
+/// The logs that are followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Log {
+    Live,
+    /// Of what is backfilled. No search waits for it.
+    History,
 }
 
-impl Feed {
+/// Indexes what comes in one of the logs.
+struct Indexing {
+    search: Arc<Search>,
+    index: Arc<SearchIndex>,
+    log: Log,
+    /// Shared by both, so that they write one at a time: a commit of the index holds all that was put in.
+    places: Arc<Mutex<Places>>,
+}
+
+impl Work for Indexing {
+    type Error = FollowError;
+
+    const WHAT: &'static str = "additions to the search index";
+    const EVENTS_AT_ONCE: usize = BATCH_EVENTS;
+    const ACTS_AT_ONCE: bool = true;
+
     /// Puts events in, and writes that down together with how far the index goes then.
-    async fn put(
-        &self,
-        rooms: &Rooms,
-        events: Vec<(Option<Position>, Arc<Event>)>,
-        advance: impl FnOnce(&mut Places),
-    ) -> Result<(), FollowError> {
+    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), FollowError> {
+        let Some((place, _)) = events.last() else { return Ok(()) };
         let mut places = self.places.lock().await;
-        let mut new_places = *places;
-        advance(&mut new_places);
-        let (rooms, index) = (rooms.clone(), self.index.clone());
+        let new_places = match self.log {
+            Log::Live => Places { live: *place, ..*places },
+            Log::History => Places { history: *place, ..*places },
+        };
+        let (rooms, index, log, events) = (self.search.rooms.clone(), self.index.clone(), self.log, events.to_vec());
         let written = tokio::task::spawn_blocking(move || {
-            for (live, event) in &events {
-                put(&rooms, &index, *live, event)?;
+            for (position, event) in &events {
+                put(&rooms, &index, (log == Log::Live).then_some(*position), event)?;
             }
             Ok::<_, FollowError>(index.commit(new_places)?)
         });
@@ -188,55 +203,15 @@ impl Feed {
         *places = new_places;
         Ok(())
     }
-}
-
-/// Indexes what comes live.
-struct LiveEvents {
-    search: Arc<Search>,
-    feed: Arc<Feed>,
-}
-
-impl Work for LiveEvents {
-    type Error = FollowError;
-
-    const WHAT: &'static str = "searches for new events";
-    const EVENTS_AT_ONCE: usize = BATCH_EVENTS;
-    const ACTS_AT_ONCE: bool = true;
-
-    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), FollowError> {
-        let Some((place, _)) = events.last() else { return Ok(()) };
-        let put = events.iter().map(|(position, event)| (Some(*position), event.clone())).collect();
-        self.feed.put(&self.search.rooms, put, |places| places.live = *place).await
-    }
 
     async fn taken(&mut self, place: Position) -> Result<(), FollowError> {
-        self.search.indexed_to.send_replace(place);
-        self.search.collect().await;
-        Ok(())
-    }
-}
-
-/// Indexes what is backfilled. No search waits for it.
-struct HistoryEvents {
-    search: Arc<Search>,
-    feed: Arc<Feed>,
-}
-
-impl Work for HistoryEvents {
-    type Error = FollowError;
-
-    const WHAT: &'static str = "searches for backfilled events";
-    const EVENTS_AT_ONCE: usize = BATCH_EVENTS;
-    const ACTS_AT_ONCE: bool = true;
-
-    async fn take(&mut self, events: &[(Position, Arc<Event>)], _: &mut Batch) -> Result<(), FollowError> {
-        let Some((place, _)) = events.last() else { return Ok(()) };
-        let put = events.iter().map(|(_, event)| (None, event.clone())).collect();
-        self.feed.put(&self.search.rooms, put, |places| places.history = *place).await
-    }
-
-    async fn taken(&mut self, _: Position) -> Result<(), FollowError> {
-        sleep(COLLECT).await;
+        match self.log {
+            Log::Live => {
+                self.search.indexed_to.send_replace(place);
+                self.search.collect().await;
+            }
+            Log::History => sleep(COLLECT).await,
+        }
         Ok(())
     }
 }
