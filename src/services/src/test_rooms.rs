@@ -1,200 +1,64 @@
 //! Rooms in memory for the tests of services: a real room engine on a store in memory, with no network.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use chappe_protocol::{
-    clock::ManualClock,
-    sign::{PublicKeys, ServerSigner},
-};
+use chappe_protocol::{clock::ManualClock, sign::ServerSigner};
 use chappe_rooms::{
-    EventDraft, Remote, RemoteError, Rooms, RoomsConfig,
+    EventDraft, Rooms, RoomsConfig,
     create::{CreateRoom, Preset},
     membership::{MemberProfile, NoProfiles},
-    relationships::{RelatedAnswer, RelationshipQuery},
-    remote::{EachEvent, JoinAnswer, Members, MissingEvents, OpenGate, RawEvents, RemoteResult, Template, Urgency},
     send::canonical_content,
 };
 use chappe_store::Store;
 use ruma::{
-    CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId,
-    ServerName, UserId, api::Direction, events::TimelineEventType, owned_server_name,
-    room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, ServerSigningKeyId, UserId,
+    events::TimelineEventType, owned_server_name,
 };
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, json};
 
 use crate::{
     account_data::AccountData,
+    connector::{Connector, ConnectorConfig, test_server::FakeDns},
+    federation::{
+        client::FederationClient,
+        destinations::Destinations,
+        keys::{ServerKeys, ServerKeysConfig},
+        remote::FederationRemote,
+        resolver::Resolver,
+    },
+    policy::FederationPolicy,
     push::{evaluate::Candidates, rules::PushRules, unread::Unread},
     receipts::Receipts,
     sync::waiters::Waiters,
 };
-
-/// No server answers; the keys of `there.example` are known.
-struct Nobody(PublicKeys);
-
-fn down<'a, T: Send + 'a>() -> RemoteResult<'a, T> {
-    Box::pin(async { Err(RemoteError::Unreachable("no network".to_owned())) })
-}
-
-impl Remote for Nobody {
-    fn fetch_event<'a>(&'a self, _: &'a ServerName, _: &'a EventId) -> RemoteResult<'a, Box<RawValue>> {
-        down()
-    }
-    fn fetch_event_by_time<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: MilliSecondsSinceUnixEpoch,
-        _: Direction,
-    ) -> RemoteResult<'a, (OwnedEventId, MilliSecondsSinceUnixEpoch)> {
-        down()
-    }
-    fn fetch_missing_events<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: MissingEvents,
-    ) -> RemoteResult<'a, RawEvents> {
-        down()
-    }
-    fn fetch_state_ids<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-    ) -> RemoteResult<'a, (Vec<OwnedEventId>, Vec<OwnedEventId>)> {
-        down()
-    }
-    fn fetch_state<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: &'a mut EachEvent<'_>,
-    ) -> RemoteResult<'a, ()> {
-        down()
-    }
-    fn fetch_event_auth<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a EventId) -> RemoteResult<'a, RawEvents> {
-        down()
-    }
-    fn fetch_backfill<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: Vec<OwnedEventId>,
-        _: u32,
-    ) -> RemoteResult<'a, RawEvents> {
-        down()
-    }
-    fn fetch_related<'a>(&'a self, _: &'a ServerName, _: &'a RelationshipQuery) -> RemoteResult<'a, RelatedAnswer> {
-        down()
-    }
-    fn make_join<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a UserId,
-        _: Vec<RoomVersionId>,
-    ) -> RemoteResult<'a, Template> {
-        down()
-    }
-    fn send_join<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: Box<RawValue>,
-        _: Members,
-    ) -> RemoteResult<'a, JoinAnswer> {
-        down()
-    }
-    fn make_leave<'a>(&'a self, _: &'a ServerName, _: &'a RoomId, _: &'a UserId) -> RemoteResult<'a, Template> {
-        down()
-    }
-    fn send_leave<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: Box<RawValue>,
-    ) -> RemoteResult<'a, ()> {
-        down()
-    }
-    fn make_knock<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a UserId,
-        _: Vec<RoomVersionId>,
-    ) -> RemoteResult<'a, Template> {
-        down()
-    }
-    fn send_knock<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: Box<RawValue>,
-    ) -> RemoteResult<'a, Vec<Value>> {
-        down()
-    }
-    fn send_invite<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: &'a EventId,
-        _: &'a RoomVersionId,
-        _: Box<RawValue>,
-        _: Vec<Value>,
-    ) -> RemoteResult<'a, Box<RawValue>> {
-        down()
-    }
-    fn exchange_third_party_invite<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: &'a RoomId,
-        _: CanonicalJsonObject,
-    ) -> RemoteResult<'a, ()> {
-        down()
-    }
-    fn check_key_validity<'a>(&'a self, _: &'a str, _: &'a str) -> RemoteResult<'a, bool> {
-        down()
-    }
-    fn fetch_policy_signature<'a>(
-        &'a self,
-        _: &'a ServerName,
-        _: Box<RawValue>,
-        _: Urgency,
-    ) -> RemoteResult<'a, Box<RawValue>> {
-        down()
-    }
-    fn fetch_keys_for_event<'a>(
-        &'a self,
-        _: &'a CanonicalJsonObject,
-        _: &'a RoomVersionRules,
-        _: MilliSecondsSinceUnixEpoch,
-    ) -> RemoteResult<'a, PublicKeys> {
-        Box::pin(async { Ok(self.0.clone()) })
-    }
-}
 
 /// The signer of `there.example`, whose keys are known to [`rooms`].
 pub(crate) fn peer() -> ServerSigner {
     ServerSigner::from_seed(owned_server_name!("there.example"), "1", &[8; 32]).unwrap()
 }
 
-/// The room engine of `here.example`.
+/// The room engine of `here.example`. No other server is reached: no name is known.
 pub(crate) fn rooms(store: &Store, clock: Arc<ManualClock>) -> Rooms {
     let signer = Arc::new(ServerSigner::from_seed(owned_server_name!("here.example"), "1", &[7; 32]).unwrap());
-    Rooms::new(
-        store.clone(),
-        signer,
-        clock,
-        Arc::new(Nobody(peer().public_keys())),
-        Arc::new(OpenGate),
-        Arc::new(NoProfiles),
-        RoomsConfig::default(),
-    )
+    let policy = Arc::new(FederationPolicy::new(signer.server_name().to_owned(), true, &[], &[]));
+    let connector = Connector::with_dns(ConnectorConfig::default(), Arc::new(FakeDns::default())).unwrap();
+    let client = FederationClient::new(
+        connector.clone(),
+        Resolver::new(Arc::new(connector), clock.clone()),
+        signer.clone(),
+        policy.clone(),
+        Destinations::load(store.clone(), clock.clone()).unwrap(),
+    );
+    let peer = peer();
+    let own_keys = &peer.public_keys()[peer.server_name().as_str()];
+    let own_keys = own_keys.iter().map(|(id, key)| (ServerSigningKeyId::parse(id).unwrap(), key.as_bytes().to_vec()));
+    let config = ServerKeysConfig {
+        pinned_keys: BTreeMap::from([(peer.server_name().to_owned(), own_keys.collect())]),
+        ..ServerKeysConfig::default()
+    };
+    let keys = ServerKeys::new(signer.clone(), client.clone(), store.clone(), clock.clone(), config);
+    let remote = Arc::new(FederationRemote::new(client, keys));
+    Rooms::new(store.clone(), signer, clock, remote, policy, Arc::new(NoProfiles), RoomsConfig::default())
 }
 
 /// Makes a room of version 11.
