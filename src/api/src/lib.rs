@@ -57,7 +57,13 @@ pub mod route;
 #[cfg(test)]
 mod spec_table;
 #[cfg(test)]
+#[path = "../../services/src/test_accounts.rs"]
+mod test_accounts;
+#[cfg(test)]
 mod test_app;
+#[cfg(test)]
+#[path = "../../services/src/mail/test_smtp.rs"]
+mod test_smtp;
 #[cfg(test)]
 mod test_state;
 

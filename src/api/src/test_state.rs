@@ -21,7 +21,6 @@ use chappe_services::{
 use chappe_store::{
     Batch, EventNid, RoomNid, Stamped, Store,
     tables::{
-        accounts::{ACCOUNTS, AccountKind, AccountRecord},
         events::{EVENT_NIDS, EVENTS, EventRecord, EventStatus},
         rooms::{MEMBERS, MemberRecord, USER_ROOMS},
     },
@@ -32,7 +31,7 @@ use ruma::{EventId, RoomId, ServerName, UserId, api::federation::transactions::e
 use serde_json::Value as JsonValue;
 use tower::ServiceExt;
 
-use crate::extract::TrustedProxies;
+use crate::{extract::TrustedProxies, test_accounts::put_accounts};
 
 #[derive(Clone, FromRef)]
 pub(crate) struct TestState {
@@ -93,17 +92,7 @@ impl TestState {
 
     /// An account, and an access token to it.
     pub(crate) async fn user(&self, user_id: &UserId) -> String {
-        let record = AccountRecord {
-            kind: AccountKind::User,
-            admin: false,
-            created_at_ms: 0,
-            password_hash: None,
-            deactivated_at_ms: None,
-            erased: false,
-        };
-        let mut batch = Batch::new();
-        batch.put(&ACCOUNTS, &user_id.to_owned(), &record);
-        self.store.commit(batch).await.unwrap();
+        put_accounts(&self.store, &[user_id]).await;
         self.accounts.create_session(user_id, &NewDevice::default()).await.unwrap().tokens.access
     }
 

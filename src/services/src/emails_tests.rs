@@ -2,7 +2,10 @@ use chappe_protocol::clock::ManualClock;
 use ruma::user_id;
 
 use super::*;
-use crate::mail::{test_mail, test_smtp::SmtpServer};
+use crate::{
+    mail::{test_mail, test_smtp::SmtpServer},
+    test_accounts,
+};
 
 struct Rig {
     emails: Emails,
@@ -13,7 +16,7 @@ struct Rig {
 async fn rig() -> Rig {
     let (mail, server) = test_mail::start("a.example").await;
     let (store, clock) = (Store::in_memory(), Arc::new(ManualClock::new(1_700_000_000_000)));
-    test_mail::put_accounts(&store, &[user_id!("@alice:a.example"), user_id!("@bob:a.example")]).await;
+    test_accounts::put_accounts(&store, &[user_id!("@alice:a.example"), user_id!("@bob:a.example")]).await;
     let url = Url::parse("https://matrix.a.example/").unwrap();
     Rig { emails: Emails::new(store, clock.clone(), Some(mail), url), server, clock }
 }

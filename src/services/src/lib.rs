@@ -57,4 +57,10 @@ pub use chappe_store::{CommitError, StoreError};
 #[cfg(test)]
 mod ephemeral_tests;
 #[cfg(test)]
+mod test_accounts;
+#[cfg(test)]
 mod test_rooms;
+
+// The name by which files for tests that other crates take in too know this one.
+#[cfg(test)]
+extern crate self as chappe_services;

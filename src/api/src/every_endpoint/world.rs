@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
-use chappe_services::{
-    app_services::{NamespaceDraft, Registration, RegistrationDraft, Registrations},
-    mail::{MailConfig, TlsMode},
-};
+use chappe_services::app_services::{NamespaceDraft, Registration, RegistrationDraft, Registrations};
 use http::{Request, StatusCode, header};
 use http_body_util::BodyExt;
 use ruma::server_name;
@@ -17,7 +14,10 @@ use super::{
     examples::{self, Field},
     variable,
 };
-use crate::test_app::{TestApp, TestConfig};
+use crate::{
+    test_app::{TestApp, TestConfig},
+    test_smtp,
+};
 
 const SESSION_KEY: &str = r#"{ "first_message_index": 1, "forwarded_count": 0, "is_verified": true, "session_data": { "ephemeral": "YQ", "ciphertext": "Yg", "mac": "Yw" } }"#;
 
@@ -44,21 +44,6 @@ pub(super) struct World {
     values: BTreeMap<&'static str, String>,
 }
 
-/// Nobody listens there: mails are taken, and wait.
-fn mail() -> MailConfig {
-    MailConfig {
-        host: "127.0.0.1".to_owned(),
-        port: 1,
-        tls: TlsMode::Off,
-        user: None,
-        password: None,
-        from: "chappe@chappe.example".to_owned(),
-        extra_roots: Vec::new(),
-        templates: None,
-        service_name: "chappe.example".to_owned(),
-    }
-}
-
 /// How a request was answered: status and errcode.
 pub(super) type Answer = (u16, String);
 
@@ -75,7 +60,8 @@ impl World {
         let mut config = TestConfig::default();
         let registration = Registration::new(server_name!("chappe.example"), draft).unwrap();
         config.accounts.app_services = Registrations::new(vec![registration]).unwrap();
-        config.mail = Some(mail());
+        // Nobody listens there: mails are taken, and wait.
+        config.mail = Some(test_smtp::config("chappe.example", 1));
         let server = TestApp::with(config);
         let alice = server.register_admin("alice").await;
         let bob = server.register("bob").await;

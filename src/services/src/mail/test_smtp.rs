@@ -1,4 +1,5 @@
-//! For tests: a mail server that takes mail, or refuses it, and shows what came.
+//! For tests: a mail server that takes mail, or refuses it, and shows what came; and how it is named to who sends. The tests of the API
+//! take this file in too.
 
 use std::{
     sync::{
@@ -8,11 +9,27 @@ use std::{
     time::Duration,
 };
 
+use chappe_services::mail::{MailConfig, TlsMode};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
+
+/// Mail of the server of this name, which goes to the port of this machine.
+pub(crate) fn config(server_name: &str, port: u16) -> MailConfig {
+    MailConfig {
+        host: "127.0.0.1".to_owned(),
+        port,
+        tls: TlsMode::Off,
+        user: None,
+        password: None,
+        from: format!("Chappe <chappe@{server_name}>"),
+        extra_roots: Vec::new(),
+        templates: None,
+        service_name: server_name.to_owned(),
+    }
+}
 
 /// A mail as it came: recipients, and head and body.
 #[derive(Clone, Debug)]

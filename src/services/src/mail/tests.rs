@@ -1,9 +1,12 @@
 use serde_json::json;
 
-use super::{test_smtp::SmtpServer, *};
+use super::{
+    test_smtp::{self, SmtpServer},
+    *,
+};
 
 fn config(port: u16) -> MailConfig {
-    test_mail::config("a.example", port)
+    test_smtp::config("a.example", port)
 }
 
 fn start(mail: Mail) -> Arc<Mail> {

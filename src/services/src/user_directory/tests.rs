@@ -5,7 +5,7 @@ use chappe_rooms::{Rooms, create::Preset, membership::MemberProfile};
 use chappe_store::{
     Batch, Direction, Store,
     tables::{
-        accounts::{ACCOUNTS, AccountKind, AccountRecord},
+        accounts::{ACCOUNTS, AccountRecord},
         user_directory::{DIRECTORY_MEMBERS, DIRECTORY_USERS, DIRECTORY_WORDS},
     },
 };
@@ -17,6 +17,7 @@ use super::{FoundUser, UserDirectory};
 use crate::{
     event_follower::EventFollower,
     profile::{FetchProfileError, Profile, Profiles, RemoteProfiles},
+    test_accounts::account,
     test_rooms::{self, join, send_state},
 };
 
@@ -54,14 +55,7 @@ impl Rig {
     }
 
     async fn put_account(&self, name: &str, deactivated_at_ms: Option<u64>) {
-        let record = AccountRecord {
-            kind: AccountKind::User,
-            admin: false,
-            created_at_ms: 0,
-            password_hash: None,
-            deactivated_at_ms,
-            erased: false,
-        };
+        let record = AccountRecord { deactivated_at_ms, ..account() };
         let mut batch = Batch::new();
         let user = UserId::parse(format!("@{name}:here.example")).unwrap();
         batch.put(&ACCOUNTS, &user, &record);

@@ -1,38 +1,19 @@
-use chappe_services::{
-    emails::ValidatedEmail,
-    mail::{MailConfig, TlsMode},
-    push::pushers::PusherKey,
-};
+use chappe_services::{emails::ValidatedEmail, push::pushers::PusherKey};
 use http::StatusCode;
 use serde_json::{Value as JsonValue, json};
 
-use crate::test_app::{TestApp, TestConfig};
-
-#[path = "../../../../services/src/mail/test_smtp.rs"]
-mod test_smtp;
-
-use test_smtp::SmtpServer;
+use crate::{
+    test_app::{TestApp, TestConfig},
+    test_smtp::{self, SmtpServer},
+};
 
 const ADD: &str = "/_matrix/client/v3/account/3pid/add";
 const LIST: &str = "/_matrix/client/v3/account/3pid";
 
-fn mail(port: u16) -> MailConfig {
-    MailConfig {
-        host: "127.0.0.1".to_owned(),
-        port,
-        tls: TlsMode::Off,
-        user: None,
-        password: None,
-        from: "chappe@chappe.example".to_owned(),
-        extra_roots: Vec::new(),
-        templates: None,
-        service_name: "chappe.example".to_owned(),
-    }
-}
-
 async fn server() -> (TestApp, SmtpServer) {
     let smtp = SmtpServer::start(0).await;
-    (TestApp::with(TestConfig { mail: Some(mail(smtp.port)), ..TestConfig::default() }), smtp)
+    let mail = Some(test_smtp::config("chappe.example", smtp.port));
+    (TestApp::with(TestConfig { mail, ..TestConfig::default() }), smtp)
 }
 
 fn refusal((status, answer): &(StatusCode, JsonValue)) -> (u16, &str) {
@@ -230,7 +211,7 @@ async fn what_is_not_offered_is_refused() {
 #[tokio::test]
 async fn mails_can_be_asked_for_only_so_often() {
     let smtp = SmtpServer::start(0).await;
-    let mut config = TestConfig { mail: Some(mail(smtp.port)), ..TestConfig::default() };
+    let mut config = TestConfig { mail: Some(test_smtp::config("chappe.example", smtp.port)), ..TestConfig::default() };
     config.rate_limits.enabled = true;
     config.rate_limits.email_token = crate::rate_limit::Rate { per_second: 0.001, burst: 2 };
     let server = TestApp::with(config);

@@ -6,6 +6,7 @@ use crate::{
         test_smtp::{Received, SmtpServer},
     },
     push::unsubscribe::UnsubscribeError,
+    test_accounts,
 };
 
 const ADDRESS: &str = "bob@mail.example";
@@ -14,7 +15,7 @@ const ADDRESS: &str = "bob@mail.example";
 async fn setup() -> (Setup, SmtpServer, PusherKey) {
     let (mail, smtp) = test_mail::start("here.example").await;
     let setup = Setup::with_mail(Some(mail)).await;
-    test_mail::put_accounts(&setup.store, &[bob()]).await;
+    test_accounts::put_accounts(&setup.store, &[bob()]).await;
     let key =
         PusherKey { user_id: bob().to_owned(), app_id: "m.email".to_owned(), pushkey: "Bob@mail.example".to_owned() };
     let refused = setup.pushers.set(key.clone(), device_id!("WEB"), email_pusher()).await;
