@@ -15,7 +15,7 @@ use chappe_store::{
 use tokio::sync::Notify;
 
 /// How long after trouble the same events are given to the work again.
-const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long a follower rests after a round, so that under load it takes many events at a time.
 const REST: Duration = Duration::from_millis(10);

@@ -4,6 +4,9 @@
 //! with; then it is sent until the service acknowledges it, however often the server restarts. So a service sees every event in
 //! order, and a transaction never changes. Typing, receipts and presence are told as they are when the transaction is made; what
 //! of them happened while the server was down is not told.
+//!
+//! This is no [`crate::event_follower::Work`], and has a loop of its own: events are one of several things that a transaction is made of, all of
+//! which are read as of the same moment and committed with their places together; the next one is made only once it is taken.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -31,7 +34,11 @@ use super::{
     transaction::{Contents, Interest},
 };
 use crate::{
-    accounts::CreateSenderError, event_follower::EventFollower, presence::Presence, receipts::Receipts, typing::Typing,
+    accounts::CreateSenderError,
+    event_follower::{EventFollower, TROUBLE_PAUSE},
+    presence::Presence,
+    receipts::Receipts,
+    typing::Typing,
 };
 
 /// How many events are looked at for one transaction.
@@ -42,8 +49,6 @@ const HINTS_MAX: usize = 10_000;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// The longest wait between two attempts.
 const RETRY_LONGEST: Duration = Duration::from_secs(300);
-/// How long is waited after an error of the store.
-const STORE_PAUSE: Duration = Duration::from_secs(5);
 /// After how many events that are none of its business a service's place is written all the same.
 const SKIPPED_MAX: u64 = 200;
 
@@ -201,7 +206,7 @@ impl AppServiceSender {
                 Ok(false) => self.hinted.notified().await,
                 Err(error) => {
                     tracing::error!(%error, service = self.service.id, "telling an application service: the store fails");
-                    tokio::time::sleep(STORE_PAUSE).await;
+                    tokio::time::sleep(TROUBLE_PAUSE).await;
                 }
             }
         }
