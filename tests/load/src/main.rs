@@ -75,7 +75,7 @@ struct Row {
     median: Measured,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = run(&arguments).await.and_then(|rows| report(&arguments, &rows));
