@@ -14,7 +14,7 @@ use crate::{
     push::{evaluate::Candidates, notifications::Notifications, rules::PushRules, unread::Unread},
     receipts::Receipts,
     sliding_sync::SlidingSync,
-    sync::{SyncService, SyncSources, joined_rooms::JoinedRooms, waiters::Waiters},
+    sync::{SyncService, SyncSources, devices::PollingDevices, joined_rooms::JoinedRooms, waiters::Waiters},
     thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     typing::Typing,
@@ -68,17 +68,18 @@ impl Readers {
         let thread_subscriptions = ThreadSubscriptions::new(rooms.clone());
         let clock = clock.clone();
         let joined_rooms = JoinedRooms::new(rooms.clone(), waiters.clone());
+        let devices = PollingDevices::new(rooms.store().clone(), sources.to_device, waiters.clone());
         let sync_sources = SyncSources {
             rooms: sources.rooms,
             account_data: sources.account_data,
             receipts: sources.receipts,
             typing: sources.typing,
             presence: sources.presence,
-            to_device: sources.to_device,
             device_lists: sources.device_lists,
             filters: sources.filters,
             unread: unread.clone(),
             joined_rooms,
+            devices,
             waiters: waiters.clone(),
         };
         let sync = Arc::new(SyncService::new(sync_sources.clone()));

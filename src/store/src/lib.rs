@@ -15,6 +15,7 @@ pub mod key;
 pub mod log;
 pub mod memory;
 pub mod record;
+mod row_cache;
 pub mod store;
 pub mod table;
 pub mod tables;

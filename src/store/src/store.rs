@@ -2,6 +2,8 @@
 
 use std::{path::Path, sync::Arc};
 
+use bytes::Bytes;
+
 use crate::{
     batch::{Batch, Domain, Topic},
     engine::{Direction, Engine, EngineError},
@@ -10,6 +12,7 @@ use crate::{
     key::{Key, KeyReader},
     log::{CommitError, Durability, Log, OpenError, Ticket},
     record::{DecodeError, Value},
+    row_cache::RowCache,
     table::{Table, prefix_end},
     tables,
 };
@@ -27,6 +30,8 @@ pub enum StoreError {
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<dyn Engine>,
+    /// The same engine, behind a cache of rows. All writes go through it.
+    rows: Arc<RowCache>,
     log: Arc<Log>,
     interner: Arc<Interner>,
 }
@@ -34,8 +39,9 @@ pub struct Store {
 impl Store {
     /// Opens the log in `log_dir` and brings the engine up to its end.
     pub fn open(engine: Arc<dyn Engine>, log_dir: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let log = Arc::new(Log::open(engine.clone(), log_dir, durability)?);
-        Self::assemble(engine, log)
+        let rows = Arc::new(RowCache::new(engine.clone()));
+        let log = Log::open(rows.clone(), log_dir, durability)?;
+        Self::assemble(engine, rows, log)
     }
 
     /// A store whose log is not kept: for tests and simulation.
@@ -49,13 +55,14 @@ impl Store {
 
     /// As [`Store::in_memory`], over an engine that may be that of an earlier store: what simulations take for a restart.
     pub fn volatile(engine: Arc<dyn Engine>) -> Result<Self, OpenError> {
-        let log = Arc::new(Log::volatile(engine.clone()));
-        Self::assemble(engine, log)
+        let rows = Arc::new(RowCache::new(engine.clone()));
+        let log = Log::volatile(rows.clone());
+        Self::assemble(engine, rows, log)
     }
 
-    fn assemble(engine: Arc<dyn Engine>, log: Arc<Log>) -> Result<Self, OpenError> {
+    fn assemble(engine: Arc<dyn Engine>, rows: Arc<RowCache>, log: Log) -> Result<Self, OpenError> {
         let interner = Arc::new(Interner::load(engine.as_ref())?);
-        Ok(Self { engine, log, interner })
+        Ok(Self { engine, rows, log: Arc::new(log), interner })
     }
 
     pub fn get<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<Option<V>, StoreError> {
@@ -63,13 +70,17 @@ impl Store {
         if key.invalid {
             return Ok(None);
         }
-        let Some(bytes) = self.engine.get(&key.bytes)? else { return Ok(None) };
+        let Some(bytes) = self.get_bytes(table, &key.bytes)? else { return Ok(None) };
         V::decode(&bytes).map(Some).map_err(|cause| StoreError::Decode { table: table.name, cause })
     }
 
     pub fn contains<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<bool, StoreError> {
         let key = table.key(key);
-        Ok(!key.invalid && self.engine.get(&key.bytes)?.is_some())
+        Ok(!key.invalid && self.get_bytes(table, &key.bytes)?.is_some())
+    }
+
+    fn get_bytes<K, V>(&self, table: &Table<K, V>, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if table.is_cached { self.rows.get(key) } else { self.engine.get(key) }
     }
 
     /// The rows whose key begins with `prefix` (the first parts of the key, as a tuple; `&()` for all rows), in key order.

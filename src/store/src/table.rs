@@ -11,12 +11,20 @@ use crate::{
 pub struct Table<K, V> {
     pub id: u8,
     pub name: &'static str,
+    /// Rows are kept in memory once they have been read.
+    pub(crate) is_cached: bool,
     types: PhantomData<fn(K) -> V>,
 }
 
 impl<K: Key, V: Value> Table<K, V> {
     pub const fn new(id: u8, name: &'static str) -> Self {
-        Self { id, name, types: PhantomData }
+        Self { id, name, is_cached: false, types: PhantomData }
+    }
+
+    /// Keeps the rows in memory that are read one by one: for tables whose rows, or their absence, are read more often than they are written.
+    /// Not for those from which ranges are deleted.
+    pub const fn cached(self) -> Self {
+        Self { is_cached: true, ..self }
     }
 
     pub(crate) fn writer(&self) -> KeyWriter {

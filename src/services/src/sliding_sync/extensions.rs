@@ -16,7 +16,6 @@ use super::{
     room::Standing,
 };
 use crate::{
-    keys::{one_time_key_counts, unused_fallback_key_types},
     receipts::{self, Receipt},
     sync::{response::RawEvent, show, waiters::Activity},
     thread_subscriptions::{SubscriptionSections, page_token},
@@ -63,7 +62,7 @@ impl Reading<'_> {
         let asked = &self.request.extensions.to_device;
         let from = self.to_device_since()?.unwrap_or_default();
         let limit = asked.limit.unwrap_or(MESSAGES_PER_SYNC_MAX).clamp(1, MESSAGES_PER_SYNC_MAX);
-        let inbox = self.sources.to_device.scan(self.user, self.device, from, self.to, limit)?;
+        let inbox = self.sources.devices.scan_messages(self.user, self.device, from, self.to, limit)?;
         let events = inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect();
         Ok(ToDeviceSection { next_batch: inbox.up_to.to_string(), events })
     }
@@ -76,7 +75,6 @@ impl Reading<'_> {
     }
 
     fn read_e2ee(&self, rooms: &UserRooms) -> Result<E2eeSection, StoreError> {
-        let store = self.sources.rooms.store();
         let mut device_lists = None;
         if let Some(since) = self.since {
             let joined: Vec<RoomNid> = rooms.iter().filter(|(_, room)| room.is_joined()).map(|(nid, _)| *nid).collect();
@@ -89,10 +87,11 @@ impl Reading<'_> {
                 device_lists = is_news.then_some(DeviceListsSection { changed: changes.changed, left: changes.left });
             }
         }
+        let counts = self.sources.devices.get_key_counts(self.user, self.device)?;
         Ok(E2eeSection {
             device_lists,
-            device_one_time_keys_count: one_time_key_counts(store, self.user, self.device)?,
-            device_unused_fallback_key_types: unused_fallback_key_types(store, self.user, self.device)?,
+            device_one_time_keys_count: counts.one_time_keys.clone(),
+            device_unused_fallback_key_types: counts.unused_fallback_key_types.clone(),
         })
     }
 

@@ -32,7 +32,6 @@ use self::{
     response::SlidingSyncResponse,
 };
 use crate::{
-    keys::{one_time_key_counts, unused_fallback_key_types},
     sync::{
         SyncSources, lazy_members::LazyMembers, state::root_at, summary::Summaries, token::SyncToken, waiters::Activity,
     },
@@ -187,11 +186,7 @@ impl SlidingSync {
         }
         let timeout = Duration::from_millis(asked.request.timeout.unwrap_or(0)).min(TIMEOUT_MAX);
         let deadline = Instant::now() + timeout;
-        let store = self.sources.rooms.store();
-        let counts = || -> Result<_, StoreError> {
-            let counts = one_time_key_counts(store, &asked.user, &asked.device)?;
-            Ok((counts, unused_fallback_key_types(store, &asked.user, &asked.device)?))
-        };
+        let counts = || self.sources.devices.get_key_counts(&asked.user, &asked.device);
         let counts_at_start = counts()?;
         let mut has_paused = false;
         loop {
@@ -228,13 +223,7 @@ impl SlidingSync {
             return Ok(());
         }
         let Some(since) = self.reading(asked)?.to_device_since()? else { return Ok(()) };
-        match self.sources.to_device.ack(&asked.user, &asked.device, since) {
-            Ok(()) => {}
-            // They are not given out again in any case; a later sync deletes them.
-            Err(error @ CommitError::Conflict) => tracing::debug!(%error, "messages to a device not deleted yet"),
-            Err(error) => tracing::warn!(%error, "messages to a device not deleted yet"),
-        }
-        Ok(())
+        Ok(self.sources.devices.acknowledge(&asked.user, &asked.device, since)?)
     }
 
     fn reading<'a>(&'a self, asked: &'a Asked) -> Result<Reading<'a>, StoreError> {

@@ -16,7 +16,7 @@ use crate::{
     keys::{DeviceLists, Keys, testing::FakeServers},
     presence::Presence,
     receipts::{ReceiptKind, Receipts, Thread},
-    sync::{SyncService, SyncSources, joined_rooms::JoinedRooms, waiters::Waiters},
+    sync::{SyncService, SyncSources, devices::PollingDevices, joined_rooms::JoinedRooms, waiters::Waiters},
     test_rooms,
     thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
@@ -53,17 +53,18 @@ impl Server {
         let receipts = Arc::new(Receipts::new(store.clone(), name.clone(), clock.clone()));
         let typing = Arc::new(Typing::new(store.clone(), name.clone(), clock.clone(), edus.clone()));
         let waiters = Waiters::follow(&store);
+        let to_device = Arc::new(ToDevice::new(store.clone(), name.clone(), clock.clone(), keys));
         let sources = SyncSources {
             rooms: rooms.clone(),
             account_data: account_data.clone(),
             receipts: receipts.clone(),
             typing: typing.clone(),
             presence: Arc::new(Presence::new(store.clone(), name.clone(), clock.clone(), edus, false)),
-            to_device: Arc::new(ToDevice::new(store.clone(), name, clock.clone(), keys)),
             device_lists: DeviceLists::new(store.clone()),
             filters: Arc::new(Filters::new(store.clone())),
             unread: test_rooms::unread(&rooms, &receipts, &account_data, &waiters),
             joined_rooms: JoinedRooms::new(rooms.clone(), waiters.clone()),
+            devices: PollingDevices::new(rooms.store().clone(), to_device, waiters.clone()),
             waiters,
         };
         let _wakes_for_typing = SyncService::new(sources.clone());

@@ -19,7 +19,7 @@ use std::{
 };
 
 use chappe_rooms::{RoomError, Rooms};
-use chappe_store::{CommitError, Position, StoreError};
+use chappe_store::{Position, StoreError};
 use ruma::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt, presence::PresenceState};
 use serde_json::{json, value::RawValue};
 use tokio::time::Instant;
@@ -28,14 +28,15 @@ use crate::{
     account_data::{AccountData, AccountDataItem},
     filters::Filters,
     invite_filter::InviteRules,
-    keys::{DeviceLists, one_time_key_counts, unused_fallback_key_types},
+    keys::DeviceLists,
     presence::{Presence, Snapshot},
     push::unread::Unread,
     receipts::Receipts,
-    to_device::{MESSAGES_PER_SYNC_MAX, ToDevice},
+    to_device::MESSAGES_PER_SYNC_MAX,
     typing::Typing,
 };
 
+pub mod devices;
 pub mod filter;
 pub mod first;
 mod joined;
@@ -52,6 +53,7 @@ pub mod token;
 pub mod waiters;
 
 use self::{
+    devices::PollingDevices,
     filter::SyncFilter,
     first::FirstSync,
     joined_rooms::JoinedRooms,
@@ -128,12 +130,12 @@ pub struct SyncSources {
     pub receipts: Arc<Receipts>,
     pub typing: Arc<Typing>,
     pub presence: Arc<Presence>,
-    pub to_device: Arc<ToDevice>,
     pub device_lists: DeviceLists,
     pub filters: Arc<Filters>,
     pub unread: Arc<Unread>,
     pub waiters: Waiters,
     pub joined_rooms: JoinedRooms,
+    pub devices: PollingDevices,
 }
 
 /// Answers `/sync`.
@@ -181,7 +183,12 @@ pub(crate) struct View<'a> {
     invites: &'a InviteRules,
 }
 
-type KeyCounts = (BTreeMap<OneTimeKeyAlgorithm, UInt>, Vec<OneTimeKeyAlgorithm>);
+/// The keys that a device has left.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct KeyCounts {
+    pub(crate) one_time_keys: BTreeMap<OneTimeKeyAlgorithm, UInt>,
+    pub(crate) unused_fallback_key_types: Vec<OneTimeKeyAlgorithm>,
+}
 
 impl SyncService {
     /// Lets changes of typing and presence wake polls, too.
@@ -205,7 +212,7 @@ impl SyncService {
         let request = Arc::new(request);
         let presence = self.sources.presence.begin_sync(&request.user_id, &request.set_presence)?;
         if let Some(since) = since {
-            self.acknowledge(&request, since);
+            self.sources.devices.acknowledge(&request.user_id, &request.device_id, since.to_device)?;
         }
         if filter.lazy_load.is_on() {
             self.lazy_members.begin(&request.user_id, &request.device_id, since.map(|since| since.position));
@@ -215,7 +222,7 @@ impl SyncService {
         };
         let may_wait = !request.full_state && !request.timeout.is_zero();
         let deadline = Instant::now() + request.timeout.min(TIMEOUT_MAX);
-        let counts_at_start = self.get_key_counts(&request)?;
+        let at_start = self.sources.devices.get_key_counts(&request.user_id, &request.device_id)?;
         loop {
             // Before reading: what happens after the reading began is not overlooked.
             let waiter = match may_wait {
@@ -226,10 +233,9 @@ impl SyncService {
                 false => None,
             };
             let answer = self.read(&request, &filter, Some(since))?;
-            let counts = (&answer.device_one_time_keys_count, &answer.device_unused_fallback_key_types);
-            let Some(waiter) =
-                waiter.filter(|_| answer.is_empty() && counts == (&counts_at_start.0, &counts_at_start.1))
-            else {
+            let is_same = answer.device_one_time_keys_count == at_start.one_time_keys
+                && answer.device_unused_fallback_key_types == at_start.unused_fallback_key_types;
+            let Some(waiter) = waiter.filter(|_| answer.is_empty() && is_same) else {
                 return Ok(SyncAnswer::Whole(Box::new(answer)));
             };
             let woken = tokio::time::timeout_at(deadline, waiter.woken()).await;
@@ -259,23 +265,6 @@ impl SyncService {
                 json.and_then(|json| SyncFilter::parse(&json).ok()).ok_or(SyncError::UnknownFilter)?
             }
         })
-    }
-
-    /// The client has the answer that its token came with: the messages in it are deleted.
-    fn acknowledge(&self, request: &SyncRequest, since: SyncToken) {
-        let outcome = self.sources.to_device.ack(&request.user_id, &request.device_id, since.to_device);
-        match outcome {
-            Ok(()) => {}
-            // They are not given out again in any case; a later sync deletes them.
-            Err(error @ CommitError::Conflict) => tracing::debug!(%error, "messages to a device not deleted yet"),
-            Err(error) => tracing::warn!(%error, "messages to a device not deleted yet"),
-        }
-    }
-
-    fn get_key_counts(&self, request: &SyncRequest) -> Result<KeyCounts, StoreError> {
-        let store = self.sources.rooms.store();
-        let counts = one_time_key_counts(store, &request.user_id, &request.device_id)?;
-        Ok((counts, unused_fallback_key_types(store, &request.user_id, &request.device_id)?))
     }
 
     /// Reads one answer, as of now.
@@ -341,14 +330,15 @@ impl View<'_> {
     ) -> Result<SyncResponse, SyncError> {
         let (user, device) = (&self.request.user_id, &self.request.device_id);
         let from = self.since.map_or(Position::ZERO, |since| since.to_device);
-        let inbox = self.sources.to_device.scan(user, device, from, self.to, MESSAGES_PER_SYNC_MAX)?;
+        let devices = &self.sources.devices;
+        let inbox = devices.scan_messages(user, device, from, self.to, MESSAGES_PER_SYNC_MAX)?;
+        let key_counts = devices.get_key_counts(user, device)?;
         let next = SyncToken {
             position: self.to,
             typing: basis.typing,
             presence: basis.presence,
             to_device: inbox.up_to.min(self.to),
         };
-        let store = self.sources.rooms.store();
         Ok(SyncResponse {
             next_batch: next.to_string(),
             account_data: self.show_account_data(account_data),
@@ -357,8 +347,8 @@ impl View<'_> {
                 events: inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect(),
             },
             device_lists: self.read_device_lists(found)?,
-            device_one_time_keys_count: one_time_key_counts(store, user, device)?,
-            device_unused_fallback_key_types: unused_fallback_key_types(store, user, device)?,
+            device_one_time_keys_count: key_counts.one_time_keys.clone(),
+            device_unused_fallback_key_types: key_counts.unused_fallback_key_types.clone(),
             ..SyncResponse::default()
         })
     }

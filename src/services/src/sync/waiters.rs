@@ -30,6 +30,8 @@ struct Inner {
     position: Position,
     /// Room -> a position that no change of it that was noted is behind. A room that is missing has not changed since the start.
     rooms: HashMap<RoomNid, Position>,
+    /// No room changed after this.
+    last_room_change: Position,
     users: HashMap<OwnedUserId, Position>,
     next_id: WaiterId,
     waiting: HashMap<WaiterId, Arc<Notify>>,
@@ -86,6 +88,7 @@ impl Waiters {
                 match topic {
                     Topic::Room(room) => {
                         inner.rooms.insert(*room, durable);
+                        inner.last_room_change = inner.last_room_change.max(durable);
                         inner.wake_room(*room);
                     }
                     Topic::User(user) => {
@@ -108,6 +111,9 @@ impl Waiters {
     /// Which of these rooms may have changed after a position.
     pub fn active_rooms(&self, rooms: impl IntoIterator<Item = RoomNid>, after: Position) -> BTreeSet<RoomNid> {
         let inner = self.inner.lock();
+        if after >= self.started_at.max(inner.last_room_change) {
+            return BTreeSet::new();
+        }
         let may_be = |room: &RoomNid| inner.rooms.get(room).map_or(after < self.started_at, |changed| *changed > after);
         rooms.into_iter().filter(may_be).collect()
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{ids::Position, record, record::Stamped, table::Table};
 
 /// User, room id (or "" for global data), type -> content as JSON text, stamped with the position it was written at.
-pub const ACCOUNT_DATA: Table<(OwnedUserId, String, String), Stamped<String>> = Table::new(110, "account_data");
+pub const ACCOUNT_DATA: Table<(OwnedUserId, String, String), Stamped<String>> =
+    Table::new(110, "account_data").cached();
 
 /// What was written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -37,11 +37,11 @@ pub struct AccountRecord {
 record!(AccountRecord, 1);
 
 /// User -> account. A row for each local account ever made.
-pub const ACCOUNTS: Table<OwnedUserId, AccountRecord> = Table::new(40, "accounts");
+pub const ACCOUNTS: Table<OwnedUserId, AccountRecord> = Table::new(40, "accounts").cached();
 
 /// User -> nothing, stamped with the position at which the account was deactivated and its user asked to be forgotten. Read by the rooms
 /// crate, which shows what they wrote redacted. A row for each such account, for ever.
-pub const ERASED_USERS: Table<OwnedUserId, Stamped<()>> = Table::new(250, "erased_users");
+pub const ERASED_USERS: Table<OwnedUserId, Stamped<()>> = Table::new(250, "erased_users").cached();
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DeviceRecord {
@@ -51,7 +51,7 @@ pub struct DeviceRecord {
 record!(DeviceRecord, 1);
 
 /// User, device -> device. Made by logging in, deleted by logging out.
-pub const DEVICES: Table<(OwnedUserId, OwnedDeviceId), DeviceRecord> = Table::new(41, "devices");
+pub const DEVICES: Table<(OwnedUserId, OwnedDeviceId), DeviceRecord> = Table::new(41, "devices").cached();
 
 /// When and from where a device last called.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ pub struct DeviceSeenRecord {
 record!(DeviceSeenRecord, 1);
 
 /// User, device -> last seen. Apart from [`DEVICES`] because it is written far more often, though at most every few minutes.
-pub const DEVICES_SEEN: Table<(OwnedUserId, OwnedDeviceId), DeviceSeenRecord> = Table::new(42, "devices_seen");
+pub const DEVICES_SEEN: Table<(OwnedUserId, OwnedDeviceId), DeviceSeenRecord> = Table::new(42, "devices_seen").cached();
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AccessTokenRecord {
@@ -75,7 +75,7 @@ pub struct AccessTokenRecord {
 record!(AccessTokenRecord, 1);
 
 /// Access token -> whose it is. Rows go with the device, or when the token is replaced.
-pub const ACCESS_TOKENS: Table<TokenHash, AccessTokenRecord> = Table::new(43, "access_tokens");
+pub const ACCESS_TOKENS: Table<TokenHash, AccessTokenRecord> = Table::new(43, "access_tokens").cached();
 
 /// How a refresh token stands.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

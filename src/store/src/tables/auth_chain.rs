@@ -20,7 +20,7 @@ pub struct AuthPlace {
 record!(AuthPlace, 1);
 
 /// Event -> its place. Grows with the state events of all rooms.
-pub const AUTH_PLACES: Table<EventNid, AuthPlace> = Table::new(22, "auth_places");
+pub const AUTH_PLACES: Table<EventNid, AuthPlace> = Table::new(22, "auth_places").cached();
 
 /// Chain, sequence number -> event: the same places from the chain's side.
 pub const AUTH_CHAINS: Table<(u64, u64), EventNid> = Table::new(23, "auth_chains");

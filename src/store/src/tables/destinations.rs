@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::Table;
 
 /// Servers that do not answer.
-pub const DESTINATIONS: Table<OwnedServerName, DestinationRecord> = Table::new(82, "destinations");
+pub const DESTINATIONS: Table<OwnedServerName, DestinationRecord> = Table::new(82, "destinations").cached();
 
 /// The failure of one server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

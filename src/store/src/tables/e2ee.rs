@@ -12,7 +12,7 @@ use crate::{ids::Position, record, record::Json, table::Table};
 pub type JsonObject = serde_json::Map<String, serde_json::Value>;
 
 /// Local user, device -> its identity keys, as uploaded. One row a device.
-pub const DEVICE_KEYS: Table<(OwnedUserId, OwnedDeviceId), Json<JsonObject>> = Table::new(60, "device_keys");
+pub const DEVICE_KEYS: Table<(OwnedUserId, OwnedDeviceId), Json<JsonObject>> = Table::new(60, "device_keys").cached();
 
 /// A one-time key that nobody has claimed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -57,7 +57,8 @@ pub const FALLBACK_KEYS: Table<(OwnedUserId, OwnedDeviceId, String), FallbackKey
 
 /// User, usage (`master`, `self_signing` or `user_signing`) -> cross-signing key. Of local users as uploaded; of remote users as
 /// their server told, without `user_signing`.
-pub const CROSS_SIGNING_KEYS: Table<(OwnedUserId, String), Json<JsonObject>> = Table::new(64, "cross_signing_keys");
+pub const CROSS_SIGNING_KEYS: Table<(OwnedUserId, String), Json<JsonObject>> =
+    Table::new(64, "cross_signing_keys").cached();
 
 /// Signed user, signed device id or master key, local signer, name of the signing key -> signature. Signatures that came through
 /// `/keys/signatures/upload`: of a user's own devices and master key, and of other users' master keys.
@@ -68,14 +69,14 @@ pub const KEY_SIGNATURES: Table<(OwnedUserId, String, OwnedUserId, String), Stri
 pub const DEVICE_LIST_LOG: Table<Position, OwnedUserId> = Table::new(66, "device_list_log");
 
 /// User -> the user's row in [`DEVICE_LIST_LOG`].
-pub const DEVICE_LIST_LATEST: Table<OwnedUserId, Position> = Table::new(67, "device_list_latest");
+pub const DEVICE_LIST_LATEST: Table<OwnedUserId, Position> = Table::new(67, "device_list_latest").cached();
 
 /// Local user, position -> a user whose keys look different to this local user alone: signed by the user-signing key, or the
 /// own user when the user-signing key itself changed. Read by the local user's sync.
 pub const SIGNATURE_LOG: Table<(OwnedUserId, Position), OwnedUserId> = Table::new(68, "signature_log");
 
 /// Local user -> the `stream_id` of the last `m.device_list_update`, counted from 1 for each user.
-pub const DEVICE_LIST_STREAM: Table<OwnedUserId, u64> = Table::new(69, "device_list_stream");
+pub const DEVICE_LIST_STREAM: Table<OwnedUserId, u64> = Table::new(69, "device_list_stream").cached();
 
 /// What this server knows of a remote user's device list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,7 +90,8 @@ pub struct RemoteDeviceListRecord {
 record!(RemoteDeviceListRecord, 1);
 
 /// Remote user -> the state of the cached device list. No row: nothing is cached.
-pub const REMOTE_DEVICE_LISTS: Table<OwnedUserId, RemoteDeviceListRecord> = Table::new(70, "remote_device_lists");
+pub const REMOTE_DEVICE_LISTS: Table<OwnedUserId, RemoteDeviceListRecord> =
+    Table::new(70, "remote_device_lists").cached();
 
 /// A remote user's device.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -99,7 +101,8 @@ pub struct RemoteDevice {
 }
 
 /// Remote user, device -> what is cached of it. Devices without keys are not kept.
-pub const REMOTE_DEVICES: Table<(OwnedUserId, OwnedDeviceId), Json<RemoteDevice>> = Table::new(71, "remote_devices");
+pub const REMOTE_DEVICES: Table<(OwnedUserId, OwnedDeviceId), Json<RemoteDevice>> =
+    Table::new(71, "remote_devices").cached();
 
 /// Server, its user: an update of the user's device list was missed, and the list is yet to be fetched anew.
 pub const STALE_DEVICE_LISTS: Table<(OwnedServerName, OwnedUserId), ()> = Table::new(72, "stale_device_lists");

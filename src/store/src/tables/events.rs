@@ -106,7 +106,7 @@ pub const BACKFILL_LOG: Table<Position, EventNid> = Table::new(203, "backfill_lo
 
 /// Name of a follower of the event log -> the position up to which it has done its work. Each follower writes its own row; so
 /// does what fills a table from events that were there before the table.
-pub const FOLLOWERS: Table<String, Position> = Table::new(145, "followers");
+pub const FOLLOWERS: Table<String, Position> = Table::new(145, "followers").cached();
 
 /// Room, depth, order -> event: the room's topological order. Events that clients may see in a timeline. Read by `/messages`,
 /// `/context` and backfill.
@@ -117,13 +117,13 @@ pub const TOPOLOGY: Table<(RoomNid, u64, Order), EventNid> = Table::new(14, "top
 pub const SENT_TIMES: Table<(RoomNid, u64, u64, Order), EventNid> = Table::new(173, "sent_times");
 
 /// Event -> its order in [`TOPOLOGY`] (the depth is in the record). Absent for events that are in no timeline.
-pub const EVENT_ORDERS: Table<EventNid, Order> = Table::new(15, "event_orders");
+pub const EVENT_ORDERS: Table<EventNid, Order> = Table::new(15, "event_orders").cached();
 
 /// Prev event id -> event that names it: the graph's edges forwards, also to events that are not known here.
 pub const NEXT_EVENTS: Table<(OwnedEventId, EventNid), ()> = Table::new(16, "next_events");
 
 /// Room, event id: a prev event of an event at the back of what is known: where backfill goes on. Value: depth of the event that names it.
-pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new(17, "backward_extremities");
+pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new(17, "backward_extremities").cached();
 
 /// Room -> how many events have been backfilled into it: the next [`Order::Backfilled`].
 pub const BACKFILLED: Table<RoomNid, u64> = Table::new(140, "backfilled");

@@ -15,7 +15,7 @@ pub const ROOM_NIDS: Table<OwnedRoomId, RoomNid> = Table::new(3, "room_nids");
 pub const ROOM_IDS: Table<RoomNid, String> = Table::new(4, "room_ids");
 
 /// SHA-256 of the pair's text -> number: state keys may hold any character and so cannot be keys themselves.
-pub const STATE_KEY_NIDS: Table<[u8; 32], StateKeyNid> = Table::new(5, "state_key_nids");
+pub const STATE_KEY_NIDS: Table<[u8; 32], StateKeyNid> = Table::new(5, "state_key_nids").cached();
 
 /// Number -> the pair's text: event type, a zero character, state key.
 pub const STATE_KEYS: Table<StateKeyNid, String> = Table::new(6, "state_keys");

@@ -20,7 +20,8 @@ pub struct AccountRestrictionsRecord {
 record!(AccountRestrictionsRecord, 1);
 
 /// Local user -> restrictions of the account. No row: there are none.
-pub const ACCOUNT_RESTRICTIONS: Table<OwnedUserId, AccountRestrictionsRecord> = Table::new(168, "account_restrictions");
+pub const ACCOUNT_RESTRICTIONS: Table<OwnedUserId, AccountRestrictionsRecord> =
+    Table::new(168, "account_restrictions").cached();
 
 /// A complaint. What it is about is kept as text: it need not be known here.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

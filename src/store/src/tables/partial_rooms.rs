@@ -24,7 +24,7 @@ pub struct PartialRoomRecord {
 record!(PartialRoomRecord, 1);
 
 /// Room -> how it came to have partial state, stamped with the position of the join.
-pub const PARTIAL_ROOMS: Table<RoomNid, Stamped<PartialRoomRecord>> = Table::new(204, "partial_rooms");
+pub const PARTIAL_ROOMS: Table<RoomNid, Stamped<PartialRoomRecord>> = Table::new(204, "partial_rooms").cached();
 
 /// Room, server: the servers that are in the room by the word of the one that let this one in.
 pub const PARTIAL_SERVERS: Table<(RoomNid, OwnedServerName), ()> = Table::new(205, "partial_servers");
@@ -38,7 +38,7 @@ pub const FETCHED_STATES: Table<(RoomNid, OwnedEventId), [u8; 16]> = Table::new(
 
 /// Room -> the position of the last join with partial state, stamped with the position at which all members became known. Read by
 /// sync. At most a row a room.
-pub const RESYNCED_ROOMS: Table<RoomNid, Stamped<Position>> = Table::new(208, "resynced_rooms");
+pub const RESYNCED_ROOMS: Table<RoomNid, Stamped<Position>> = Table::new(208, "resynced_rooms").cached();
 
 /// What is left to be done once a room's members are known.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

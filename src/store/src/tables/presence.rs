@@ -18,4 +18,4 @@ pub struct PresenceRecord {
 record!(PresenceRecord, 1);
 
 /// Local user -> what they last set. One row a user at most.
-pub const PRESENCE: Table<OwnedUserId, PresenceRecord> = Table::new(118, "presence");
+pub const PRESENCE: Table<OwnedUserId, PresenceRecord> = Table::new(118, "presence").cached();

@@ -38,7 +38,7 @@ record!(UnreadRecord, 1);
 
 /// User, room -> what is unread. A cache of what the timeline, the receipts and the push rules say, written when it took long to work
 /// out: at most one row for each room that a user is or was in.
-pub const UNREAD: Table<(OwnedUserId, RoomNid), UnreadRecord> = Table::new(150, "unread");
+pub const UNREAD: Table<(OwnedUserId, RoomNid), UnreadRecord> = Table::new(150, "unread").cached();
 
 /// Where a user wants to be told of events.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

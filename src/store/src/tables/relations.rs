@@ -25,7 +25,7 @@ pub struct ThreadRecord {
 record!(ThreadRecord, 1);
 
 /// Room, thread root, sender ("" for all together) -> the thread. Rows exist while there are replies.
-pub const THREADS: Table<(RoomNid, OwnedEventId, String), ThreadRecord> = Table::new(159, "threads");
+pub const THREADS: Table<(RoomNid, OwnedEventId, String), ThreadRecord> = Table::new(159, "threads").cached();
 
 /// Room, depth and order of a thread's last reply -> thread root: the room's threads by their last reply.
 pub const ROOM_THREADS: Table<(RoomNid, u64, Order), OwnedEventId> = Table::new(160, "room_threads");

@@ -23,7 +23,7 @@ pub struct RoomRecord {
 }
 record!(RoomRecord, 1);
 
-pub const ROOMS: Table<RoomNid, RoomRecord> = Table::new(24, "rooms");
+pub const ROOMS: Table<RoomNid, RoomRecord> = Table::new(24, "rooms").cached();
 
 /// A user's membership in a room, local users and remote ones.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub struct MemberRecord {
 record!(MemberRecord, 1);
 
 /// Room, user -> membership, stamped with the position it changed at.
-pub const MEMBERS: Table<(RoomNid, OwnedUserId), Stamped<MemberRecord>> = Table::new(25, "members");
+pub const MEMBERS: Table<(RoomNid, OwnedUserId), Stamped<MemberRecord>> = Table::new(25, "members").cached();
 
 /// Local user, room -> membership, stamped: the same rows from the user's side. Local users only.
 pub const USER_ROOMS: Table<(OwnedUserId, RoomNid), Stamped<MemberRecord>> = Table::new(26, "user_rooms");
@@ -49,7 +49,7 @@ pub const USER_ROOMS: Table<(OwnedUserId, RoomNid), Stamped<MemberRecord>> = Tab
 pub const MEMBERSHIP_LOG: Table<(OwnedUserId, Position), RoomNid> = Table::new(27, "membership_log");
 
 /// Room, server -> number of its joined users. Rows exist while the number is positive, and for the servers of `partial_servers`.
-pub const JOINED_SERVERS: Table<(RoomNid, OwnedServerName), u64> = Table::new(28, "joined_servers");
+pub const JOINED_SERVERS: Table<(RoomNid, OwnedServerName), u64> = Table::new(28, "joined_servers").cached();
 
 /// Local user, room -> the stripped state that came with an invite, or that answers a knock: a JSON array.
 pub const STRIPPED_STATE: Table<(OwnedUserId, RoomNid), Json<Vec<serde_json::Value>>> =

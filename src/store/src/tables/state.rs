@@ -10,7 +10,7 @@ pub const STATE_NODES: Table<(RoomNid, [u8; 16]), Vec<u8>> = Table::new(20, "sta
 
 /// Room, state key -> event: the current state, flat, for direct reads. Of a room with partial state there may be more rows than
 /// state: those of members about to become known.
-pub const CURRENT_STATE: Table<(RoomNid, StateKeyNid), EventNid> = Table::new(21, "current_state");
+pub const CURRENT_STATE: Table<(RoomNid, StateKeyNid), EventNid> = Table::new(21, "current_state").cached();
 
 /// Room, position -> root of the current state since that position. A row at each change; so the state at any position, and the
 /// difference between two, can be told. Read by sync.

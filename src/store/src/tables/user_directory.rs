@@ -20,10 +20,10 @@ pub struct DirectoryUserRecord {
 record!(DirectoryUserRecord, 1);
 
 /// User -> the words under which the user stands in [`DIRECTORY_WORDS`].
-pub const DIRECTORY_USERS: Table<OwnedUserId, DirectoryUserRecord> = Table::new(165, "directory_users");
+pub const DIRECTORY_USERS: Table<OwnedUserId, DirectoryUserRecord> = Table::new(165, "directory_users").cached();
 
 /// User, room: the rooms that a user is joined to, of those that this server is in.
 pub const DIRECTORY_MEMBERS: Table<(OwnedUserId, RoomNid), ()> = Table::new(166, "directory_members");
 
 /// Rooms whose members have all been taken in.
-pub const DIRECTORY_ROOMS: Table<RoomNid, ()> = Table::new(167, "directory_rooms");
+pub const DIRECTORY_ROOMS: Table<RoomNid, ()> = Table::new(167, "directory_rooms").cached();

@@ -17,8 +17,8 @@ use ruma::{
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
-    FilterChoice, StateStyle, SyncAnswer, SyncError, SyncRequest, SyncService, SyncSources, joined_rooms::JoinedRooms,
-    waiters::Waiters,
+    FilterChoice, StateStyle, SyncAnswer, SyncError, SyncRequest, SyncService, SyncSources, devices::PollingDevices,
+    joined_rooms::JoinedRooms, waiters::Waiters,
 };
 use crate::{
     account_data::AccountData,
@@ -103,11 +103,11 @@ impl Server {
             receipts: receipts.clone(),
             typing: typing.clone(),
             presence: presence.clone(),
-            to_device: to_device.clone(),
             device_lists: DeviceLists::new(store.clone()),
             filters: Arc::new(Filters::new(store.clone())),
             unread,
             joined_rooms: JoinedRooms::new(rooms.clone(), waiters.clone()),
+            devices: PollingDevices::new(rooms.store().clone(), to_device.clone(), waiters.clone()),
             waiters: waiters.clone(),
         }));
         Self { store, rooms, account_data, receipts, typing, presence, to_device, waiters, sync, there }

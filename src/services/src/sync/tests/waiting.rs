@@ -1,7 +1,7 @@
 //! Waiting for something to tell, and tokens.
 
 use super::*;
-use crate::sync::joined_rooms::JoinedRooms;
+use crate::sync::{devices::PollingDevices, joined_rooms::JoinedRooms};
 
 async fn wakes(server: &Server, user: &'static UserId, first: &Value, act: impl Future<Output = ()>) -> Value {
     let sync = server.sync.clone();
@@ -75,11 +75,11 @@ async fn answers_are_the_same_after_a_restart() {
         receipts: server.receipts.clone(),
         typing: server.typing.clone(),
         presence: server.presence.clone(),
-        to_device: server.to_device.clone(),
         device_lists: DeviceLists::new(server.store.clone()),
         filters: Arc::new(Filters::new(server.store.clone())),
         unread: test_rooms::unread(&server.rooms, &server.receipts, &server.account_data, &waiters),
         joined_rooms: JoinedRooms::new(server.rooms.clone(), waiters.clone()),
+        devices: PollingDevices::new(server.rooms.store().clone(), server.to_device.clone(), waiters.clone()),
         waiters,
     };
     let restarted = Arc::new(SyncService::new(sources));
