@@ -53,6 +53,7 @@ pub struct Pdu {
     json: Arc<str>,
     redacts_top_level: Option<OwnedEventId>,
     redacts_content: Option<OwnedEventId>,
+    membership: Option<MembershipState>,
     room_id_is_derived: bool,
 }
 
@@ -113,6 +114,10 @@ impl Pdu {
         {
             redacts_content = content.redacts.as_deref().and_then(as_event_id);
         }
+        let membership = (fields.kind == TimelineEventType::RoomMember && fields.state_key.is_some())
+            .then(|| serde_json::from_str::<MembershipField>(fields.content.get()).ok())
+            .flatten()
+            .map(|content| content.membership);
         let redacts_top_level = (fields.kind == TimelineEventType::RoomRedaction)
             .then_some(fields.redacts.as_deref())
             .flatten()
@@ -132,6 +137,7 @@ impl Pdu {
             json,
             redacts_top_level,
             redacts_content,
+            membership,
             room_id_is_derived,
         })
     }
@@ -184,14 +190,7 @@ impl Pdu {
 
     /// The membership set by an `m.room.member` state event.
     pub fn membership(&self) -> Option<MembershipState> {
-        #[derive(Deserialize)]
-        struct Membership {
-            membership: MembershipState,
-        }
-        if self.kind != TimelineEventType::RoomMember || !self.is_state() {
-            return None;
-        }
-        self.get_content::<Membership>().ok().map(|content| content.membership)
+        self.membership.clone()
     }
 
     /// The event a redaction wants redacted: named in `content` from room version 11, at the top level before.
@@ -338,6 +337,11 @@ fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, FormatError> {
 
 fn as_event_id(raw: &RawJsonValue) -> Option<OwnedEventId> {
     serde_json::from_str(raw.get()).ok()
+}
+
+#[derive(Deserialize)]
+struct MembershipField {
+    membership: MembershipState,
 }
 
 #[derive(Deserialize)]

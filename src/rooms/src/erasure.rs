@@ -58,7 +58,7 @@ impl Rooms {
         let sender = &event.pdu.sender;
         let is_own = match event.pdu.state_key() {
             None => true,
-            Some(state_key) => event.pdu.membership().is_some() && state_key == sender.as_str(),
+            Some(state_key) => state_key == sender.as_str() && event.pdu.membership().is_some(),
         };
         // Of other servers' users nobody is told that they asked.
         if !is_own || sender.server_name() != self.server_name {

@@ -106,7 +106,7 @@ impl Rooms {
         for row in self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward) {
             let ((_, key), nid) = row?;
             let parts = self.store.interner().get_state_key_parts(&self.store, key)?;
-            if parts.is_some_and(|(found, _)| found == *event_type) {
+            if parts.is_some_and(|parts| parts.0 == *event_type) {
                 events.extend(self.get_event_by_nid(nid)?);
             }
         }

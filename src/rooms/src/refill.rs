@@ -93,9 +93,9 @@ impl Rooms {
             for row in self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward) {
                 let ((_, key), nid) = row?;
                 if let Some((StateEventType::SpaceChild, child)) =
-                    self.store.interner().get_state_key_parts(&self.store, key)?
+                    self.store.interner().get_state_key_parts(&self.store, key)?.as_deref()
                 {
-                    put_space_child(&mut batch, room, &child, Some(nid));
+                    put_space_child(&mut batch, room, child, Some(nid));
                 }
             }
             if !batch.is_empty() {

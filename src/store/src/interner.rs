@@ -152,13 +152,13 @@ impl Interner {
         &self,
         store: &Store,
         nid: StateKeyNid,
-    ) -> Result<Option<(StateEventType, String)>, StoreError> {
+    ) -> Result<Option<Arc<(StateEventType, String)>>, StoreError> {
         if let Some(parts) = self.state_keys.get(&nid) {
-            return Ok(Some((*parts).clone()));
+            return Ok(Some(parts));
         }
         let Some(text) = store.get(&interned::STATE_KEYS, &nid)? else { return Ok(None) };
-        let parts = interned::state_key_parts(&text);
-        self.state_keys.insert(nid, Arc::new(parts.clone()));
+        let parts = Arc::new(interned::state_key_parts(&text));
+        self.state_keys.insert(nid, parts.clone());
         Ok(Some(parts))
     }
 }

@@ -37,7 +37,7 @@ pub struct RocksOptions {
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, write_buffer_bytes: 32 << 20, background_jobs: 2, open_files_max: 512 }
+        Self { cache_bytes: 64 << 20, write_buffer_bytes: 8 << 20, background_jobs: 2, open_files_max: 512 }
     }
 }
 
@@ -93,6 +93,9 @@ fn database_options(options: &RocksOptions) -> Options {
     database.set_bottommost_compression_type(DBCompressionType::Zstd);
     database.set_write_buffer_size(options.write_buffer_bytes);
     database.set_max_write_buffer_number(3);
+    // The first level holds what about eight buffers come to: each of them is merged with all of it.
+    database.set_max_bytes_for_level_base(8 * u64::try_from(options.write_buffer_bytes).unwrap_or(u64::MAX / 8));
+    database.set_target_file_size_base(2 * u64::try_from(options.write_buffer_bytes).unwrap_or(u64::MAX / 8));
     database.set_memtable_whole_key_filtering(true);
     database.set_memtable_prefix_bloom_ratio(0.02);
     database.set_max_background_jobs(i32::from(options.background_jobs));

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use chappe_http_client::{Client, Failure, room_path, segment};
 use clap::ValueEnum;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::measure::{Measured, Processes, drive, measured, progress};
@@ -40,6 +39,12 @@ impl Work {
         matches!(self, Self::RemoteJoin | Self::Across)
     }
 }
+
+/// How long a server is left alone after much was written.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How many people the idle waiters are.
+const IDLE_PEOPLE: usize = 64;
 
 /// Sizes of the works, at full scale; a smaller scale divides them.
 struct Sizes {
@@ -103,11 +108,11 @@ impl Load {
             Work::SendOne => self.send_into_one().await,
             Work::Growth => self.growth().await,
             Work::Delivery => Ok(vec![self.delivery().await?]),
-            Work::Fanout => Ok(vec![self.fanout().await?]),
+            Work::Fanout => Ok(vec![self.fanout("").await?]),
             Work::InitialSync => Ok(vec![self.initial_sync().await?]),
             Work::SlidingSync => self.sliding_sync().await,
             Work::IdleSync => Ok(vec![self.idle_sync().await?]),
-            Work::IdleWaiters => Ok(vec![self.idle_waiters().await?]),
+            Work::IdleWaiters => self.idle_waiters().await,
             Work::Keys => self.keys().await,
             Work::ToDevice => Ok(vec![self.send_to_devices().await?]),
             Work::Media => self.media().await,
@@ -308,7 +313,7 @@ impl Load {
     }
 
     /// One message to many waiting syncs: until each has it.
-    async fn fanout(&mut self) -> Result<Measured, Failure> {
+    async fn fanout(&mut self, beside: &str) -> Result<Measured, Failure> {
         let room = self.fill_crowd().await?;
         let waiters = self.sizes.waiters.min(self.sizes.members - 1);
         let sender = self.people[0].clone();
@@ -327,7 +332,7 @@ impl Load {
                 .collect();
             tokio::time::sleep(Duration::from_millis(500)).await;
             let sent = Instant::now();
-            let path = room_path(&room, &format!("send/m.room.message/{}-f{number}", self.run));
+            let path = room_path(&room, &format!("send/m.room.message/{}-f{number}{}", self.run, segment(beside)));
             sender.put(&path, message(number)).await?;
             since = Vec::new();
             for waiter in waiting {
@@ -336,7 +341,7 @@ impl Load {
                 since.push(next);
             }
         }
-        let what = format!("fan-out to {waiters} waiters");
+        let what = format!("fan-out to {waiters} waiters{beside}");
         Ok(measured(&what, latencies, begun.elapsed(), before, &self.processes))
     }
 
@@ -366,6 +371,8 @@ impl Load {
             .try_collect::<()>()
             .await?;
         bar.finish_and_clear();
+        // What the server does behind the answers is not to be counted with what comes now.
+        tokio::time::sleep(SETTLING).await;
         Ok(reader)
     }
 
@@ -430,31 +437,30 @@ impl Load {
     }
 
     /// Many polls that wait for nothing; what is measured is the time of other people's requests meanwhile, and the memory.
-    async fn idle_waiters(&mut self) -> Result<Measured, Failure> {
-        self.populate(64).await?;
+    async fn idle_waiters(&mut self) -> Result<Vec<Measured>, Failure> {
+        self.fill_crowd().await?;
         let count = self.sizes.idle_waiters;
-        let mut since = Vec::new();
-        for person in &self.people[..64] {
-            since.push(next_batch(&person.get(&sync_path(None, 0)).await?)?);
+        let mut idle = Vec::new();
+        for number in 0..IDLE_PEOPLE {
+            // They are in no room.
+            let person = self.nobody.register(&format!("{}-idle{number}", self.name(0))).await?;
+            let since = next_batch(&person.get(&sync_path(None, 0)).await?)?;
+            idle.push((person, sync_path(Some(&since), 120_000)));
         }
         let mut waiting = tokio::task::JoinSet::new();
-        for number in 0..count {
-            let (person, path) = (self.people[number % 64].clone(), sync_path(Some(&since[number % 64]), 45_000));
-            waiting.spawn(async move { person.attempt(Method::GET, &path, None).await.is_ok() });
+        for (person, path) in idle.into_iter().cycle().take(count) {
+            waiting.spawn(async move { person.get(&path).await.is_ok() });
         }
-        tokio::time::sleep(Duration::from_secs(10)).await;
-        let what = format!("whoami beside {count} waiters");
-        let asker = self.people[0].clone();
-        let answer = drive(&what, &self.processes, 1, 1000, |_, _| {
-            let asker = &asker;
-            async move {
-                asker.get("/_matrix/client/v3/account/whoami").await?;
-                Ok(None)
-            }
+        tokio::time::sleep(2 * SETTLING).await;
+        let asker = &self.people[0];
+        let whoami = drive(&format!("whoami beside {count} waiters"), &self.processes, 1, 1000, |_, _| async move {
+            asker.get("/_matrix/client/v3/account/whoami").await?;
+            Ok(None)
         })
-        .await;
+        .await?;
+        let fanout = self.fanout(&format!(" beside {count}")).await?;
         waiting.shutdown().await;
-        answer
+        Ok(vec![whoami, fanout])
     }
 
     async fn keys(&mut self) -> Result<Vec<Measured>, Failure> {

@@ -23,7 +23,7 @@ impl Rooms {
         let mut events = Vec::new();
         for (key, nid) in self.get_root_entries(room.nid, root)? {
             let parts = store.interner().get_state_key_parts(store, key)?;
-            if parts.is_some_and(|(event_type, _)| event_type == StateEventType::RoomMember) {
+            if parts.is_some_and(|parts| parts.0 == StateEventType::RoomMember) {
                 continue;
             }
             events.push(nid);

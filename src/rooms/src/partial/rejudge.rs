@@ -246,7 +246,7 @@ impl Staging {
             let store = &self.rooms.store;
             for (key, nid) in self.trees.entries(root)? {
                 let parts = store.interner().get_state_key_parts(store, key)?;
-                if parts.is_some_and(|(event_type, _)| event_type == StateEventType::RoomMember)
+                if parts.is_some_and(|parts| parts.0 == StateEventType::RoomMember)
                     && let Some(event) = self.get_event_by_nid(nid)?
                 {
                     meet(&event);

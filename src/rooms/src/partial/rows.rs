@@ -75,8 +75,8 @@ impl Rooms {
             if rows.contains_key(&key) {
                 continue;
             }
-            let is_local = match self.store.interner().get_state_key_parts(&self.store, key)? {
-                Some((StateEventType::RoomMember, user)) => UserId::parse(&user).is_ok_and(|user| self.is_local(&user)),
+            let is_local = match self.store.interner().get_state_key_parts(&self.store, key)?.as_deref() {
+                Some((StateEventType::RoomMember, user)) => UserId::parse(user).is_ok_and(|user| self.is_local(&user)),
                 _ => false,
             };
             if !is_local {

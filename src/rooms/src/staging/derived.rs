@@ -34,15 +34,16 @@ impl Staging {
                 None => self.batch.delete(&CURRENT_STATE, &(room, key)),
             }
             let store = &self.rooms.store;
-            let user = match store.interner().get_state_key_parts(store, key)? {
+            let parts = store.interner().get_state_key_parts(store, key)?;
+            let user = match parts.as_deref() {
                 Some((StateEventType::RoomMember, user)) => user,
                 Some((StateEventType::SpaceChild, child)) => {
-                    put_space_child(&mut self.batch, room, &child, new);
+                    put_space_child(&mut self.batch, room, child, new);
                     continue;
                 }
                 _ => continue,
             };
-            let Ok(user) = UserId::parse(&user) else { continue };
+            let Ok(user) = UserId::parse(user) else { continue };
             let old_membership = match old {
                 Some(nid) => self.get_event_by_nid(nid)?.map(|event| member_record(&event).membership),
                 None => None,

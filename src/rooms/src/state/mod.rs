@@ -17,11 +17,10 @@
 mod diff;
 mod tree;
 
-use std::{collections::HashMap, num::NonZeroUsize, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use chappe_store::{Batch, DecodeError, EventNid, RoomNid, StateKeyNid, Store, StoreError, tables::state::STATE_NODES};
-use lru::LruCache;
-use parking_lot::Mutex;
+use quick_cache::sync::Cache;
 
 pub use self::diff::StateChange;
 pub(crate) use self::tree::NodeParts;
@@ -33,7 +32,7 @@ pub type StateRoot = [u8; 16];
 /// The root of the state that has no entries.
 pub const EMPTY: StateRoot = [0; 16];
 
-type NodeCache = Mutex<LruCache<(RoomNid, StateRoot), Arc<Node>>>;
+type NodeCache = Cache<(RoomNid, StateRoot), Arc<Node>>;
 
 /// Every room's state trees. A cheap handle: clones share the cache.
 #[derive(Clone)]
@@ -45,8 +44,7 @@ pub struct StateTrees {
 impl StateTrees {
     /// Keeps at most `cache_nodes` nodes (each has up to 16 entries, or 16 children) in memory.
     pub fn new(store: Store, cache_nodes: usize) -> Self {
-        let capacity = NonZeroUsize::new(cache_nodes).unwrap_or(NonZeroUsize::MIN);
-        Self { store, cache: Arc::new(Mutex::new(LruCache::new(capacity))) }
+        Self { store, cache: Arc::new(Cache::new(cache_nodes)) }
     }
 
     /// The event at a key.
@@ -100,8 +98,8 @@ impl StateTrees {
     }
 
     fn load(&self, room: RoomNid, hash: StateRoot) -> Result<Arc<Node>, StoreError> {
-        if let Some(node) = self.cache.lock().get(&(room, hash)) {
-            return Ok(node.clone());
+        if let Some(node) = self.cache.get(&(room, hash)) {
+            return Ok(node);
         }
         let damaged = |cause| StoreError::Decode { table: STATE_NODES.name, cause };
         let bytes = self
@@ -109,7 +107,7 @@ impl StateTrees {
             .get(&STATE_NODES, &(room, hash))?
             .ok_or_else(|| damaged(DecodeError::new("a node of a state tree is missing")))?;
         let node = Arc::new(Node::decode(&bytes).map_err(damaged)?);
-        self.cache.lock().put((room, hash), node.clone());
+        self.cache.insert((room, hash), node.clone());
         Ok(node)
     }
 }

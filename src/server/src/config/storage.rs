@@ -30,7 +30,7 @@ pub enum Durability {
 
 impl Default for StorageSection {
     fn default() -> Self {
-        Self { durability: Durability::Fsync, block_cache_bytes: 64 * MIB, write_buffer_bytes: 32 * MIB }
+        Self { durability: Durability::Fsync, block_cache_bytes: 64 * MIB, write_buffer_bytes: 8 * MIB }
     }
 }
 

@@ -99,15 +99,14 @@ impl Keys {
             if let Some(keys) = &device_keys {
                 self.queue_device_keys(batch, user, device, keys)?;
             }
-            one_time_keys::queue_one_time_keys(&self.store, batch, user, device, &upload.one_time_keys)?;
+            let counts = one_time_keys::queue_one_time_keys(&self.store, batch, user, device, &upload.one_time_keys)?;
             one_time_keys::queue_fallback_keys(&self.store, batch, user, device, &upload.fallback_keys)?;
             if !batch.is_empty() {
                 batch.wake(Topic::User(user.to_owned()));
             }
-            Ok::<_, UploadError>(())
+            Ok::<_, UploadError>(counts)
         })
-        .await?;
-        Ok(one_time_keys::one_time_key_counts(&self.store, user, device)?)
+        .await
     }
 
     fn queue_device_keys(

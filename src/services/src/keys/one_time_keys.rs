@@ -2,10 +2,13 @@
 //!
 //! Spec: Client-Server API, One-time and fallback keys.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use chappe_store::{
-    Batch, Direction, Domain, Store, StoreError, Topic,
+    Batch, Direction, Domain, Position, Store, StoreError, Topic,
     tables::{
         deliveries::KeyClaim,
         e2ee::{
@@ -46,11 +49,13 @@ pub fn one_time_key_counts(
     user: &UserId,
     device: &DeviceId,
 ) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>, StoreError> {
-    let mut counts = BTreeMap::from([(OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN)]);
-    for (algorithm, count) in get_counts(store, user, device)? {
-        counts.insert(algorithm.into(), UInt::new_saturating(count));
-    }
-    Ok(counts)
+    Ok(show_counts(get_counts(store, user, device)?))
+}
+
+fn show_counts(counts: BTreeMap<String, u64>) -> BTreeMap<OneTimeKeyAlgorithm, UInt> {
+    let mut shown = BTreeMap::from([(OneTimeKeyAlgorithm::SignedCurve25519, UInt::MIN)]);
+    shown.extend(counts.into_iter().map(|(algorithm, count)| (algorithm.into(), UInt::new_saturating(count))));
+    shown
 }
 
 fn get_counts(store: &Store, user: &UserId, device: &DeviceId) -> Result<BTreeMap<String, u64>, StoreError> {
@@ -68,9 +73,9 @@ fn get_counts(store: &Store, user: &UserId, device: &DeviceId) -> Result<BTreeMa
     Ok(counts)
 }
 
-fn queue_counts(batch: &mut Batch, user: &UserId, device: &DeviceId, counts: BTreeMap<String, u64>) {
+fn queue_counts(batch: &mut Batch, user: &UserId, device: &DeviceId, counts: &BTreeMap<String, u64>) {
     for (algorithm, count) in counts {
-        batch.put(&ONE_TIME_KEY_COUNTS, &(user.to_owned(), device.to_owned(), algorithm), &count);
+        batch.put(&ONE_TIME_KEY_COUNTS, &(user.to_owned(), device.to_owned(), algorithm.clone()), count);
     }
 }
 
@@ -93,18 +98,21 @@ pub fn unused_fallback_key_types(
 /// Puts newly uploaded one-time keys behind those that wait.
 ///
 /// A key that is already there with the same content is left as it is; with other content the upload is refused. A key that was claimed
-/// before is passed over: its upload was not answered, and came again.
+/// before is passed over: its upload was not answered, and came again. Answers how many there are then.
 pub(super) fn queue_one_time_keys(
     store: &Store,
     batch: &mut Batch,
     user: &UserId,
     device: &DeviceId,
     keys: &BTreeMap<OwnedOneTimeKeyId, Raw<OneTimeKey>>,
-) -> Result<(), UploadError> {
-    if keys.is_empty() {
-        return Ok(());
-    }
+) -> Result<BTreeMap<OneTimeKeyAlgorithm, UInt>, UploadError> {
     let mut counts = get_counts(store, user, device)?;
+    if keys.is_empty() {
+        return Ok(show_counts(counts));
+    }
+    let claimed = scan_claimed(store, user, device)?;
+    let is_claimed: HashSet<_> =
+        claimed.iter().map(|((_, _, algorithm, hash), _)| (algorithm.as_str(), *hash)).collect();
     for (name, key) in keys {
         let (algorithm, key_id) = check_key(name, key)?;
         let place = (user.to_owned(), device.to_owned(), algorithm.to_owned(), key_id.to_owned());
@@ -115,8 +123,7 @@ pub(super) fn queue_one_time_keys(
             }
             continue;
         }
-        let claimed = (place.0, place.1, place.2, public_key_hash(key.json().get()));
-        if store.contains(&CLAIMED_ONE_TIME_KEYS, &claimed)? {
+        if !is_claimed.is_empty() && is_claimed.contains(&(algorithm, public_key_hash(key.json().get()))) {
             continue;
         }
         let count = counts.entry(algorithm.to_owned()).or_default();
@@ -126,20 +133,26 @@ pub(super) fn queue_one_time_keys(
         }
         queue_one_time_key(batch, user, device, algorithm, key_id, key);
     }
-    queue_counts(batch, user, device, counts);
-    queue_forget_claimed(store, batch, user, device)
+    queue_counts(batch, user, device, &counts);
+    queue_forget_claimed(batch, claimed);
+    Ok(show_counts(counts))
+}
+
+/// User, device, algorithm, and the hash of the public key.
+type ClaimedKey = (OwnedUserId, OwnedDeviceId, String, [u8; 16]);
+
+/// The claimed keys of a device that are remembered, with when they were claimed.
+fn scan_claimed(store: &Store, user: &UserId, device: &DeviceId) -> Result<Vec<(ClaimedKey, Position)>, StoreError> {
+    store.scan(&CLAIMED_ONE_TIME_KEYS, &(user.to_owned(), device.to_owned()), Direction::Forward).collect()
 }
 
 /// Forgets the oldest of many claimed keys.
-fn queue_forget_claimed(store: &Store, batch: &mut Batch, user: &UserId, device: &DeviceId) -> Result<(), UploadError> {
-    let rows = store.scan(&CLAIMED_ONE_TIME_KEYS, &(user.to_owned(), device.to_owned()), Direction::Forward);
-    let mut claimed = rows.map(|row| row.map(|(key, position)| (position, key))).collect::<Result<Vec<_>, _>>()?;
+fn queue_forget_claimed(batch: &mut Batch, mut claimed: Vec<(ClaimedKey, Position)>) {
     let too_many = claimed.len().saturating_sub(CLAIMED_KEPT);
-    claimed.sort_unstable_by_key(|(position, _)| *position);
-    for (_, key) in claimed.iter().take(too_many) {
+    claimed.sort_unstable_by_key(|(_, position)| *position);
+    for (key, _) in claimed.iter().take(too_many) {
         batch.delete(&CLAIMED_ONE_TIME_KEYS, key);
     }
-    Ok(())
 }
 
 /// Names a key by what makes it the same key, whatever its id and signatures.
@@ -171,7 +184,7 @@ pub(super) fn queue_first_one_time_keys(
         *counts.entry(algorithm.to_owned()).or_default() += 1;
         queue_one_time_key(batch, user, device, algorithm, key_id, key);
     }
-    queue_counts(batch, user, device, counts);
+    queue_counts(batch, user, device, &counts);
     Ok(())
 }
 
@@ -370,7 +383,7 @@ impl Keys {
             batch.put(&CLAIMED_ONE_TIME_KEYS, &claimed, &position);
             let mut counts = get_counts(&self.store, user, device)?;
             counts.entry(row.2.clone()).and_modify(|count| *count = count.saturating_sub(1));
-            queue_counts(batch, user, device, counts);
+            queue_counts(batch, user, device, &counts);
             batch.delete(&ONE_TIME_KEY_PLACES, &(row.0, row.1, row.2, record.key_id.clone()));
             return Ok(named_key(algorithm, &record.key_id, record.json));
         }

@@ -1,10 +1,10 @@
-//! The first answer to a client: about every room of the user, read and serialised one after the other as the client takes them, so that
-//! no more than a few of them are in memory. While one piece is sent the next one is read.
+//! The first answer to a client: about every room of the user, read and serialised a few at a time while the client takes them, so that no more than
+//! these are in memory. Several threads read: the order of the rooms means nothing.
 //!
 //! All of it is as of one position of the log, whenever it is read. What can fail for the client's own fault, and everything but the joined
 //! rooms, is read before the first byte is given: until then a failure is an answer of its own. Later it breaks off the answer.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, num::NonZeroUsize, sync::Arc, thread};
 
 use bytes::Bytes;
 use chappe_store::RoomNid;
@@ -22,105 +22,135 @@ use crate::presence::SyncGuard;
 
 /// Rooms are read until there is so much to give, in bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// How many rooms a thread is given at a time.
+const ROOMS_PER_CHUNK: usize = 16;
+/// How many threads read for one answer at the most, so that one client does not take them all.
+const READERS_MAX: usize = 4;
 
 /// A first answer, given in chunks of JSON text.
 pub struct FirstSync {
-    /// The next chunk is read while the one before it is sent.
-    next: Option<JoinHandle<Result<Chunk, SyncError>>>,
-    first: Option<Bytes>,
+    sources: Arc<Sources>,
+    /// The rooms that nobody has begun to read.
+    rooms: VecDeque<RoomNid>,
+    /// Chunks that are being read, the oldest first.
+    reading: VecDeque<JoinHandle<Result<Chunk, SyncError>>>,
+    /// Everything before the rooms, until it is given.
+    head: Option<Bytes>,
+    /// The rooms that the user is not joined to, until they are given.
+    outside: Option<RoomsSection>,
+    is_over: bool,
     _presence: Option<SyncGuard>,
 }
 
-/// What is left to be read.
-struct Reading {
+/// What every chunk is read from.
+struct Sources {
     service: Arc<SyncService>,
     request: Arc<SyncRequest>,
     filter: Arc<SyncFilter>,
     basis: Basis,
     account_data: AccountDataNews,
-    outline: Outline,
-    /// The rooms that the user is not joined to, until they are written.
-    outside: Option<RoomsSection>,
-    rooms: std::vec::IntoIter<RoomNid>,
+}
+
+/// Some rooms.
+struct Chunk {
+    /// Members of an object, with commas between them.
+    text: Vec<u8>,
+    /// Those that were not read, as there was enough.
+    left: Vec<RoomNid>,
 }
 
 impl FirstSync {
-    /// Reads everything that comes before the joined rooms, and the first of these.
+    /// Reads everything that comes before the joined rooms, and begins to read these.
     pub(super) async fn begin(
         service: Arc<SyncService>,
         request: Arc<SyncRequest>,
         filter: Arc<SyncFilter>,
         presence: Option<SyncGuard>,
     ) -> Result<Self, SyncError> {
-        let (first, reading) = aside(move || {
-            let (mut text, mut reading) = Reading::begin(service, request, filter)?;
-            let is_over = reading.read(&mut text)?;
-            Ok((text, (!is_over).then(|| Box::new(reading))))
-        })
-        .await?;
-        Ok(Self { next: reading.map(read_on), first: Some(first.into()), _presence: presence })
+        let begun = tokio::task::spawn_blocking(move || Sources::begin(service, request, filter));
+        let (head, outline, sources) = begun.await.map_err(|error| SyncError::Aborted(error.to_string()))??;
+        let mut first = Self {
+            sources: Arc::new(sources),
+            rooms: outline.candidates.into_iter().collect(),
+            reading: VecDeque::new(),
+            head: Some(head.into()),
+            outside: Some(outline.section),
+            is_over: false,
+            _presence: presence,
+        };
+        first.read_ahead();
+        Ok(first)
     }
 
     /// The next piece of the answer; `None` at its end.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, SyncError> {
-        if let Some(first) = self.first.take() {
-            return Ok(Some(first));
+        if let Some(head) = self.head.take() {
+            return Ok(Some(head));
         }
-        let Some(next) = self.next.take() else { return Ok(None) };
-        let (text, reading) = next.await.map_err(|error| SyncError::Aborted(error.to_string()))??;
-        self.next = reading.map(read_on);
-        Ok(Some(text.into()))
+        while let Some(reading) = self.reading.pop_front() {
+            let chunk = reading.await.map_err(|error| SyncError::Aborted(error.to_string()))??;
+            self.rooms.extend(chunk.left);
+            self.read_ahead();
+            if chunk.text.is_empty() {
+                continue;
+            }
+            let mut text = match self.outside.take() {
+                Some(outside) => begin_joined(&outside).map_err(unwritable)?,
+                None => vec![b','],
+            };
+            text.extend_from_slice(&chunk.text);
+            return Ok(Some(text.into()));
+        }
+        if self.is_over {
+            return Ok(None);
+        }
+        self.is_over = true;
+        Ok(Some(end(self.outside.take()).map_err(unwritable)?.into()))
+    }
+
+    fn read_ahead(&mut self) {
+        let readers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(READERS_MAX);
+        while self.reading.len() < readers && !self.rooms.is_empty() {
+            let rooms: Vec<RoomNid> = self.rooms.drain(..ROOMS_PER_CHUNK.min(self.rooms.len())).collect();
+            let sources = self.sources.clone();
+            self.reading.push_back(tokio::task::spawn_blocking(move || sources.read(rooms)));
+        }
     }
 }
 
-/// Text, and what is left to be read.
-type Chunk = (Vec<u8>, Option<Box<Reading>>);
-
-fn read_on(mut reading: Box<Reading>) -> JoinHandle<Result<Chunk, SyncError>> {
-    tokio::task::spawn_blocking(move || {
-        let mut text = Vec::with_capacity(CHUNK_BYTES);
-        let is_over = reading.read(&mut text)?;
-        Ok((text, (!is_over).then_some(reading)))
-    })
-}
-
-impl Reading {
-    /// The beginning of the answer, up to where the rooms go.
+impl Sources {
+    /// The beginning of the answer, up to where the rooms go, and what rooms there are.
     fn begin(
         service: Arc<SyncService>,
         request: Arc<SyncRequest>,
         filter: Arc<SyncFilter>,
-    ) -> Result<(Vec<u8>, Self), SyncError> {
+    ) -> Result<(Vec<u8>, Outline, Self), SyncError> {
         let basis = service.basis(&request, None)?;
         let view = service.view(&request, &filter, &basis);
         let account_data = view.read_account_data()?;
-        let mut outline = view.read_outline(&account_data.rooms)?;
+        let outline = view.read_outline(&account_data.rooms)?;
         let head = view.read_all_but_rooms(&basis, &account_data.global, &outline.found)?;
         let text = without_brace(&head).map_err(unwritable)?;
-        let outside = Some(std::mem::take(&mut outline.section));
-        let rooms: Vec<RoomNid> = std::mem::take(&mut outline.candidates).into_iter().collect();
-        let rooms = rooms.into_iter();
-        let reading = Self { service, request, filter, basis, account_data, outline, outside, rooms };
-        Ok((text, reading))
+        Ok((text, outline, Self { service, request, filter, basis, account_data }))
     }
 
-    /// Adds rooms until the text is long enough; true if that was all, and the answer ends.
-    fn read(&mut self, text: &mut Vec<u8>) -> Result<bool, SyncError> {
+    /// Reads rooms until there is enough.
+    fn read(&self, rooms: Vec<RoomNid>) -> Result<Chunk, SyncError> {
         let view = self.service.view(&self.request, &self.filter, &self.basis);
+        let mut text = Vec::with_capacity(CHUNK_BYTES);
+        let mut rooms = rooms.into_iter();
+        // Nothing is gathered of rooms in a first answer: all of them are new.
+        let mut outline = Outline::default();
         while text.len() < CHUNK_BYTES {
-            let Some(nid) = self.rooms.next() else {
-                end(text, self.outside.take()).map_err(unwritable)?;
-                return Ok(true);
-            };
-            let read = view.read_candidate(nid, &mut self.outline, &self.account_data.rooms)?;
+            let Some(nid) = rooms.next() else { break };
+            let read = view.read_candidate(nid, &mut outline, &self.account_data.rooms)?;
             let Some((room_id, part)) = read else { continue };
-            match self.outside.take() {
-                Some(outside) => begin_joined(text, &outside).map_err(unwritable)?,
-                None => text.push(b','),
+            if !text.is_empty() {
+                text.push(b',');
             }
-            write_room(text, room_id.as_str(), &part).map_err(unwritable)?;
+            write_room(&mut text, room_id.as_str(), &part).map_err(unwritable)?;
         }
-        Ok(false)
+        Ok(Chunk { text, left: rooms.collect() })
     }
 }
 
@@ -132,26 +162,26 @@ fn without_brace(object: &impl Serialize) -> Result<Vec<u8>, JsonError> {
 }
 
 /// Everything between the beginning of the answer and the first joined room.
-fn begin_joined(text: &mut Vec<u8>, outside: &RoomsSection) -> Result<(), JsonError> {
-    text.extend_from_slice(b",\"rooms\":");
+fn begin_joined(outside: &RoomsSection) -> Result<Vec<u8>, JsonError> {
+    let mut text = b",\"rooms\":".to_vec();
     text.append(&mut without_brace(outside)?);
     text.extend_from_slice(if outside.is_empty() { b"\"join\":{" } else { b",\"join\":{" });
-    Ok(())
+    Ok(text)
 }
 
 /// The end of the answer. What is empty is left out, as in other answers.
-fn end(text: &mut Vec<u8>, outside: Option<RoomsSection>) -> Result<(), JsonError> {
+fn end(outside: Option<RoomsSection>) -> Result<Vec<u8>, JsonError> {
     match outside {
         // There were joined rooms.
-        None => text.extend_from_slice(b"}}}"),
-        Some(outside) if outside.is_empty() => text.push(b'}'),
+        None => Ok(b"}}}".to_vec()),
+        Some(outside) if outside.is_empty() => Ok(b"}".to_vec()),
         Some(outside) => {
-            text.extend_from_slice(b",\"rooms\":");
-            serde_json::to_writer(&mut *text, &outside)?;
+            let mut text = b",\"rooms\":".to_vec();
+            serde_json::to_writer(&mut text, &outside)?;
             text.push(b'}');
+            Ok(text)
         }
     }
-    Ok(())
 }
 
 fn write_room(text: &mut Vec<u8>, room_id: &str, part: &JoinedRoom) -> Result<(), JsonError> {
@@ -162,13 +192,6 @@ fn write_room(text: &mut Vec<u8>, room_id: &str, part: &JoinedRoom) -> Result<()
 
 fn unwritable(error: JsonError) -> SyncError {
     SyncError::Aborted(error.to_string())
-}
-
-/// Reads off the threads that serve everybody else.
-async fn aside<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, SyncError> + Send + 'static,
-) -> Result<T, SyncError> {
-    tokio::task::spawn_blocking(read).await.map_err(|error| SyncError::Aborted(error.to_string()))?
 }
 
 #[cfg(test)]
@@ -185,10 +208,10 @@ mod tests {
             let mut text = without_brace(&head).unwrap();
             let mut outside = Some(outside);
             if has_joined {
-                begin_joined(&mut text, &outside.take().unwrap()).unwrap();
+                text.append(&mut begin_joined(&outside.take().unwrap()).unwrap());
                 text.extend_from_slice(b"\"!j:x\":1");
             }
-            end(&mut text, outside).unwrap();
+            text.append(&mut end(outside).unwrap());
             serde_json::from_slice(&text).unwrap()
         };
         let invited = || {

@@ -148,7 +148,7 @@ pub struct SyncService {
 /// What a client is answered.
 pub enum SyncAnswer {
     Whole(Box<SyncResponse>),
-    First(FirstSync),
+    First(Box<FirstSync>),
 }
 
 /// From where a reading goes up to where, and what holds throughout it.
@@ -218,7 +218,8 @@ impl SyncService {
             self.lazy_members.begin(&request.user_id, &request.device_id, since.map(|since| since.position));
         }
         let Some(since) = since else {
-            return Ok(SyncAnswer::First(FirstSync::begin(self.clone(), request, filter, presence).await?));
+            let first = FirstSync::begin(self.clone(), request, filter, presence).await?;
+            return Ok(SyncAnswer::First(Box::new(first)));
         };
         let may_wait = !request.full_state && !request.timeout.is_zero();
         let deadline = Instant::now() + request.timeout.min(TIMEOUT_MAX);

@@ -43,6 +43,7 @@ pub(crate) struct Membership {
 pub(super) type RoomAccountData = HashMap<OwnedRoomId, Vec<AccountDataItem>>;
 
 /// What is to be told of rooms, before the joined ones are read.
+#[derive(Default)]
 pub(super) struct Outline {
     /// The rooms that the user is not joined to.
     pub(super) section: RoomsSection,

@@ -55,14 +55,15 @@ pub fn read_state(
     let store = rooms.store();
     let mut changes = StateChanges::default();
     for change in rooms.get_state_diff(span.room, span.from, span.to)? {
-        let Some((event_type, state_key)) = store.interner().get_state_key_parts(store, change.key)? else { continue };
+        let Some(parts) = store.interner().get_state_key_parts(store, change.key)? else { continue };
+        let (event_type, state_key) = &*parts;
         changes.touches_summary |= matches!(
             event_type,
             StateEventType::RoomMember | StateEventType::RoomName | StateEventType::RoomCanonicalAlias
         );
         let Some(new) = change.new else { continue };
-        let is_new_member = event_type == StateEventType::RoomMember && change.old.is_none();
-        if !wants(&event_type, &state_key) || (span.skips_new_members && is_new_member) {
+        let is_new_member = *event_type == StateEventType::RoomMember && change.old.is_none();
+        if !wants(event_type, state_key) || (span.skips_new_members && is_new_member) {
             continue;
         }
         let Until::StartOf(timeline) = until else {
@@ -74,7 +75,7 @@ pub fn read_state(
             continue;
         }
         let Some(start) = timeline.state_before() else { continue };
-        if let Some(before) = rooms.get_from_root(span.room, start, &event_type, &state_key)?
+        if let Some(before) = rooms.get_from_root(span.room, start, event_type, state_key)?
             && Some(before.nid) != change.old
             && !timeline.contains(before.nid)
         {

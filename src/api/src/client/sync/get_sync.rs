@@ -61,7 +61,7 @@ pub async fn handle(
 }
 
 /// A first answer as it is read. A failure in the middle breaks the connection off: the client must not take what it has for all.
-fn chunks(first: FirstSync) -> impl stream::Stream<Item = Result<bytes::Bytes, ApiError>> {
+fn chunks(first: Box<FirstSync>) -> impl stream::Stream<Item = Result<bytes::Bytes, ApiError>> {
     stream::try_unfold(first, async |mut first| match first.next_chunk().await {
         Ok(chunk) => Ok(chunk.map(|chunk| (chunk, first))),
         Err(error) => Err(ApiError::from(error)),
