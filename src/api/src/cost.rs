@@ -9,6 +9,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures_util::future::Either;
 use http::Method;
 
 use crate::{
@@ -18,13 +19,21 @@ use crate::{
 };
 
 /// Counts a request, and answers it with M_LIMIT_EXCEEDED if it is one too many.
-pub(crate) async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+///
+/// Not an `async fn`: a long poll is not counted, and holds nothing of this while it waits.
+pub(crate) fn count(State(app): State<App>, request: Request, next: Next) -> impl Future<Output = Response> {
     let limit = request
         .extensions()
         .get::<MatchedPath>()
         .and_then(|path| limit_of(request.method(), path.as_str()))
         .filter(|_| app.rate_limits.is_enabled());
-    let Some(limit) = limit else { return next.run(request).await };
+    match limit {
+        None => Either::Left(next.run(request)),
+        Some(limit) => Either::Right(Box::pin(count_against(limit, app, request, next))),
+    }
+}
+
+async fn count_against(limit: Limit, app: App, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(&mut parts, &app).await;
     let checked = if limit.counts_addresses() {

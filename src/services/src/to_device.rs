@@ -16,6 +16,7 @@ use chappe_store::{
         },
     },
 };
+use quick_cache::sync::Cache;
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, TransactionId, UserId,
     events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices,
@@ -36,7 +37,11 @@ const TRANSACTION_KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 const RECEIVED_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// How many remembered ids one write forgets at most.
-const FORGOTTEN_PER_WRITE_MAX: usize = 16;
+const FORGOTTEN_PER_WRITE_MAX: usize = 1_000;
+
+/// How often it is looked for ids of one device that are to be forgotten, and for how many devices it is known when that was last done.
+const FORGETTING_INTERVAL_MS: u64 = 1_000;
+const FORGETTING_KEPT: usize = 10_000;
 
 /// How large the messages of one `m.direct_to_device` EDU may grow, in bytes.
 const EDU_BYTES_MAX: usize = 48 * 1024;
@@ -80,6 +85,8 @@ pub struct ToDevice {
     server_name: OwnedServerName,
     clock: Arc<dyn Clock>,
     keys: Keys,
+    /// When it was last looked for transactions of a device that are to be forgotten.
+    looked_at_ms: Arc<Cache<(OwnedUserId, OwnedDeviceId), u64>>,
 }
 
 #[derive(Deserialize)]
@@ -94,7 +101,7 @@ struct DirectToDevice {
 
 impl ToDevice {
     pub fn new(store: Store, server_name: OwnedServerName, clock: Arc<dyn Clock>, keys: Keys) -> Self {
-        Self { store, server_name, clock, keys }
+        Self { store, server_name, clock, keys, looked_at_ms: Arc::new(Cache::new(FORGETTING_KEPT)) }
     }
 
     /// Sends messages: once for each transaction id of a device, however often the device asks.
@@ -229,7 +236,22 @@ impl ToDevice {
         row: (OwnedUserId, OwnedDeviceId, String),
     ) -> Result<(), StoreError> {
         let now_ms = self.clock.now_ms();
-        let (user, device, _) = &row;
+        let sender = (row.0.clone(), row.1.clone());
+        if self.looked_at_ms.get(&sender).is_none_or(|looked_at_ms| looked_at_ms + FORGETTING_INTERVAL_MS <= now_ms) {
+            self.queue_old_transactions_forgotten(batch, &sender, now_ms)?;
+            self.looked_at_ms.insert(sender, now_ms);
+        }
+        batch.put(&TO_DEVICE_TRANSACTIONS, &row, &now_ms);
+        batch.put(&TO_DEVICE_TRANSACTION_AGES, &(row.0, row.1, now_ms, row.2), &());
+        Ok(())
+    }
+
+    fn queue_old_transactions_forgotten(
+        &self,
+        batch: &mut Batch,
+        (user, device): &(OwnedUserId, OwnedDeviceId),
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         let old = self.store.scan_range(
             &TO_DEVICE_TRANSACTION_AGES,
             &(user.clone(), device.clone(), 0_u64),
@@ -241,8 +263,6 @@ impl ToDevice {
             batch.delete(&TO_DEVICE_TRANSACTION_AGES, &key);
             batch.delete(&TO_DEVICE_TRANSACTIONS, &(key.0, key.1, key.3));
         }
-        batch.put(&TO_DEVICE_TRANSACTIONS, &row, &now_ms);
-        batch.put(&TO_DEVICE_TRANSACTION_AGES, &(row.0, row.1, now_ms, row.2), &());
         Ok(())
     }
 

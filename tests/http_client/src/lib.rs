@@ -125,6 +125,12 @@ impl Client {
         self.request(Method::POST, path, Some(body)).await
     }
 
+    /// The bytes of an answer as they come, at one attempt.
+    pub async fn fetch(&self, path: &str) -> Result<usize, Failure> {
+        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token);
+        Ok(request.send().await?.error_for_status()?.bytes().await?.len())
+    }
+
     /// Uploads a file, and answers its `mxc://` URI.
     pub async fn upload(&self, bytes: Vec<u8>) -> Result<String, Failure> {
         let request = self.http.post(format!("{}/_matrix/media/v3/upload", self.url)).bearer_auth(&self.token);
@@ -135,8 +141,7 @@ impl Client {
 
     pub async fn download(&self, uri: &str) -> Result<usize, Failure> {
         let file = uri.strip_prefix("mxc://").ok_or("not an mxc:// URI")?;
-        let request = self.http.get(format!("{}/_matrix/client/v1/media/download/{file}", self.url));
-        Ok(request.bearer_auth(&self.token).send().await?.error_for_status()?.bytes().await?.len())
+        self.fetch(&format!("/_matrix/client/v1/media/download/{file}")).await
     }
 
     /// Makes a public room, and answers its id.

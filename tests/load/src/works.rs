@@ -382,7 +382,8 @@ impl Load {
         drive(&what, &self.processes, 1, 5, |_, _| {
             let reader = &reader;
             async move {
-                reader.get(&sync_path(None, 0)).await?;
+                // Until all of it is there; what a client makes of it is the client's.
+                reader.fetch(&sync_path(None, 0)).await?;
                 Ok(None)
             }
         })
@@ -460,6 +461,7 @@ impl Load {
         .await?;
         let fanout = self.fanout(&format!(" beside {count}")).await?;
         waiting.shutdown().await;
+        tokio::time::sleep(SETTLING).await;
         Ok(vec![whoami, fanout])
     }
 

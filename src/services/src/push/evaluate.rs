@@ -30,7 +30,10 @@ use serde::Deserialize;
 use crate::thread_subscriptions::ThreadSubscriptions;
 
 /// How many candidates are kept.
-const CANDIDATES_MAX: usize = 5_000;
+const CANDIDATES_MAX: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
+
+/// How many rooms' power levels are kept.
+const LEVELS_MAX: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// How many relations are followed from an event to its thread.
 const THREAD_HOPS_MAX: usize = 3;
@@ -60,12 +63,14 @@ fn flatten(event: &Event) -> Option<FlattenedJson> {
 pub struct Candidates {
     rooms: Rooms,
     kept: Mutex<LruCache<EventNid, Arc<Candidate>>>,
+    /// By the event that set them: parsed once for all that was sent under them.
+    levels: Mutex<LruCache<EventNid, Arc<PowerLevels>>>,
 }
 
 impl Candidates {
     pub fn new(rooms: Rooms) -> Self {
-        let capacity = NonZeroUsize::new(CANDIDATES_MAX).unwrap_or(NonZeroUsize::MIN);
-        Self { rooms, kept: Mutex::new(LruCache::new(capacity)) }
+        let (kept, levels) = (LruCache::new(CANDIDATES_MAX), LruCache::new(LEVELS_MAX));
+        Self { rooms, kept: Mutex::new(kept), levels: Mutex::new(levels) }
     }
 
     /// The event as a candidate; `None` if it is not one that anybody is notified of.
@@ -89,12 +94,7 @@ impl Candidates {
 
     /// The power levels at an event, boiled down to what a rule may ask: whether its sender may notify the room.
     fn levels_at(&self, room: &Room, event: &Event) -> Result<Option<PushConditionPowerLevelsCtx>, StoreError> {
-        let Some(root) = event.record.state_before else { return Ok(None) };
-        let get = |event_type| self.rooms.get_from_root(room.nid, root, &event_type, "");
-        let Some(create) = get(StateEventType::RoomCreate)? else { return Ok(None) };
-        let levels = get(StateEventType::RoomPowerLevels)?;
-        let levels = PowerLevels::from_events(&room.rules, &create.pdu, levels.as_ref().map(|event| &*event.pdu));
-        Ok(levels.ok().map(|levels| {
+        Ok(self.power_levels_at(room, event)?.map(|levels| {
             let needed = NotificationPowerLevels::new();
             let sender_level = match levels.can_notify_room(&event.pdu.sender) {
                 true => needed.room,
@@ -103,6 +103,24 @@ impl Candidates {
             let rules = RoomPowerLevelsRules::new(&room.rules.authorization, []);
             PushConditionPowerLevelsCtx::new([(event.pdu.sender.clone(), sender_level)].into(), Int::MIN, needed, rules)
         }))
+    }
+
+    fn power_levels_at(&self, room: &Room, event: &Event) -> Result<Option<Arc<PowerLevels>>, StoreError> {
+        let Some(root) = event.record.state_before else { return Ok(None) };
+        let get = |event_type| self.rooms.get_from_root(room.nid, root, &event_type, "");
+        let set_by = get(StateEventType::RoomPowerLevels)?;
+        if let Some(set_by) = &set_by
+            && let Some(levels) = self.levels.lock().get(&set_by.nid)
+        {
+            return Ok(Some(levels.clone()));
+        }
+        let Some(create) = get(StateEventType::RoomCreate)? else { return Ok(None) };
+        let levels = PowerLevels::from_events(&room.rules, &create.pdu, set_by.as_ref().map(|event| &*event.pdu));
+        let Ok(levels) = levels.map(Arc::new) else { return Ok(None) };
+        if let Some(set_by) = set_by {
+            self.levels.lock().put(set_by.nid, levels.clone());
+        }
+        Ok(Some(levels))
     }
 }
 

@@ -51,7 +51,7 @@ const WRITE_AFTER: usize = 500;
 
 /// How many counters are kept in memory, and how many unread events in all of them.
 const COUNTERS_MAX: usize = 50_000;
-const HELD_MAX: usize = 2_000_000;
+const HELD_MAX: usize = 500_000;
 
 /// How many changes of a user's profile in a room are followed back to their joining.
 const PROFILE_CHANGES_MAX: usize = 1_000;

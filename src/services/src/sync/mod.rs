@@ -206,10 +206,9 @@ impl SyncService {
     /// Answers what the client has not been told, waiting for something up to its timeout.
     ///
     /// Spec: Client-Server API, `GET /sync`.
-    pub async fn sync(self: &Arc<Self>, request: SyncRequest) -> Result<SyncAnswer, SyncError> {
+    pub async fn sync(self: &Arc<Self>, request: Arc<SyncRequest>) -> Result<SyncAnswer, SyncError> {
         let since = self.check_since(&request)?;
         let filter = Arc::new(self.get_filter(&request)?);
-        let request = Arc::new(request);
         let presence = self.sources.presence.begin_sync(&request.user_id, &request.set_presence)?;
         if let Some(since) = since {
             self.sources.devices.acknowledge(&request.user_id, &request.device_id, since.to_device)?;
@@ -218,7 +217,8 @@ impl SyncService {
             self.lazy_members.begin(&request.user_id, &request.device_id, since.map(|since| since.position));
         }
         let Some(since) = since else {
-            let first = FirstSync::begin(self.clone(), request, filter, presence).await?;
+            // Boxed, as what waits below should take no more than it needs.
+            let first = Box::pin(FirstSync::begin(self.clone(), request, filter, presence)).await?;
             return Ok(SyncAnswer::First(Box::new(first)));
         };
         let may_wait = !request.full_state && !request.timeout.is_zero();
@@ -233,15 +233,15 @@ impl SyncService {
                 }
                 false => None,
             };
-            let answer = self.read(&request, &filter, Some(since))?;
+            let answer = Box::new(self.read(&request, &filter, Some(since))?);
             let is_same = answer.device_one_time_keys_count == at_start.one_time_keys
                 && answer.device_unused_fallback_key_types == at_start.unused_fallback_key_types;
             let Some(waiter) = waiter.filter(|_| answer.is_empty() && is_same) else {
-                return Ok(SyncAnswer::Whole(Box::new(answer)));
+                return Ok(SyncAnswer::Whole(answer));
             };
             let woken = tokio::time::timeout_at(deadline, waiter.woken()).await;
             if woken.is_err() || self.sources.waiters.is_closed() {
-                return Ok(SyncAnswer::Whole(Box::new(answer)));
+                return Ok(SyncAnswer::Whole(answer));
             }
         }
     }

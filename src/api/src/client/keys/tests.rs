@@ -51,6 +51,54 @@ async fn uploaded_keys_are_queried_and_claimed_by_others() {
 }
 
 #[tokio::test]
+async fn sync_tells_how_many_keys_are_left_now_and_messages_once() {
+    let server = TestApp::new();
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let device = device_of(&server, &alice).await;
+    let sync = async |since: &Value| {
+        let since = since.as_str().map(|token| format!("?since={token}")).unwrap_or_default();
+        let (status, answer) = server.get(&format!("/_matrix/client/v3/sync{since}"), Some(&alice)).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        answer
+    };
+    let left = |answer: &Value| answer["device_one_time_keys_count"]["signed_curve25519"].clone();
+    let first = sync(&Value::Null).await;
+    let second = sync(&first["next_batch"]).await;
+    assert_eq!((left(&first), left(&second)), (json!(0), json!(0)));
+
+    let upload = json!({
+        "device_keys": device_keys(ALICE, &device),
+        "one_time_keys": { "signed_curve25519:A": { "key": "one" }, "signed_curve25519:B": { "key": "two" } },
+        "fallback_keys": { "signed_curve25519:F": { "key": "last", "fallback": true } },
+    });
+    assert_eq!(server.post(&path("upload"), Some(&alice), upload).await.0, StatusCode::OK);
+    let third = sync(&second["next_batch"]).await;
+    assert_eq!(left(&third), json!(2));
+    assert_eq!(third["device_unused_fallback_key_types"], json!(["signed_curve25519"]));
+
+    let claim = json!({ "one_time_keys": { ALICE: { device.as_str(): "signed_curve25519" } } });
+    for left_then in [1, 0, 0] {
+        assert_eq!(server.post(&path("claim"), Some(&bob), claim.clone()).await.0, StatusCode::OK);
+        assert_eq!(left(&sync(&third["next_batch"]).await), json!(left_then));
+    }
+    let mut last = sync(&third["next_batch"]).await;
+    assert_eq!(last["device_unused_fallback_key_types"], json!([]), "given out, when there was nothing else");
+
+    for number in 0..3 {
+        let message = json!({ "messages": { ALICE: { device.as_str(): { "number": number } } } });
+        let to_device = format!("/_matrix/client/v3/sendToDevice/org.example.told/{number}");
+        assert_eq!(server.put(&to_device, Some(&bob), message).await.0, StatusCode::OK);
+        let told = sync(&last["next_batch"]).await;
+        assert_eq!(told["to_device"]["events"].as_array().map(Vec::len), Some(1), "{told}");
+        assert_eq!(told["to_device"]["events"][0]["content"]["number"], json!(number));
+        let again = sync(&last["next_batch"]).await;
+        assert_eq!(again["to_device"], told["to_device"], "not acknowledged yet");
+        last = sync(&told["next_batch"]).await;
+        assert!(last.get("to_device").is_none(), "{last}");
+    }
+}
+
+#[tokio::test]
 async fn malformed_and_foreign_keys_are_refused() {
     let server = TestApp::new();
     let alice = server.register("alice").await;

@@ -22,12 +22,13 @@ use crate::{
 
 const UNSTABLE_STATE_AFTER: &str = "org.matrix.msc4222.use_state_after";
 
-pub async fn handle(
+/// Not an `async fn`: what waits, for minutes perhaps, should hold no more than it needs, and none of what was parsed.
+pub fn handle(
     State(sync): State<Arc<SyncService>>,
     Authenticated(session): Authenticated,
     RawQuery(query): RawQuery,
     Ruma(request): Ruma<Request>,
-) -> Result<Response, ApiError> {
+) -> impl Future<Output = Result<Response, ApiError>> {
     let query = query.as_deref().unwrap_or_default();
     let state_style = match request.use_state_after {
         true => StateStyle::After,
@@ -40,24 +41,24 @@ pub async fn handle(
         Some(text) if text.trim_start().starts_with('{') => FilterChoice::Inline(text),
         Some(id) => FilterChoice::Stored(id),
     };
-    let answer = sync
-        .sync(SyncRequest {
-            user_id: session.user_id,
-            device_id: session.device_id,
-            since: request.since,
-            filter,
-            full_state: request.full_state,
-            state_style,
-            timeout: request.timeout.unwrap_or_default(),
-            set_presence: request.set_presence,
+    let asked = Arc::new(SyncRequest {
+        user_id: session.user_id,
+        device_id: session.device_id,
+        since: request.since,
+        filter,
+        full_state: request.full_state,
+        state_style,
+        timeout: request.timeout.unwrap_or_default(),
+        set_presence: request.set_presence,
+    });
+    async move {
+        Ok(match sync.sync(asked).await? {
+            SyncAnswer::Whole(response) => Json(response).into_response(),
+            SyncAnswer::First(first) => {
+                ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(chunks(first))).into_response()
+            }
         })
-        .await?;
-    Ok(match answer {
-        SyncAnswer::Whole(response) => Json(response).into_response(),
-        SyncAnswer::First(first) => {
-            ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(chunks(first))).into_response()
-        }
-    })
+    }
 }
 
 /// A first answer as it is read. A failure in the middle breaks the connection off: the client must not take what it has for all.

@@ -12,7 +12,7 @@ async fn first_answer_comes_in_chunks_and_is_of_one_moment() {
         server.say(alice(), &room, &filler).await;
         rooms.push(room);
     }
-    let SyncAnswer::First(mut first) = server.sync.sync(request(alice(), None)).await.unwrap() else {
+    let SyncAnswer::First(mut first) = server.sync.sync(request(alice(), None).into()).await.unwrap() else {
         panic!("a first answer was expected")
     };
     let mut chunks = vec![first.next_chunk().await.unwrap().unwrap()];

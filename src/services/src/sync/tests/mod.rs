@@ -145,7 +145,7 @@ impl Server {
     }
 
     async fn ask(&self, request: SyncRequest) -> Value {
-        whole(self.sync.sync(request).await.unwrap()).await
+        whole(self.sync.sync(request.into()).await.unwrap()).await
     }
 
     async fn initial(&self, user: &UserId) -> Value {

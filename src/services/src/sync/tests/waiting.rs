@@ -6,7 +6,7 @@ use crate::sync::{devices::PollingDevices, joined_rooms::JoinedRooms};
 async fn wakes(server: &Server, user: &'static UserId, first: &Value, act: impl Future<Output = ()>) -> Value {
     let sync = server.sync.clone();
     let request = SyncRequest { timeout: Duration::from_secs(60), ..request(user, Some(first)) };
-    let poll = tokio::spawn(async move { whole(sync.sync(request).await.unwrap()).await });
+    let poll = tokio::spawn(async move { whole(sync.sync(request.into()).await.unwrap()).await });
     while server.waiters.waiting() == 0 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -55,10 +55,10 @@ async fn tokens_of_other_servers_are_refused() {
     let server = Server::new();
     for since in ["garbage", "s99999999", "t1_2"] {
         let request = SyncRequest { since: Some(since.to_owned()), ..request(bob(), None) };
-        assert!(matches!(server.sync.sync(request).await, Err(SyncError::InvalidToken(_))), "{since}");
+        assert!(matches!(server.sync.sync(request.into()).await, Err(SyncError::InvalidToken(_))), "{since}");
     }
     let request = SyncRequest { filter: FilterChoice::Stored("none".to_owned()), ..request(bob(), None) };
-    assert!(matches!(server.sync.sync(request).await, Err(SyncError::UnknownFilter)));
+    assert!(matches!(server.sync.sync(request.into()).await, Err(SyncError::UnknownFilter)));
 }
 
 #[tokio::test]
@@ -83,8 +83,8 @@ async fn answers_are_the_same_after_a_restart() {
         waiters,
     };
     let restarted = Arc::new(SyncService::new(sources));
-    let answer = whole(restarted.sync(request(bob(), Some(&first))).await.unwrap()).await;
+    let answer = whole(restarted.sync(request(bob(), Some(&first)).into()).await.unwrap()).await;
     assert_eq!(timeline(&answer, "join", &room), ["1"]);
-    let next = whole(restarted.sync(request(bob(), Some(&answer))).await.unwrap()).await;
+    let next = whole(restarted.sync(request(bob(), Some(&answer)).into()).await.unwrap()).await;
     assert!(next.get("rooms").is_none());
 }
