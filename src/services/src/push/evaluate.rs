@@ -63,8 +63,8 @@ fn flatten(event: &Event) -> Option<FlattenedJson> {
 pub struct Candidates {
     rooms: Rooms,
     kept: Mutex<LruCache<EventNid, Arc<Candidate>>>,
-    /// By the event that set them: parsed once for all that was sent under them.
-    levels: Mutex<LruCache<EventNid, Arc<PowerLevels>>>,
+    /// By the event that set them, and whether it has been redacted: parsed once for all that was sent under them.
+    levels: Mutex<LruCache<(EventNid, bool), Arc<PowerLevels>>>,
 }
 
 impl Candidates {
@@ -109,16 +109,17 @@ impl Candidates {
         let Some(root) = event.record.state_before else { return Ok(None) };
         let get = |event_type| self.rooms.get_from_root(room.nid, root, &event_type, "");
         let set_by = get(StateEventType::RoomPowerLevels)?;
-        if let Some(set_by) = &set_by
-            && let Some(levels) = self.levels.lock().get(&set_by.nid)
+        let key = set_by.as_ref().map(|event| (event.nid, event.record.redacted_because.is_some()));
+        if let Some(key) = &key
+            && let Some(levels) = self.levels.lock().get(key)
         {
             return Ok(Some(levels.clone()));
         }
         let Some(create) = get(StateEventType::RoomCreate)? else { return Ok(None) };
         let levels = PowerLevels::from_events(&room.rules, &create.pdu, set_by.as_ref().map(|event| &*event.pdu));
         let Ok(levels) = levels.map(Arc::new) else { return Ok(None) };
-        if let Some(set_by) = set_by {
-            self.levels.lock().put(set_by.nid, levels.clone());
+        if let Some(key) = key {
+            self.levels.lock().put(key, levels.clone());
         }
         Ok(Some(levels))
     }
