@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chappe_store::{
-    Direction, EventNid, Position, RoomNid, Stamped, StateKeyNid, StoreError,
+    CommitError, Direction, EventNid, Position, RoomNid, Stamped, StateKeyNid, StoreError,
     tables::{
         rooms::{
             FORGOTTEN, JOINED_SERVERS, MEMBERS, MemberRecord, ROOMS, RoomRecord, SERVER_ROOMS, SPACE_CHILDREN,
@@ -133,6 +133,13 @@ impl Rooms {
     }
 
     // State at any event.
+
+    /// What a state event is in a state: its key, which is given a number if it has none, and its own number. `None` for other events.
+    pub(crate) fn state_entry(&self, event: &Event) -> Result<Option<(StateKeyNid, EventNid)>, CommitError> {
+        let Some((event_type, state_key)) = event.pdu.state_tuple() else { return Ok(None) };
+        let key = self.store.interner().intern_state_key(&self.store, &event_type, state_key)?;
+        Ok(Some((key, event.nid)))
+    }
 
     pub fn get_from_root(
         &self,

@@ -317,6 +317,12 @@ impl ToDevice {
         Ok(inbox)
     }
 
+    /// Whether any message waits for a device.
+    pub fn has_messages(&self, user: &UserId, device: &DeviceId) -> Result<bool, StoreError> {
+        let mut messages = self.store.scan(&TO_DEVICE, &(user.to_owned(), device.to_owned()), Direction::Forward);
+        Ok(messages.next().transpose()?.is_some())
+    }
+
     /// As [`ToDevice::scan`], up to what is durable by now.
     pub fn scan_durable(
         &self,

@@ -22,7 +22,7 @@ impl<K: Key, V: Value> Table<K, V> {
     }
 
     /// Keeps the rows in memory that are read one by one: for tables whose rows, or their absence, are read more often than they are written.
-    /// Not for those from which ranges are deleted.
+    /// Not for those from which ranges are deleted in the ordinary course: each such deletion looks through all that is kept.
     pub const fn cached(self) -> Self {
         Self { is_cached: true, ..self }
     }

@@ -89,9 +89,7 @@ impl Rooms {
             if event.is_rejected() || event.record.room != room.nid {
                 continue;
             }
-            if let Some((event_type, state_key)) = event.pdu.state_tuple() {
-                entries.push((self.store.interner().intern_state_key(&self.store, &event_type, state_key)?, event.nid));
-            }
+            entries.extend(self.state_entry(&event)?);
         }
         let root = trees.build(entries)?;
         self.store_trees(trees)?;

@@ -117,10 +117,7 @@ impl Staging {
             if event.is_rejected() || event.record.room != self.room.nid {
                 continue;
             }
-            if let Some((event_type, state_key)) = event.pdu.state_tuple() {
-                let store = &self.rooms.store;
-                entries.push((store.interner().intern_state_key(store, &event_type, state_key)?, event.nid));
-            }
+            entries.extend(self.rooms.state_entry(&event)?);
         }
         let root = self.trees.build(entries)?;
         if self.get_from_root(root, &StateEventType::RoomCreate, "")?.is_none() {

@@ -162,10 +162,7 @@ impl Staging {
         let mut changes: BTreeMap<_, Option<EventNid>> = BTreeMap::new();
         for id in &pdu.auth_events {
             let Some(event) = self.get_settled(id)?.filter(|event| !event.is_rejected()) else { continue };
-            if let Some((event_type, state_key)) = event.pdu.state_tuple() {
-                let store = &self.rooms.store;
-                changes.insert(store.interner().intern_state_key(store, &event_type, state_key)?, Some(event.nid));
-            }
+            changes.extend(self.rooms.state_entry(&event)?.map(|(key, nid)| (key, Some(nid))));
         }
         Ok(self.trees.update(root, changes)?)
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use chappe_store::{CommitError, Direction, Position, Store, StoreError, tables::to_device::TO_DEVICE};
+use chappe_store::{CommitError, Position, Store, StoreError};
 use quick_cache::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
@@ -88,8 +88,7 @@ impl PollingDevices {
             one_time_keys: one_time_key_counts(&self.store, user, device)?,
             unused_fallback_key_types: unused_fallback_key_types(&self.store, user, device)?,
         });
-        let mut messages = self.store.scan(&TO_DEVICE, &key, Direction::Forward);
-        let has_messages = messages.next().transpose()?.is_some();
+        let has_messages = self.to_device.has_messages(user, device)?;
         let known = Known { as_of, key_counts, has_messages };
         self.known.insert(key, known.clone());
         Ok(known)

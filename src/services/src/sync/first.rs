@@ -53,7 +53,7 @@ struct Sources {
 
 /// Some rooms.
 struct Chunk {
-    /// Members of an object, with commas between them.
+    /// Members of an object, with a comma before each.
     text: Vec<u8>,
     /// Those that were not read, as there was enough.
     left: Vec<RoomNid>,
@@ -94,11 +94,9 @@ impl FirstSync {
             if chunk.text.is_empty() {
                 continue;
             }
-            let mut text = match self.outside.take() {
-                Some(outside) => begin_joined(&outside).map_err(unwritable)?,
-                None => vec![b','],
-            };
-            text.extend_from_slice(&chunk.text);
+            let Some(outside) = self.outside.take() else { return Ok(Some(chunk.text.into())) };
+            let mut text = begin_joined(&outside).map_err(unwritable)?;
+            text.extend_from_slice(chunk.text.get(1..).unwrap_or_default());
             return Ok(Some(text.into()));
         }
         if self.is_over {
@@ -145,9 +143,7 @@ impl Sources {
             let Some(nid) = rooms.next() else { break };
             let read = view.read_candidate(nid, &mut outline, &self.account_data.rooms)?;
             let Some((room_id, part)) = read else { continue };
-            if !text.is_empty() {
-                text.push(b',');
-            }
+            text.push(b',');
             write_room(&mut text, room_id.as_str(), &part).map_err(unwritable)?;
         }
         Ok(Chunk { text, left: rooms.collect() })

@@ -28,7 +28,7 @@ record!(DeliveriesRecord, 1);
 
 /// Receiving user, device, sending user -> the last messages queued, here for a local device or for the server of a remote one.
 pub const DELIVERIES: Table<(OwnedUserId, OwnedDeviceId, OwnedUserId), Stamped<DeliveriesRecord>> =
-    Table::new(148, "deliveries").cached();
+    Table::new(148, "deliveries");
 
 /// One claim of a one-time key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

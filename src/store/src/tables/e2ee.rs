@@ -57,8 +57,7 @@ pub const FALLBACK_KEYS: Table<(OwnedUserId, OwnedDeviceId, String), FallbackKey
 
 /// User, usage (`master`, `self_signing` or `user_signing`) -> cross-signing key. Of local users as uploaded; of remote users as
 /// their server told, without `user_signing`.
-pub const CROSS_SIGNING_KEYS: Table<(OwnedUserId, String), Json<JsonObject>> =
-    Table::new(64, "cross_signing_keys").cached();
+pub const CROSS_SIGNING_KEYS: Table<(OwnedUserId, String), Json<JsonObject>> = Table::new(64, "cross_signing_keys");
 
 /// Signed user, signed device id or master key, local signer, name of the signing key -> signature. Signatures that came through
 /// `/keys/signatures/upload`: of a user's own devices and master key, and of other users' master keys.
@@ -101,8 +100,7 @@ pub struct RemoteDevice {
 }
 
 /// Remote user, device -> what is cached of it. Devices without keys are not kept.
-pub const REMOTE_DEVICES: Table<(OwnedUserId, OwnedDeviceId), Json<RemoteDevice>> =
-    Table::new(71, "remote_devices").cached();
+pub const REMOTE_DEVICES: Table<(OwnedUserId, OwnedDeviceId), Json<RemoteDevice>> = Table::new(71, "remote_devices");
 
 /// Server, its user: an update of the user's device list was missed, and the list is yet to be fetched anew.
 pub const STALE_DEVICE_LISTS: Table<(OwnedServerName, OwnedUserId), ()> = Table::new(72, "stale_device_lists");

@@ -24,7 +24,7 @@ record!(ThreadSubscriptionRecord, 1);
 
 /// User, room, thread root -> subscription, stamped with the position it changed at.
 pub const THREAD_SUBSCRIPTIONS: Table<(OwnedUserId, RoomNid, OwnedEventId), Stamped<ThreadSubscriptionRecord>> =
-    Table::new(161, "thread_subscriptions").cached();
+    Table::new(161, "thread_subscriptions");
 
 /// A thread.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
