@@ -8,8 +8,8 @@ use chappe_store::{
     tables::events::{EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus},
 };
 use quick_cache::{
-    Weighter,
-    sync::{Cache, GuardResult},
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle, GuardResult},
 };
 use ruma::{EventId, OwnedEventId};
 
@@ -62,7 +62,19 @@ impl EventCache {
     pub(crate) fn new(capacity_bytes: usize) -> Self {
         let expected = capacity_bytes / (2 * BYTES_PER_EVENT);
         let bytes = capacity_bytes.try_into().unwrap_or(u64::MAX);
-        Self { events: Cache::with_weighter(expected, bytes, WeightInBytes), nids: Cache::new(expected) }
+        // As many keys are remembered as there can be events: who reads many rooms a second time has them kept from then on.
+        let options = OptionsBuilder::new()
+            .weight_capacity(bytes)
+            .estimated_items_capacity(expected)
+            .ghost_allocation(1.0)
+            .build();
+        let events = match options {
+            Ok(options) => {
+                Cache::with_options(options, WeightInBytes, DefaultHashBuilder::default(), DefaultLifecycle::default())
+            }
+            Err(_) => Cache::with_weighter(expected, bytes, WeightInBytes),
+        };
+        Self { events, nids: Cache::new(expected) }
     }
 
     /// To be called with what a batch wrote, after it was enqueued. It takes the place also of what is just being read from before it.

@@ -473,12 +473,14 @@ impl Rooms {
         mut object: CanonicalJsonObject,
         rules: &RoomVersionRules,
     ) -> Result<Pdu, RoomError> {
-        // Asked before signing, which fails with less to tell on what is too large.
-        let bytes = json::canonical(&object).map_or(0, |text| text.len());
-        if bytes > MAX_EVENT_BYTES - SIGNATURE_BYTES {
-            return Err(RoomError::TooLarge(format!("The event would have {bytes} bytes before it is signed")));
+        if let Err(error) = self.signer.hash_and_sign_event(&mut object, rules) {
+            // Signing tells less of what is too large.
+            let bytes = json::canonical(&object).map_or(0, |text| text.len());
+            return Err(match bytes > MAX_EVENT_BYTES - SIGNATURE_BYTES {
+                true => RoomError::TooLarge(format!("The event would have {bytes} bytes before it is signed")),
+                false => RoomError::BadJson(error.to_string()),
+            });
         }
-        self.signer.hash_and_sign_event(&mut object, rules).map_err(|error| RoomError::BadJson(error.to_string()))?;
         Pdu::from_object(object, rules).map_err(|error| match error {
             FormatError::TooLarge { .. } | FormatError::TooLong(_) => RoomError::TooLarge(error.to_string()),
             error => RoomError::BadJson(error.to_string()),

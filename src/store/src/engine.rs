@@ -26,6 +26,17 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// How many bytes its keys and values have.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Put { key, value } => key.len() + value.len(),
+            Self::Delete { key } => key.len(),
+            Self::DeleteRange { start, end } => start.len() + end.len(),
+        }
+    }
+}
+
 /// A failure of the engine: I/O, corruption, no space.
 #[derive(Debug, thiserror::Error)]
 #[error("storage engine: {0}")]

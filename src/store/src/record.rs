@@ -17,6 +17,9 @@ impl DecodeError {
     }
 }
 
+/// How long most records are at the most.
+const RECORD_BYTES: usize = 128;
+
 /// Collects the bytes of one value.
 #[derive(Default)]
 pub struct ValueWriter {
@@ -40,6 +43,7 @@ impl ValueWriter {
 
     /// Writes a version byte and the record's fields after it.
     pub fn record<T: Serialize>(&mut self, version: u8, record: &T) {
+        self.bytes.reserve(RECORD_BYTES);
         self.bytes.push(version);
         let buffer = std::mem::take(&mut self.bytes);
         match postcard::to_extend(record, buffer) {

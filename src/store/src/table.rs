@@ -7,6 +7,9 @@ use crate::{
     record::Value,
 };
 
+/// How long most keys are at the most.
+const KEY_BYTES: usize = 64;
+
 /// A table of the store. Tables are constants in [`crate::tables`]; the id is the first byte of each key and never changes.
 pub struct Table<K, V> {
     pub id: u8,
@@ -28,7 +31,7 @@ impl<K: Key, V: Value> Table<K, V> {
     }
 
     pub(crate) fn writer(&self) -> KeyWriter {
-        let mut writer = KeyWriter::default();
+        let mut writer = KeyWriter::with_capacity(KEY_BYTES);
         writer.bytes(&[self.id]);
         writer
     }

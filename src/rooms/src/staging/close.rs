@@ -18,13 +18,14 @@ use chappe_store::{
 use ruma::{OwnedServerName, UserId, events::StateEventType};
 
 use super::{Relay, Staging};
-use crate::{Event, RoomError, Rooms, heads::Head};
+use crate::{Event, RoomError, Rooms, heads::Head, state::NewNodes};
 
 /// What a batch makes of a room, to be kept in memory once the batch is enqueued.
 pub(crate) struct Closed {
     room: RoomNid,
     head: Head,
     events: Vec<Arc<Event>>,
+    nodes: NewNodes,
 }
 
 impl Staging {
@@ -83,11 +84,11 @@ impl Staging {
         self.batch.put(&ROOMS, &room, &self.room.record);
         self.batch.guard(Domain::Room(room), self.seen);
         self.batch.wake(Topic::Room(room));
-        self.trees.put_into(&mut self.batch);
+        let nodes = self.trees.put_into(&mut self.batch);
         self.chains.put_into(&mut self.batch);
         let known = self.deepest.or_else(|| Some(self.rooms.heads.get(room)?.deepest)).flatten();
         let head = Head { deepest: known.filter(|_| !self.has_unplaced), servers: servers_after };
-        Ok((self.batch, Closed { room, head, events: self.events.into_values().collect() }))
+        Ok((self.batch, Closed { room, head, events: self.events.into_values().collect(), nodes }))
     }
 
     /// Whether a server is away for so long that nothing is queued for it: it is sent the newest events of its rooms one day.
@@ -119,8 +120,9 @@ impl Rooms {
         rooms: impl IntoIterator<Item = Closed>,
     ) -> Result<Ticket, RoomError> {
         let ticket = self.store.enqueue(batch)?;
-        for Closed { room, head, events } in rooms {
+        for Closed { room, head, events, nodes } in rooms {
             self.cache.replace(events);
+            self.trees.keep(nodes);
             self.heads.put(room, head);
         }
         Ok(ticket)

@@ -6,9 +6,9 @@
 //!
 //! # New nodes, and when they can be read
 //! New nodes live in a [`TreeBatch`] until they are put into a store batch, and can be read from the store once that batch is
-//! enqueued. The cache is filled by reads from the store only, never by writes, and is never asked whether a node needs
-//! writing: each node that an update makes is written. So a batch that is dropped leaves nothing behind that could later be
-//! taken for stored. The price is that a base root must be stored already, or come from the same [`TreeBatch`]; several
+//! enqueued. The cache is filled by reads from the store and, once a batch is enqueued, by [`StateTrees::keep`]; it is never asked
+//! whether a node needs writing: each node that an update makes is written. So a batch that is dropped leaves nothing behind that
+//! could later be taken for stored. The price is that a base root must be stored already, or come from the same [`TreeBatch`]; several
 //! updates on top of each other in one batch therefore go through one [`TreeBatch`].
 //!
 //! This module does not know what is in a state, and never deletes: a room's nodes go with the room. Start reading at
@@ -97,6 +97,13 @@ impl StateTrees {
         TreeBatch { trees: self.clone(), room, fresh: HashMap::new() }
     }
 
+    /// Keeps nodes in memory: to be called with those of a batch that was enqueued.
+    pub(crate) fn keep(&self, nodes: NewNodes) {
+        for (hash, node) in nodes.nodes {
+            self.cache.insert((nodes.room, hash), node);
+        }
+    }
+
     fn load(&self, room: RoomNid, hash: StateRoot) -> Result<Arc<Node>, StoreError> {
         if let Some(node) = self.cache.get(&(room, hash)) {
             return Ok(node);
@@ -180,12 +187,19 @@ impl TreeBatch {
         pieces.collect()
     }
 
-    /// Writes the new nodes.
-    pub fn put_into(self, batch: &mut Batch) {
-        for (hash, node) in self.fresh {
-            batch.put(&STATE_NODES, &(self.room, hash), &node.encode());
+    /// Writes the new nodes, and answers them for [`StateTrees::keep`].
+    pub fn put_into(self, batch: &mut Batch) -> NewNodes {
+        for (hash, node) in &self.fresh {
+            batch.put(&STATE_NODES, &(self.room, *hash), &node.encode());
         }
+        NewNodes { room: self.room, nodes: self.fresh }
     }
+}
+
+/// The nodes that a batch wrote.
+pub struct NewNodes {
+    room: RoomNid,
+    nodes: HashMap<StateRoot, Arc<Node>>,
 }
 
 impl NodeSource for TreeBatch {

@@ -152,6 +152,8 @@ pub struct Verdict<'a> {
 pub struct Judge {
     ruleset: Arc<Ruleset>,
     context: PushConditionRoomCtx,
+    /// The room and the subscriptions to its threads, until an event in a thread comes.
+    unasked: Option<(RoomNid, ThreadSubscriptions)>,
 }
 
 impl Judge {
@@ -170,35 +172,38 @@ impl Judge {
     ) -> Result<Self, StoreError> {
         let display_name = get_display_name(rooms, room, user_id)?.unwrap_or_default();
         let context = PushConditionRoomCtx::new(room.id.clone(), member_count, user_id.to_owned(), display_name);
-        let subscriptions = ThreadSubscriptions::new(rooms.clone());
-        // Who has never had a subscription uses clients that do not know of them: their threads would fall silent, all of them.
-        let context = match subscriptions.has_any(user_id)? {
-            true => with_subscriptions(context, subscriptions, user_id.to_owned(), room.nid),
-            false => context,
-        };
-        Ok(Self { ruleset, context })
+        let unasked = Some((room.nid, ThreadSubscriptions::new(rooms.clone())));
+        Ok(Self { ruleset, context, unasked })
     }
 
     /// For an invite to a room of which nothing else is known.
     pub fn of_unknown_room(room_id: &RoomId, user_id: &UserId, ruleset: Arc<Ruleset>) -> Self {
         let context = PushConditionRoomCtx::new(room_id.to_owned(), UInt::default(), user_id.to_owned(), String::new());
-        Self { ruleset, context }
+        Self { ruleset, context, unasked: None }
     }
 
     /// What the user's rules say of the event; `None` if the user is not notified of it.
-    pub fn judge(&mut self, candidate: &Candidate) -> Option<Verdict<'_>> {
+    pub fn judge(&mut self, candidate: &Candidate) -> Result<Option<Verdict<'_>>, StoreError> {
         if candidate.event.pdu.sender == self.context.user_id {
-            return None;
+            return Ok(None);
         }
         self.context.power_levels.clone_from(&candidate.levels);
+        if candidate.thread.is_some()
+            && let Some((room, subscriptions)) = self.unasked.take()
+            // Who has never had a subscription uses clients that do not know of them: their threads would fall silent, all of them.
+            && subscriptions.has_any(&self.context.user_id)?
+        {
+            let user_id = self.context.user_id.clone();
+            self.context = with_subscriptions(self.context.clone(), subscriptions, user_id, room);
+        }
         // The rules only ever wait for subscriptions to threads, which are read from the store without waiting.
         let matching = self
             .ruleset
             .iter()
-            .find(|rule| rule.applies(&candidate.flattened, &self.context).now_or_never().unwrap_or(false))?;
-        matching
-            .triggers_notification()
-            .then(|| Verdict { actions: matching.actions(), is_highlight: matching.triggers_highlight() })
+            .find(|rule| rule.applies(&candidate.flattened, &self.context).now_or_never().unwrap_or(false));
+        Ok(matching
+            .filter(|rule| rule.triggers_notification())
+            .map(|rule| Verdict { actions: rule.actions(), is_highlight: rule.triggers_highlight() }))
     }
 }
 

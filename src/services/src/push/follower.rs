@@ -32,6 +32,7 @@ use super::{
     evaluate::{Candidate, Candidates, Judge},
     pushers::Pushers,
     rules::PushRules,
+    triage::is_silent,
 };
 use crate::{
     account_data::AccountData,
@@ -129,13 +130,19 @@ impl PushFollower {
             self.woken.insert(event.pdu.sender.clone());
             readers.retain(|reader| *reader != event.pdu.sender);
         }
-        if readers.is_empty() {
+        let mut judging = Vec::with_capacity(readers.len());
+        for reader in readers {
+            let rules = self.sources.rules.get_ruleset(&reader)?;
+            if !is_silent(&rules, &event.pdu) {
+                judging.push((reader, rules));
+            }
+        }
+        if judging.is_empty() {
             return Ok(());
         }
         let Some(candidate) = self.sources.candidates.get(&room, event)? else { return Ok(()) };
         let member_count = UInt::new_saturating(self.sources.rooms.get_joined_count(room.nid)?);
-        for reader in readers {
-            let rules = self.sources.rules.get_ruleset(&reader)?;
+        for (reader, rules) in judging {
             let mut judge = Judge::with_member_count(&self.sources.rooms, &room, &reader, rules, member_count)?;
             if self.queue_for(batch, position, &candidate, &reader, &mut judge)? {
                 self.woken.insert(reader);
@@ -154,7 +161,7 @@ impl PushFollower {
         judge: &mut Judge,
     ) -> Result<bool, StoreError> {
         let event = &candidate.event;
-        let Some(verdict) = judge.judge(candidate) else { return Ok(false) };
+        let Some(verdict) = judge.judge(candidate)? else { return Ok(false) };
         if self.sources.account_data.get_ignored_users(user_id)?.contains(&event.pdu.sender) {
             return Ok(false);
         }

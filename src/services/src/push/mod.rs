@@ -1,6 +1,7 @@
 //! Push: which events a user is notified of, and how many of them are unread.
 //!
-//! [`rules`] keeps what users want, [`evaluate`] says what it means for an event, [`unread`] counts. [`pushers`] keeps where users want
+//! [`rules`] keeps what users want, [`evaluate`] says what it means for an event (and `triage` of which events it need not be
+//! asked), [`unread`] counts. [`pushers`] keeps where users want
 //! to be told; [`follower`] queues what they are to be told of, and [`delivery`] brings it to the push gateways and
 //! into mails, which [`unsubscribe`] can end. [`notifications`] lists them. Rules follow their user into rooms that replace others by
 //! [`crate::room_upgrades`].
@@ -12,5 +13,6 @@ pub mod gateway;
 pub mod notifications;
 pub mod pushers;
 pub mod rules;
+mod triage;
 pub mod unread;
 pub mod unsubscribe;

@@ -147,7 +147,7 @@ impl Notifications {
                 continue;
             }
             let Some(candidate) = self.candidates.get(&source.room, &event)? else { continue };
-            let Some(verdict) = source.judge.judge(&candidate) else { continue };
+            let Some(verdict) = source.judge.judge(&candidate)? else { continue };
             if query.only_highlights && !verdict.is_highlight {
                 continue;
             }

@@ -33,6 +33,7 @@ use serde::Serialize;
 use super::{
     evaluate::{Candidates, Judge, get_thread},
     rules::PushRules,
+    triage::is_silent,
 };
 use crate::{
     account_data::AccountData,
@@ -381,6 +382,7 @@ impl Unread {
         ignored: &HashSet<OwnedUserId>,
     ) -> Result<Stretch, RoomError> {
         let mut stretch = Stretch::default();
+        let rules = self.rules.get_ruleset(user_id)?;
         let mut judge = None;
         let (start, end) = ((room.nid, from.next()), (room.nid, to.next()));
         for row in self.rooms.store().scan_range(&TIMELINE, &start, &end, Direction::Reverse) {
@@ -402,15 +404,18 @@ impl Unread {
             if position <= marks.all || (!event.pdu.is_state() && ignored.contains(&event.pdu.sender)) {
                 continue;
             }
+            if is_silent(&rules, &event.pdu) {
+                continue;
+            }
             let Some(candidate) = self.candidates.get(room, &event)? else { continue };
             if marks.covers(&candidate.thread, position) {
                 continue;
             }
             let judge = match &mut judge {
                 Some(judge) => judge,
-                None => judge.insert(Judge::new(&self.rooms, room, user_id, self.rules.get_ruleset(user_id)?)?),
+                None => judge.insert(Judge::new(&self.rooms, room, user_id, rules.clone())?),
             };
-            if let Some(verdict) = judge.judge(&candidate) {
+            if let Some(verdict) = judge.judge(&candidate)? {
                 stretch.found.push(UnreadEvent {
                     position: position.0,
                     nid,

@@ -50,7 +50,10 @@ pub(super) enum Parsed<'a> {
 
 /// Frames a batch. `None` if it is larger than [`WRITES_LEN_MAX`].
 pub(super) fn encode(first: Position, positions: u32, synced: Position, writes: &[Write]) -> Option<Vec<u8>> {
-    let mut frame = vec![0; HEADER_LEN];
+    // Each key and value has a number of four bytes before it, and each write a byte for what it is.
+    let len: usize = writes.iter().map(|write| 9 + write.len()).sum();
+    let mut frame = Vec::with_capacity(HEADER_LEN + len);
+    frame.resize(HEADER_LEN, 0);
     for write in writes {
         match write {
             Write::Put { key, value } => {
