@@ -1,6 +1,6 @@
 //! Events as stored here, and the cache of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chappe_protocol::pdu::Pdu;
 use chappe_store::{
@@ -116,16 +116,54 @@ impl Rooms {
         Ok(Some(event))
     }
 
+    /// Several events, in the order in which they are asked for; those that are not in memory are read at once.
+    pub fn get_events_by_nid(&self, nids: &[EventNid]) -> Result<Vec<Option<Arc<Event>>>, StoreError> {
+        let mut events = Vec::with_capacity(nids.len());
+        let mut missing = Vec::new();
+        let mut places = Vec::new();
+        for (at, nid) in nids.iter().enumerate() {
+            // Nobody is waited for while places are held.
+            let (event, place) = match self.cache.events.get_value_or_guard(nid, Some(Duration::ZERO)) {
+                GuardResult::Value(event) => (Some(event), None),
+                GuardResult::Guard(place) => (None, Some(place)),
+                GuardResult::Timeout => (None, None),
+            };
+            if event.is_none() {
+                missing.push(*nid);
+                places.push((at, place));
+            }
+            events.push(event);
+        }
+        if missing.is_empty() {
+            return Ok(events);
+        }
+        let rows = self.store.get_many(&EVENTS, &missing)?.into_iter().zip(self.store.get_many(&EVENT_JSON, &missing)?);
+        for (((at, place), nid), row) in places.into_iter().zip(missing).zip(rows) {
+            let (Some(record), Some(json)) = row else { continue };
+            let event = self.parse_event(nid, record, &json)?;
+            // Refused where a newer one was put meanwhile.
+            let _refused = place.map(|place| place.insert(event.clone()));
+            if let Some(slot) = events.get_mut(at) {
+                *slot = Some(event);
+            }
+        }
+        Ok(events)
+    }
+
     fn read_event(&self, nid: EventNid) -> Result<Option<Arc<Event>>, StoreError> {
         let Some(record) = self.store.get(&EVENTS, &nid)? else { return Ok(None) };
         let Some(json) = self.store.get(&EVENT_JSON, &nid)? else { return Ok(None) };
+        self.parse_event(nid, record, &json).map(Some)
+    }
+
+    fn parse_event(&self, nid: EventNid, record: EventRecord, json: &str) -> Result<Arc<Event>, StoreError> {
         let room_id = self.store.interner().get_room_id(&self.store, record.room)?;
         let undecodable =
             |what: String| StoreError::Decode { table: EVENT_JSON.name, cause: chappe_store::DecodeError::new(what) };
         let room_id = room_id.ok_or_else(|| undecodable(format!("event {nid} is of an unknown room")))?;
-        let pdu = Pdu::from_stored(&record.event_id, &json, record.status == EventStatus::Rejected, &room_id)
+        let pdu = Pdu::from_stored(&record.event_id, json, record.status == EventStatus::Rejected, &room_id)
             .map_err(|error| undecodable(format!("event {}: {error}", record.event_id)))?;
-        Ok(Some(Arc::new(Event { nid, record, pdu: Arc::new(pdu) })))
+        Ok(Arc::new(Event { nid, record, pdu: Arc::new(pdu) }))
     }
 
     /// The event's order among those of its depth, if it is in a timeline.

@@ -92,25 +92,22 @@ impl Rooms {
 
     /// Every event of the current state.
     pub fn get_current_state(&self, room: RoomNid) -> Result<Vec<Arc<Event>>, StoreError> {
-        let mut events = Vec::new();
-        for row in self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward) {
-            let (_, nid) = row?;
-            events.extend(self.get_event_by_nid(nid)?);
-        }
-        Ok(events)
+        let rows = self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward);
+        let nids = rows.map(|row| row.map(|(_, nid)| nid)).collect::<Result<Vec<_>, _>>()?;
+        Ok(self.get_events_by_nid(&nids)?.into_iter().flatten().collect())
     }
 
     /// The current state events of one type. Reads the keys of the whole state.
     pub fn get_state_of_type(&self, room: RoomNid, event_type: &StateEventType) -> Result<Vec<Arc<Event>>, StoreError> {
-        let mut events = Vec::new();
+        let mut nids = Vec::new();
         for row in self.store.scan(&CURRENT_STATE, &(room,), Direction::Forward) {
             let ((_, key), nid) = row?;
             let parts = self.store.interner().get_state_key_parts(&self.store, key)?;
             if parts.is_some_and(|parts| parts.0 == *event_type) {
-                events.extend(self.get_event_by_nid(nid)?);
+                nids.push(nid);
             }
         }
-        Ok(events)
+        Ok(self.get_events_by_nid(&nids)?.into_iter().flatten().collect())
     }
 
     /// The current `m.space.child` events of a room, at most `limit` of them: those that link a room, and those that do so no longer.
@@ -167,11 +164,8 @@ impl Rooms {
     }
 
     pub fn get_root_events(&self, room: RoomNid, root: StateRoot) -> Result<Vec<Arc<Event>>, StoreError> {
-        let mut events = Vec::new();
-        for (_, nid) in self.trees.entries(room, root)? {
-            events.extend(self.get_event_by_nid(nid)?);
-        }
-        Ok(events)
+        let nids: Vec<_> = self.trees.entries(room, root)?.into_iter().map(|(_, nid)| nid).collect();
+        Ok(self.get_events_by_nid(&nids)?.into_iter().flatten().collect())
     }
 
     /// What differs between two states of a room: costs only that.

@@ -181,7 +181,6 @@ impl Rooms {
         limit: usize,
     ) -> Result<Vec<(Place, Arc<Event>)>, StoreError> {
         let (depth, order) = next_place(from);
-        let mut page = Vec::new();
         let rows: Box<dyn Iterator<Item = _>> = match direction {
             Direction::Reverse => {
                 Box::new(self.store.scan_range(&TOPOLOGY, &(room,), &(room, depth, order), direction))
@@ -190,14 +189,10 @@ impl Rooms {
                 Box::new(self.store.scan_range(&TOPOLOGY, &(room, depth, order), &(room, u64::MAX), direction))
             }
         };
-        for row in rows {
-            let ((_, depth, order), nid) = row?;
-            if page.len() == limit {
-                break;
-            }
-            page.extend(self.get_event_by_nid(nid)?.map(|event| ((depth, order), event)));
-        }
-        Ok(page)
+        let rows = rows.take(limit).collect::<Result<Vec<_>, _>>()?;
+        let nids: Vec<_> = rows.iter().map(|(_, nid)| *nid).collect();
+        let events = rows.into_iter().zip(self.get_events_by_nid(&nids)?);
+        Ok(events.filter_map(|(((_, depth, order), _), event)| Some(((depth, order), event?))).collect())
     }
 
     /// Prev events that are not known here, of events at the back of what is: with the depth of the event that names each.

@@ -34,6 +34,7 @@ macro_rules! conformance_tests {
             writes_of_one_apply_take_effect_in_order
             a_deleted_range_is_gone_from_reads_and_scans
             an_empty_range_deletes_and_gives_nothing
+            many_keys_are_read_at_once
             scans_give_rows_in_key_order_both_ways
             long_scans_give_every_row_once
             keys_and_values_may_hold_any_byte
@@ -382,6 +383,24 @@ pub fn everything_is_there_after_a_clean_restart(fixture: &Fixture<'_>) {
     assert_eq!(numbers, (0..5).chain(15..20).collect::<Vec<_>>());
     assert_eq!(store.get(&NAMES, &"late".to_owned()).expect("read"), None);
     assert_eq!(block_on(store.commit(set("a", "x"))).expect("commit"), Position(22));
+}
+
+pub fn many_keys_are_read_at_once(fixture: &Fixture<'_>) {
+    let engine = fixture.engine();
+    let key = |number: u32| number.to_be_bytes().to_vec();
+    let writes = (0..200).filter(|number| number % 3 != 0);
+    let writes: Vec<_> =
+        writes.map(|number| Write::Put { key: key(number), value: format!("value {number}").into_bytes() }).collect();
+    engine.apply(&writes).unwrap();
+    engine.flush().unwrap();
+    engine.apply(&[Write::Delete { key: key(7) }, Write::Put { key: key(8), value: b"newer".to_vec() }]).unwrap();
+    let keys: Vec<_> = (0..200).chain([199, 1_000]).map(key).collect();
+    let values = engine.get_many(&keys).unwrap();
+    let singly: Vec<_> = keys.iter().map(|key| engine.get(key).unwrap()).collect();
+    assert_eq!(values, singly);
+    assert_eq!(values.iter().flatten().count(), 133);
+    assert_eq!((&values[6], &values[7], &values[8]), (&None, &None, &Some(Bytes::from_static(b"newer"))));
+    assert_eq!(engine.get_many(&[]).unwrap(), Vec::<Option<Bytes>>::new());
 }
 
 pub fn an_older_engine_catches_up_from_the_log(fixture: &Fixture<'_>) {

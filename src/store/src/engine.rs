@@ -61,6 +61,11 @@ pub type ScanItem = Result<(Bytes, Bytes), EngineError>;
 pub trait Engine: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
+    /// The values of several keys, in their order. The keys are sorted: what lies side by side can be read at once.
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        keys.iter().map(|key| self.get(key)).collect()
+    }
+
     /// The entries with keys in `start..end`, in order or in reverse.
     ///
     /// The iterator may or may not see what is applied while it runs: bound it by position where that matters.

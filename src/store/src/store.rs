@@ -74,6 +74,24 @@ impl Store {
         V::decode(&bytes).map(Some).map_err(|cause| StoreError::Decode { table: table.name, cause })
     }
 
+    /// The values of several keys, in the order of the keys: for tables whose rows are not kept in memory.
+    pub fn get_many<K: Key, V: Value>(&self, table: &Table<K, V>, keys: &[K]) -> Result<Vec<Option<V>>, StoreError> {
+        let encoded = keys.iter().map(|key| table.key(key)).enumerate();
+        let mut sorted: Vec<(Vec<u8>, usize)> =
+            encoded.filter(|(_, key)| !key.invalid).map(|(at, key)| (key.bytes, at)).collect();
+        sorted.sort_unstable();
+        let (sorted, places): (Vec<_>, Vec<_>) = sorted.into_iter().unzip();
+        let mut values = Vec::new();
+        values.resize_with(keys.len(), || None);
+        for (bytes, at) in self.engine.get_many(&sorted)?.into_iter().zip(places) {
+            let value = bytes.map(|bytes| V::decode(&bytes)).transpose();
+            if let Some(slot) = values.get_mut(at) {
+                *slot = value.map_err(|cause| StoreError::Decode { table: table.name, cause })?;
+            }
+        }
+        Ok(values)
+    }
+
     pub fn contains<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<bool, StoreError> {
         let key = table.key(key);
         Ok(!key.invalid && self.get_bytes(table, &key.bytes)?.is_some())

@@ -16,7 +16,8 @@ use chappe_store::{
 };
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIteratorWithThreadMode,
-    DataBlockIndexType, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 /// How large a piece of an index or filter is.
@@ -53,7 +54,9 @@ impl RocksEngine {
     /// Fails if another process has it open, and if it is damaged.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<Self, EngineError> {
         std::fs::create_dir_all(path).map_err(|error| EngineError(format!("{}: {error}", path.display())))?;
-        match DB::open(&database_options(options), path) {
+        let options = database_options(options);
+        // Named, so that there is a handle of it.
+        match DB::open_cf_with_opts(&options, path, [(DEFAULT_COLUMN_FAMILY_NAME, options.clone())]) {
             Ok(db) => Ok(Self { db }),
             Err(error) if is_locked(&error) => {
                 Err(EngineError(format!("{} is in use by another process; stop it first ({error})", path.display())))
@@ -113,6 +116,19 @@ impl Engine for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         let value = self.db.get_pinned(key).map_err(|error| engine_error(error.as_ref()))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn get_many(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Bytes>>, EngineError> {
+        let Some(family) = self.db.cf_handle(DEFAULT_COLUMN_FAMILY_NAME) else {
+            return Err(EngineError("there is no default column family".to_owned()));
+        };
+        let values = self.db.batched_multi_get_cf(&family, keys, true).into_iter();
+        values
+            .map(|value| match value {
+                Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
+                Err(error) => Err(engine_error(error.as_ref())),
+            })
+            .collect()
     }
 
     fn scan<'a>(

@@ -1,6 +1,6 @@
 //! `chappe serve`: build the server, listen, and stop in order when asked to.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, thread, time::Duration};
 
 use chappe_protocol::clock::{Clock, SystemClock};
 use tokio_util::sync::CancellationToken;
@@ -19,10 +19,19 @@ use crate::{
 /// Work that blocks (hashing passwords, files) gets this long to end after everything else has.
 const BLOCKING_GRACE: Duration = Duration::from_secs(5);
 
+/// How many threads there may be for such work, and for what reads long stretches of the store: each takes memory for what it reads,
+/// and beyond those that wait for the disk more of them make nothing faster.
+const BLOCKING_THREADS_MIN: usize = 32;
+const BLOCKING_THREADS_PER_CORE: usize = 8;
+
 pub fn run(loaded: &Loaded) -> CommandResult {
     telemetry::start(&loaded.config.log);
     tls::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS_MIN.max(cores * BLOCKING_THREADS_PER_CORE))
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(serve(loaded));
     runtime.shutdown_timeout(BLOCKING_GRACE);
     result

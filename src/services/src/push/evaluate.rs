@@ -25,7 +25,6 @@ use ruma::{
     room_version_rules::RoomPowerLevelsRules,
     serde::Raw,
 };
-use serde::Deserialize;
 
 use crate::thread_subscriptions::ThreadSubscriptions;
 
@@ -223,10 +222,5 @@ fn with_subscriptions(
 }
 
 pub(super) fn get_display_name(rooms: &Rooms, room: &Room, user_id: &UserId) -> Result<Option<String>, StoreError> {
-    #[derive(Deserialize)]
-    struct Content {
-        displayname: Option<String>,
-    }
-    let content: Option<Content> = rooms.get_state_content(room.nid, &StateEventType::RoomMember, user_id.as_str())?;
-    Ok(content.and_then(|content| content.displayname))
+    Ok(rooms.get_member(room.nid, user_id)?.and_then(|member| member.value.display_name))
 }

@@ -54,6 +54,7 @@ pub fn read_state(
 ) -> Result<StateChanges, StoreError> {
     let store = rooms.store();
     let mut changes = StateChanges::default();
+    let mut nids = Vec::new();
     for change in rooms.get_state_diff(span.room, span.from, span.to)? {
         let Some(parts) = store.interner().get_state_key_parts(store, change.key)? else { continue };
         let (event_type, state_key) = &*parts;
@@ -66,14 +67,13 @@ pub fn read_state(
         if !wants(event_type, state_key) || (span.skips_new_members && is_new_member) {
             continue;
         }
-        let Until::StartOf(timeline) = until else {
-            changes.events.extend(rooms.get_event_by_nid(new)?);
-            continue;
+        let timeline = match until {
+            Until::StartOf(timeline) if timeline.contains(new) => timeline,
+            _ => {
+                nids.push(new);
+                continue;
+            }
         };
-        if !timeline.contains(new) {
-            changes.events.extend(rooms.get_event_by_nid(new)?);
-            continue;
-        }
         let Some(start) = timeline.state_before() else { continue };
         if let Some(before) = rooms.get_from_root(span.room, start, event_type, state_key)?
             && Some(before.nid) != change.old
@@ -82,6 +82,7 @@ pub fn read_state(
             changes.events.push(before);
         }
     }
+    changes.events.extend(rooms.get_events_by_nid(&nids)?.into_iter().flatten());
     Ok(changes)
 }
 

@@ -1,6 +1,9 @@
 //! Reading a room's timeline for one user.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
 
 use chappe_rooms::{
     Event, Room, RoomError, Rooms,
@@ -20,6 +23,9 @@ const SEARCHED_PER_EVENT: usize = 10;
 
 /// How many events are looked at in any case.
 const SEARCHED_MIN: usize = 200;
+
+/// How many events are read at a time at the most.
+const READ_AT_ONCE_MAX: usize = 50;
 
 /// What part of a timeline is wanted, and for whom.
 pub struct TimelineQuery<'a> {
@@ -85,8 +91,8 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         Position::ZERO => timeline::before(place),
         _ => Token::Stream(Position(position.0.saturating_sub(1))),
     };
-    for row in scan_backwards(rooms.store(), room.nid, query.from, query.to) {
-        let (position, nid) = row?;
+    let mut rows = EventRows::new(rooms, scan_backwards(rooms.store(), room.nid, query.from, query.to), query.limit);
+    while let Some((position, event)) = rows.next()? {
         let Some(position) = position else {
             // What comes before is history from elsewhere.
             timeline.limited = true;
@@ -95,7 +101,6 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         if position > query.to {
             continue;
         }
-        let Some(event) = rooms.get_event_by_nid(nid)? else { continue };
         let is_ignored = !event.pdu.is_state() && query.ignored.contains(&event.pdu.sender);
         // What became of the user's own membership is shown whatever the room's visibility says: declining an invite, for one.
         let is_own = event.pdu.is_state_event(&TimelineEventType::RoomMember, query.user.as_str());
@@ -113,7 +118,7 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         };
         let follows_gap = !known_gaps.is_empty() && event.pdu.prev_events.iter().any(|prev| known_gaps.contains(prev));
         if is_shown {
-            timeline.nids.insert(nid);
+            timeline.nids.insert(event.nid);
             timeline.events.push((position, event));
             timeline.prev_batch = right_before(place, position);
         }
@@ -133,6 +138,39 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
 
 /// Events, newest first, with their positions; none for an event that was backfilled.
 type Rows<'a> = Box<dyn Iterator<Item = Result<(Option<Position>, EventNid), StoreError>> + 'a>;
+
+/// A row with its event.
+type EventRow = (Option<Position>, Arc<Event>);
+
+/// Rows with their events, which are read several at a time.
+struct EventRows<'a> {
+    rooms: &'a Rooms,
+    rows: Rows<'a>,
+    /// How many are likely to be wanted.
+    wanted: usize,
+    read: VecDeque<EventRow>,
+}
+
+impl<'a> EventRows<'a> {
+    /// For a timeline of so many events, and the one before them that tells whether there are more.
+    fn new(rooms: &'a Rooms, rows: Rows<'a>, limit: usize) -> Self {
+        Self { rooms, rows, wanted: limit.saturating_add(1).min(READ_AT_ONCE_MAX), read: VecDeque::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<EventRow>, StoreError> {
+        while self.read.is_empty() {
+            let rows = self.rows.by_ref().take(self.wanted).collect::<Result<Vec<_>, _>>()?;
+            if rows.is_empty() {
+                break;
+            }
+            let nids: Vec<_> = rows.iter().map(|(_, nid)| *nid).collect();
+            let events = self.rooms.get_events_by_nid(&nids)?;
+            self.read
+                .extend(rows.into_iter().zip(events).filter_map(|((position, _), event)| Some((position, event?))));
+        }
+        Ok(self.read.pop_front())
+    }
+}
 
 fn scan_backwards(store: &Store, room: RoomNid, from: Position, to: Position) -> Rows<'_> {
     if from == Position::ZERO {
