@@ -384,7 +384,9 @@ impl Keys {
         batch.delete(&REMOTE_DEVICE_LISTS, &owned);
         batch.delete(&STALE_DEVICE_LISTS, &stale);
         batch.delete_prefix(&REMOTE_DEVICES, &(owned.clone(),));
-        batch.delete_prefix(&CROSS_SIGNING_KEYS, &(owned,));
+        for usage in [MASTER, SELF_SIGNING] {
+            batch.delete(&CROSS_SIGNING_KEYS, &(owned.clone(), usage.to_owned()));
+        }
         self.store.commit(batch).await?;
         Ok(())
     }

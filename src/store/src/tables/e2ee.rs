@@ -57,7 +57,8 @@ pub const FALLBACK_KEYS: Table<(OwnedUserId, OwnedDeviceId, String), FallbackKey
 
 /// User, usage (`master`, `self_signing` or `user_signing`) -> cross-signing key. Of local users as uploaded; of remote users as
 /// their server told, without `user_signing`.
-pub const CROSS_SIGNING_KEYS: Table<(OwnedUserId, String), Json<JsonObject>> = Table::new(64, "cross_signing_keys");
+pub const CROSS_SIGNING_KEYS: Table<(OwnedUserId, String), Json<JsonObject>> =
+    Table::new(64, "cross_signing_keys").cached();
 
 /// Signed user, signed device id or master key, local signer, name of the signing key -> signature. Signatures that came through
 /// `/keys/signatures/upload`: of a user's own devices and master key, and of other users' master keys.
