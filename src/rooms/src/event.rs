@@ -39,6 +39,9 @@ const BYTES_PER_EVENT: usize = 1_000;
 /// What each of its prev and auth events takes.
 const BYTES_PER_REFERENCE: usize = 80;
 
+/// How many events are read from the store at a time.
+const READ_AT_ONCE_MAX: usize = 200;
+
 #[derive(Clone)]
 struct WeightInBytes;
 
@@ -62,10 +65,12 @@ impl EventCache {
     pub(crate) fn new(capacity_bytes: usize) -> Self {
         let expected = capacity_bytes / (2 * BYTES_PER_EVENT);
         let bytes = capacity_bytes.try_into().unwrap_or(u64::MAX);
-        // As many keys are remembered as there can be events: who reads many rooms a second time has them kept from then on.
+        // What just came is read soon, however much was read before: half is for it. And as many keys are remembered as there can be
+        // events: who reads many rooms a second time has them kept from then on.
         let options = OptionsBuilder::new()
             .weight_capacity(bytes)
             .estimated_items_capacity(expected)
+            .hot_allocation(0.5)
             .ghost_allocation(1.0)
             .build();
         let events = match options {
@@ -116,12 +121,19 @@ impl Rooms {
         Ok(Some(event))
     }
 
-    /// Several events, in the order in which they are asked for; those that are not in memory are read at once.
+    /// Several events, in the order in which they are asked for; those that are not in memory are read many at a time.
     pub fn get_events_by_nid(&self, nids: &[EventNid]) -> Result<Vec<Option<Arc<Event>>>, StoreError> {
         let mut events = Vec::with_capacity(nids.len());
+        for nids in nids.chunks(READ_AT_ONCE_MAX) {
+            self.read_events(nids, &mut events)?;
+        }
+        Ok(events)
+    }
+
+    fn read_events(&self, nids: &[EventNid], events: &mut Vec<Option<Arc<Event>>>) -> Result<(), StoreError> {
         let mut missing = Vec::new();
         let mut places = Vec::new();
-        for (at, nid) in nids.iter().enumerate() {
+        for nid in nids {
             // Nobody is waited for while places are held.
             let (event, place) = match self.cache.events.get_value_or_guard(nid, Some(Duration::ZERO)) {
                 GuardResult::Value(event) => (Some(event), None),
@@ -130,12 +142,12 @@ impl Rooms {
             };
             if event.is_none() {
                 missing.push(*nid);
-                places.push((at, place));
+                places.push((events.len(), place));
             }
             events.push(event);
         }
         if missing.is_empty() {
-            return Ok(events);
+            return Ok(());
         }
         let rows = self.store.get_many(&EVENTS, &missing)?.into_iter().zip(self.store.get_many(&EVENT_JSON, &missing)?);
         for (((at, place), nid), row) in places.into_iter().zip(missing).zip(rows) {
@@ -147,7 +159,7 @@ impl Rooms {
                 *slot = Some(event);
             }
         }
-        Ok(events)
+        Ok(())
     }
 
     fn read_event(&self, nid: EventNid) -> Result<Option<Arc<Event>>, StoreError> {
