@@ -252,9 +252,12 @@ impl View<'_> {
                 section.knock.insert(room_id, KnockedRoom { knock_state });
             }
             _ => {
+                // A room that the user did not leave by themselves is told of: somebody took them out of it.
+                let has_left = membership == "leave" && member.sender == self.request.user_id;
                 let is_hidden = || {
                     Ok::<_, StoreError>(
-                        !self.filter.include_leave || self.sources.rooms.is_forgotten(&self.request.user_id, nid)?,
+                        (has_left && !self.filter.include_leave)
+                            || self.sources.rooms.is_forgotten(&self.request.user_id, nid)?,
                     )
                 };
                 if self.since.is_none() && is_hidden()? {

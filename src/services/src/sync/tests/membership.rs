@@ -127,6 +127,14 @@ async fn a_ban_ends_the_room_for_the_banned() {
     let second = server.after(bob(), &first).await;
     assert_eq!(timeline(&second, "leave", &room), ["ban @bob:here.example"]);
     assert_eq!(state(&second, "leave", &room), Vec::<String>::new());
+    // A client that starts afresh is told too, as bob did not leave by himself; until the room is forgotten.
+    let afresh = server.initial(bob()).await;
+    assert_eq!(timeline(&afresh, "leave", &room).last().map(String::as_str), Some("ban @bob:here.example"));
+    server.rooms.unban(alice(), &room, bob(), None).await.unwrap();
+    let afresh = server.initial(bob()).await;
+    assert_eq!(timeline(&afresh, "leave", &room).last().map(String::as_str), Some("leave @bob:here.example"));
+    server.rooms.forget(bob(), &room).await.unwrap();
+    assert!(server.initial(bob()).await.get("rooms").is_none());
 }
 
 #[tokio::test]
