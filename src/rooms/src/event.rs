@@ -1,6 +1,6 @@
 //! Events as stored here, and the cache of them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use chappe_protocol::pdu::Pdu;
 use chappe_store::{
@@ -72,14 +72,10 @@ impl EventCache {
             .estimated_items_capacity(expected)
             .hot_allocation(0.5)
             .ghost_allocation(1.0)
-            .build();
-        let events = match options {
-            Ok(options) => {
-                Cache::with_options(options, WeightInBytes, DefaultHashBuilder::default(), DefaultLifecycle::default())
-            }
-            Err(_) => Cache::with_weighter(expected, bytes, WeightInBytes),
-        };
-        Self { events, nids: Cache::new(expected) }
+            .build()
+            .expect("capacities are given");
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        Self { events: Cache::with_options(options, WeightInBytes, hasher, lifecycle), nids: Cache::new(expected) }
     }
 
     /// To be called with what a batch wrote, after it was enqueued. It takes the place also of what is just being read from before it.
@@ -91,7 +87,49 @@ impl EventCache {
     }
 }
 
+/// Rows that name events, with their events, which are read several at a time. A row whose event is not here is passed over.
+pub struct WithEvents<'a, R, T> {
+    rooms: &'a Rooms,
+    rows: R,
+    at_once: usize,
+    read: VecDeque<(T, Arc<Event>)>,
+}
+
+impl<R: Iterator<Item = Result<(T, EventNid), StoreError>>, T> WithEvents<'_, R, T> {
+    fn read_on(&mut self) -> Result<(), StoreError> {
+        while self.read.is_empty() {
+            let rows = self.rows.by_ref().take(self.at_once).collect::<Result<Vec<_>, _>>()?;
+            if rows.is_empty() {
+                break;
+            }
+            let nids: Vec<_> = rows.iter().map(|(_, nid)| *nid).collect();
+            let events = self.rooms.get_events_by_nid(&nids)?;
+            self.read.extend(rows.into_iter().zip(events).filter_map(|((row, _), event)| Some((row, event?))));
+        }
+        Ok(())
+    }
+}
+
+impl<R: Iterator<Item = Result<(T, EventNid), StoreError>>, T> Iterator for WithEvents<'_, R, T> {
+    type Item = Result<(T, Arc<Event>), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.read_on() {
+            Ok(()) => self.read.pop_front().map(Ok),
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
 impl Rooms {
+    /// Rows with the events that they name. `wanted` is how many of them are likely to be looked at.
+    pub fn with_events<R, T>(&self, rows: R, wanted: usize) -> WithEvents<'_, R, T>
+    where
+        R: Iterator<Item = Result<(T, EventNid), StoreError>>,
+    {
+        WithEvents { rooms: self, rows, at_once: wanted.clamp(1, READ_AT_ONCE_MAX), read: VecDeque::new() }
+    }
+
     pub fn get_event_nid(&self, event_id: &EventId) -> Result<Option<EventNid>, StoreError> {
         if let Some(nid) = self.cache.nids.get(event_id) {
             return Ok(Some(nid));

@@ -36,6 +36,7 @@ pub mod relationships;
 pub mod remote;
 pub mod resolve;
 pub mod send;
+mod send_queue;
 mod spool;
 pub mod staging;
 pub mod state;
@@ -66,10 +67,11 @@ use crate::{
     auth_chain::AuthChains,
     event::EventCache,
     heads::Heads,
-    locks::RoomLocks,
+    locks::{OfRooms, RoomLocks},
     membership::LocalProfiles,
     partial::PartialRooms,
     remote::{AllInvites, FederationGate, InviteGate},
+    send_queue::SendQueue,
     state::StateTrees,
 };
 
@@ -121,6 +123,7 @@ pub struct Parts {
     pub(crate) cache: Arc<EventCache>,
     pub(crate) heads: Arc<Heads>,
     pub(crate) locks: Arc<RoomLocks>,
+    pub(crate) send_queues: Arc<OfRooms<SendQueue>>,
     pub(crate) partial: Arc<PartialRooms>,
     pub(crate) signer: Arc<ServerSigner>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -162,7 +165,8 @@ impl Rooms {
             chains: Arc::new(AuthChains::new(store.clone())),
             cache: Arc::new(EventCache::new(config.event_cache_bytes)),
             heads: Arc::default(),
-            locks: Arc::new(RoomLocks::default()),
+            locks: Arc::default(),
+            send_queues: Arc::default(),
             partial: Arc::new(PartialRooms::default()),
             server_name: signer.server_name().to_owned(),
             store,

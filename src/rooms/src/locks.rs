@@ -16,39 +16,46 @@ type Lock = tokio::sync::Mutex<()>;
 
 #[derive(Default)]
 pub(crate) struct RoomLocks {
-    write: LockMap,
-    ingest: LockMap,
+    write: OfRooms<Lock>,
+    ingest: OfRooms<Lock>,
 }
 
-#[derive(Default)]
-struct LockMap {
-    locks: Mutex<HashMap<OwnedRoomId, Weak<Lock>>>,
+/// One thing for each room in which somebody has a use for it just now.
+pub(crate) struct OfRooms<T> {
+    things: Mutex<HashMap<OwnedRoomId, Weak<T>>>,
 }
 
 /// How many entries may gather before those of idle rooms are swept out.
 const SWEEP_AT: usize = 1024;
 
-impl LockMap {
-    fn lock(&self, room_id: &RoomId) -> Arc<Lock> {
-        let mut locks = self.locks.lock();
-        if let Some(lock) = locks.get(room_id).and_then(Weak::upgrade) {
-            return lock;
+impl<T> Default for OfRooms<T> {
+    fn default() -> Self {
+        Self { things: Mutex::default() }
+    }
+}
+
+impl<T: Default> OfRooms<T> {
+    /// What others who are using it have too.
+    pub(crate) fn get(&self, room_id: &RoomId) -> Arc<T> {
+        let mut things = self.things.lock();
+        if let Some(thing) = things.get(room_id).and_then(Weak::upgrade) {
+            return thing;
         }
-        if locks.len() >= SWEEP_AT {
-            locks.retain(|_, lock| lock.strong_count() > 0);
+        if things.len() >= SWEEP_AT {
+            things.retain(|_, thing| thing.strong_count() > 0);
         }
-        let lock = Arc::new(Lock::new(()));
-        locks.insert(room_id.to_owned(), Arc::downgrade(&lock));
-        lock
+        let thing = Arc::new(T::default());
+        things.insert(room_id.to_owned(), Arc::downgrade(&thing));
+        thing
     }
 }
 
 impl RoomLocks {
     pub(crate) async fn write(&self, room_id: &RoomId) -> OwnedMutexGuard<()> {
-        self.write.lock(room_id).lock_owned().await
+        self.write.get(room_id).lock_owned().await
     }
 
     pub(crate) async fn ingest(&self, room_id: &RoomId) -> OwnedMutexGuard<()> {
-        self.ingest.lock(room_id).lock_owned().await
+        self.ingest.get(room_id).lock_owned().await
     }
 }

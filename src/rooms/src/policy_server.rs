@@ -136,7 +136,7 @@ impl Rooms {
                 if let Some(event_id) = staging.equal_state_event(sender, &draft)? {
                     return Ok((Sent { event_id }, None));
                 }
-                (staging.prepare_own(sender, draft.clone())?, staging.room.rules.clone())
+                (staging.prepare_own(sender, &draft)?, staging.room.rules.clone())
             };
             let pdu = self.fetch_policy_signature(policy, &pdu, &rules, Urgency::User).await?;
 

@@ -130,6 +130,8 @@ impl Rooms {
             }
             if room.record.forward_extremities.len() > PREV_EVENTS_MAX {
                 ahead = self.append_own_ahead(room, sender, &draft).await?;
+            } else if draft.is_message() {
+                return self.enqueue_message(sender, room_id, draft).await;
             }
         }
         let _writing = self.locks.write(room_id).await;
@@ -208,7 +210,11 @@ impl Rooms {
     }
 }
 
-fn transaction_key(sender: &UserId, room_id: &RoomId, transaction: &Transaction) -> (String, String, String, String) {
+pub(crate) fn transaction_key(
+    sender: &UserId,
+    room_id: &RoomId,
+    transaction: &Transaction,
+) -> (String, String, String, String) {
     (sender.to_string(), transaction.device_id.to_string(), room_id.to_string(), transaction.id.to_string())
 }
 
@@ -230,24 +236,33 @@ impl Staging {
 
     /// Builds, checks and stores an event of a local user at the end of the room.
     pub(crate) fn append_own(&mut self, sender: &UserId, draft: EventDraft) -> Result<Arc<Event>, RoomError> {
-        let sent_by = draft.transaction.as_ref().map(|transaction| SentBy {
+        self.resolve_named_state()?;
+        let pdu = self.prepare_own(sender, &draft)?;
+        self.append_prepared(sender, pdu, draft.transaction.as_ref())
+    }
+
+    /// Stores an event of a local user that was built and checked for the end of the room.
+    pub(crate) fn append_prepared(
+        &mut self,
+        sender: &UserId,
+        pdu: Arc<Pdu>,
+        transaction: Option<&Transaction>,
+    ) -> Result<Arc<Event>, RoomError> {
+        let sent_by = transaction.map(|transaction| SentBy {
             device_id: transaction.device_id.to_string(),
             transaction_id: transaction.id.to_string(),
         });
-        let transaction = draft.transaction.clone();
-        self.resolve_named_state()?;
-        let pdu = self.prepare_own(sender, draft)?;
         let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
         if self.room.record.forward_extremities.len() > 1 {
             self.named_state = None;
             self.resolve_current_state()?;
         }
-        self.remember_transaction(sender, transaction.as_ref(), &event.pdu.event_id);
+        self.remember_transaction(sender, transaction, &event.pdu.event_id);
         Ok(event)
     }
 
     /// Builds and checks an event of a local user for the end of the room.
-    pub(crate) fn prepare_own(&self, sender: &UserId, draft: EventDraft) -> Result<Arc<Pdu>, RoomError> {
+    pub(crate) fn prepare_own(&self, sender: &UserId, draft: &EventDraft) -> Result<Arc<Pdu>, RoomError> {
         let pdu = match &self.ahead.own {
             Some((pdu, before)) if *before == self.state_before_own() && self.names_the_ends(pdu) => (**pdu).clone(),
             _ => self.build_own(sender, draft)?,
@@ -299,8 +314,8 @@ impl Staging {
     }
 
     /// Builds and signs an event of a local user after the current extremities.
-    pub(crate) fn build_own(&self, sender: &UserId, draft: EventDraft) -> Result<Pdu, RoomError> {
-        let mut object = self.template(sender, &draft)?;
+    pub(crate) fn build_own(&self, sender: &UserId, draft: &EventDraft) -> Result<Pdu, RoomError> {
+        let mut object = self.template(sender, draft)?;
         let sent_at_ms = draft.sent_at_ms.unwrap_or_else(|| self.rooms.clock.now_ms());
         object.insert("origin_server_ts".to_owned(), integer(sent_at_ms));
         self.rooms.sign_new_event(object, &self.room.rules)

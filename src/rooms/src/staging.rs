@@ -170,6 +170,11 @@ impl Staging {
         self.rooms.get_event_by_nid(nid)
     }
 
+    /// The events that this batch has put.
+    pub(crate) fn new_events(&self) -> impl Iterator<Item = &Event> {
+        self.events.values().map(|event| &**event)
+    }
+
     /// An event that is known with its auth chain: not merely by an out-of-band invite.
     pub(crate) fn get_settled(&self, event_id: &EventId) -> Result<Option<Arc<Event>>, StoreError> {
         match self.get_event(event_id)? {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 use chappe_store::{
-    Direction, Order, Position, RoomNid, StoreError,
+    Direction, EventNid, Order, Position, RoomNid, StoreError,
     tables::events::{BACKWARD_EXTREMITIES, EVENT_ORDERS, LATE_ARRIVALS, TIMELINE, TOPOLOGY},
 };
 use ruma::OwnedEventId;
@@ -94,18 +94,24 @@ impl Rooms {
         to: Position,
         limit: usize,
     ) -> Result<(Timeline, bool), StoreError> {
-        let mut events = Vec::new();
-        let mut limited = false;
-        for row in self.store.scan_range(&TIMELINE, &(room, from.next()), &(room, to.next()), Direction::Reverse) {
-            let ((_, position), nid) = row?;
-            if events.len() == limit {
-                limited = true;
-                break;
-            }
-            events.extend(self.get_event_by_nid(nid)?.map(|event| (position, event)));
-        }
+        let rows = self.with_events(self.scan_timeline(room, from, to), limit.saturating_add(1));
+        let mut events = rows.take(limit.saturating_add(1)).collect::<Result<Vec<_>, _>>()?;
+        let limited = events.len() > limit;
+        events.truncate(limit);
         events.reverse();
         Ok((events, limited))
+    }
+
+    /// The live events after `from`, up to and including `to`, with their positions, the newest first.
+    pub fn scan_timeline(
+        &self,
+        room: RoomNid,
+        from: Position,
+        to: Position,
+    ) -> impl Iterator<Item = Result<(Position, EventNid), StoreError>> {
+        let (start, end) = ((room, from.next()), (room, to.next()));
+        let rows = self.store.scan_range(&TIMELINE, &start, &end, Direction::Reverse);
+        rows.map(|row| row.map(|((_, position), nid)| (position, nid)))
     }
 
     /// The position of the room's newest live event, zero if it has none.

@@ -94,12 +94,18 @@ impl Staging {
                 }
             }
             ANNOTATION => {
+                let is_repeated = |known: &Event| {
+                    (&known.pdu.sender, &known.pdu.kind) == (&pdu.sender, &pdu.kind)
+                        && relation_of(&known.pdu).is_some_and(|known| known == relation)
+                };
+                if self.new_events().any(is_repeated) {
+                    return Err(RoomError::DuplicateAnnotation);
+                }
                 let list = List::Sender(&pdu.sender, ANNOTATION).name();
-                for row in self.rooms.store.scan(&RELATED, &(self.room.nid, relation.target, list), Direction::Reverse)
-                {
+                let key = (self.room.nid, relation.target.clone(), list);
+                for row in self.rooms.store.scan(&RELATED, &key, Direction::Reverse) {
                     let (_, nid) = row?;
-                    let known = self.get_event_by_nid(nid)?.filter(|known| known.pdu.kind == pdu.kind);
-                    if known.and_then(|known| relation_of(&known.pdu)).is_some_and(|known| known.key == relation.key) {
+                    if self.get_event_by_nid(nid)?.is_some_and(|known| is_repeated(&known)) {
                         return Err(RoomError::DuplicateAnnotation);
                     }
                 }

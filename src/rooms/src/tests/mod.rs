@@ -8,3 +8,4 @@ pub(crate) mod network;
 mod paging;
 mod partial;
 mod simulation;
+mod together;

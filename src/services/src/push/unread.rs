@@ -7,6 +7,8 @@
 //!
 //! Spec: Client-Server API, Receiving notifications and Marking notifications as read.
 
+mod counter;
+
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     num::NonZeroUsize,
@@ -15,12 +17,8 @@ use std::{
 
 use chappe_rooms::{Event, Room, RoomError, Rooms};
 use chappe_store::{
-    Batch, Direction, EventNid, Order, Position, RoomNid, Stamped, StoreError,
-    tables::{
-        events::TIMELINE,
-        push::{UNREAD, UnreadEvent, UnreadRecord},
-        rooms::MemberRecord,
-    },
+    Batch, EventNid, Order, Position, RoomNid, Stamped, StoreError,
+    tables::{push::UNREAD, rooms::MemberRecord},
 };
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -30,6 +28,7 @@ use ruma::{
 };
 use serde::Serialize;
 
+use self::counter::Counter;
 use super::{
     evaluate::{Candidates, Judge, get_thread},
     rules::PushRules,
@@ -50,9 +49,12 @@ const LOOKED_AT_MAX: usize = 50_000;
 /// After how many events looked at the outcome is written down.
 const WRITE_AFTER: usize = 500;
 
-/// How many counters are kept in memory, and how many unread events in all of them.
+/// How many events are read at a time.
+const READ_AT_ONCE: usize = 50;
+
+/// How many counters are kept in memory, and how many places of unread events in all of them: 8 bytes each.
 const COUNTERS_MAX: usize = 50_000;
-const HELD_MAX: usize = 500_000;
+const HELD_MAX: usize = 1_000_000;
 
 /// How many changes of a user's profile in a room are followed back to their joining.
 const PROFILE_CHANGES_MAX: usize = 1_000;
@@ -67,13 +69,6 @@ pub struct Count {
     pub highlights: u64,
     #[serde(rename = "notification_count")]
     pub notifications: u64,
-}
-
-impl Count {
-    fn add(&mut self, is_highlight: bool) {
-        self.notifications += 1;
-        self.highlights += u64::from(is_highlight);
-    }
 }
 
 /// What is unread in a room.
@@ -99,77 +94,32 @@ impl UnreadCounts {
     }
 }
 
-/// What is known of one user and one room.
-#[derive(Clone, Default)]
-struct Counter {
-    /// Where the user's member event last changed, and where the user joined.
-    member_at: Position,
-    joined_at: Position,
-    ignored_at: Position,
-    counted_to: Position,
-    changed_at: Position,
-    /// Oldest first.
-    unread: Vec<UnreadEvent>,
-    /// How many events were looked at since this was written down.
-    looked_at: usize,
-}
-
-impl Counter {
-    fn from_record(record: UnreadRecord) -> Self {
-        Self {
-            member_at: Position::ZERO,
-            joined_at: Position(record.joined_at),
-            ignored_at: Position(record.ignored_at),
-            counted_to: Position(record.counted_to),
-            changed_at: Position(record.changed_at),
-            unread: record.unread,
-            looked_at: 0,
-        }
-    }
-
-    fn to_record(&self) -> UnreadRecord {
-        UnreadRecord {
-            counted_to: self.counted_to.0,
-            joined_at: self.joined_at.0,
-            ignored_at: self.ignored_at.0,
-            changed_at: self.changed_at.0,
-            unread: self.unread.clone(),
-        }
-    }
-
-    fn counts(&self) -> UnreadCounts {
-        let mut counts = UnreadCounts { changed_at: self.changed_at, ..UnreadCounts::default() };
-        for event in &self.unread {
-            match &event.thread {
-                None => counts.main.add(event.is_highlight),
-                Some(root) => counts.threads.entry(root.clone()).or_default().add(event.is_highlight),
-            }
-        }
-        counts
-    }
-
-    fn contains(&self, nid: EventNid) -> bool {
-        self.unread.iter().any(|event| event.nid == nid)
-    }
-}
-
 /// Up to where threads have been read.
 #[derive(Default)]
 struct ReadMarks {
     /// By unthreaded receipts: everything.
     all: Position,
-    threads: HashMap<Thread, Position>,
+    /// The main timeline.
+    main: Position,
+    threads: HashMap<OwnedEventId, Position>,
     /// When the newest receipt was written.
     newest: Position,
 }
 
 impl ReadMarks {
-    fn covers(&self, thread: &Thread, position: Position) -> bool {
-        position <= self.all || self.threads.get(thread).is_some_and(|read_to| position <= *read_to)
+    fn read_to(&self, thread: Option<&OwnedEventId>) -> Position {
+        let read_to = match thread {
+            None => self.main,
+            Some(root) => self.threads.get(root).copied().unwrap_or_default(),
+        };
+        read_to.max(self.all)
     }
 
     fn mark(&mut self, thread: Thread, position: Position) {
-        let read_to = self.threads.entry(thread).or_default();
+        let read_to = match thread {
+            None => &mut self.main,
+            Some(root) => self.threads.entry(root).or_default(),
+        };
         *read_to = position.max(*read_to);
     }
 }
@@ -178,7 +128,7 @@ type Slot = Arc<Mutex<Option<Counter>>>;
 
 struct Counters {
     slots: LruCache<(OwnedUserId, RoomNid), Slot>,
-    /// Unread events in all of them, more or less.
+    /// Places of unread events in all of them, more or less.
     held: usize,
 }
 
@@ -196,7 +146,7 @@ impl Counters {
 
     /// One that is in use is forgotten all the same; its user keeps it to the end of the call.
     fn note_forgotten(&mut self, slot: &Slot) {
-        let len = slot.try_lock().and_then(|slot| slot.as_ref().map(|counter| counter.unread.len()));
+        let len = slot.try_lock().and_then(|slot| slot.as_ref().map(Counter::held));
         self.held = self.held.saturating_sub(len.unwrap_or_default());
     }
 }
@@ -212,11 +162,18 @@ pub struct Unread {
     counters: Mutex<Counters>,
 }
 
+/// An event that the user is to be notified of.
+struct Found {
+    thread: Thread,
+    position: Position,
+    is_highlight: bool,
+}
+
 /// What one look at a stretch of a timeline found.
 #[derive(Default)]
 struct Stretch {
     /// Newest first.
-    found: Vec<UnreadEvent>,
+    found: Vec<Found>,
     redaction_targets: Vec<OwnedEventId>,
     looked_at: usize,
 }
@@ -253,12 +210,13 @@ impl Unread {
 
     /// Whether the user was notified of an event and has not read it.
     pub fn is_unread(&self, user_id: &UserId, room: &Room, nid: EventNid) -> Result<bool, RoomError> {
-        self.with_counter(user_id, room, self.waiters.position(), |counter| counter.contains(nid))
+        let Some(Order::Live(position)) = self.rooms.get_event_order(nid)? else { return Ok(false) };
+        self.with_counter(user_id, room, self.waiters.position(), |counter| counter.contains(position))
     }
 
     /// The place in the log at which the user's present stay in a room began.
     pub fn get_joined_at(&self, user_id: &UserId, room: &Room) -> Result<Position, RoomError> {
-        self.with_counter(user_id, room, self.waiters.position(), |counter| counter.joined_at)
+        self.with_counter(user_id, room, self.waiters.position(), |counter| counter.joined_at())
     }
 
     fn with_counter<T: Default>(
@@ -272,9 +230,9 @@ impl Unread {
         let mut slot = slot.lock();
         let is_current = slot.as_ref().is_some_and(|counter| self.is_current(counter, user_id, room.nid));
         if !is_current {
-            let before = slot.as_ref().map_or(0, |counter| counter.unread.len());
+            let before = slot.as_ref().map_or(0, Counter::held);
             *slot = self.update(slot.take(), user_id, room, to)?;
-            let after = slot.as_ref().map_or(0, |counter| counter.unread.len());
+            let after = slot.as_ref().map_or(0, Counter::held);
             self.make_room(before, after);
         }
         Ok(slot.as_ref().map(read).unwrap_or_default())
@@ -282,8 +240,8 @@ impl Unread {
 
     /// Whether nothing happened to the room or the user since the counter was brought up to date.
     fn is_current(&self, counter: &Counter, user_id: &UserId, room: RoomNid) -> bool {
-        self.waiters.active_rooms([room], counter.counted_to).is_empty()
-            && self.waiters.user_activity(user_id, counter.counted_to) == Activity::None
+        self.waiters.active_rooms([room], counter.counted_to()).is_empty()
+            && self.waiters.user_activity(user_id, counter.counted_to()) == Activity::None
     }
 
     /// Forgets what was not asked for longest, if too much is held.
@@ -310,28 +268,23 @@ impl Unread {
         }
         let counter = match counter {
             Some(counter) => Some(counter),
-            None => self.rooms.store().get(&UNREAD, &(user_id.to_owned(), room.nid))?.map(Counter::from_record),
+            None => self.rooms.store().get(&UNREAD, &(user_id.to_owned(), room.nid))?.map(Counter::from),
         };
         let joined_at = match &counter {
-            Some(counter) if counter.member_at == member.position => counter.joined_at,
+            Some(counter) if counter.member_at == member.position => counter.joined_at(),
             _ => self.find_joined_at(room, user_id, &member)?,
         };
         let ignored = self.account_data.get_ignored_users_stamped(user_id)?;
         let marks = self.get_read_marks(user_id, room.nid)?;
         // Another stay in the room, or other people ignored: from the start.
-        let counter = counter.filter(|it| it.joined_at == joined_at && it.ignored_at == ignored.position);
+        let counter = counter.filter(|it| it.is_of(joined_at, ignored.position));
         let known = counter.as_ref().map(Counter::counts);
-        let mut counter = counter.unwrap_or_else(|| Counter {
-            counted_to: joined_at.max(marks.all),
-            joined_at,
-            ignored_at: ignored.position,
-            ..Counter::default()
-        });
+        let mut counter = counter.unwrap_or_else(|| Counter::begin(joined_at, ignored.position));
         counter.member_at = member.position;
         let looked_at = self.advance(&mut counter, user_id, room, to, marks, &ignored.value)?;
         let counts = counter.counts();
         if known.is_some_and(|known| known.main != counts.main || known.threads != counts.threads) {
-            counter.changed_at = to;
+            counter.set_changed_at(to);
         }
         counter.looked_at += looked_at;
         if counter.looked_at >= WRITE_AFTER {
@@ -351,24 +304,18 @@ impl Unread {
         mut marks: ReadMarks,
         ignored: &HashSet<OwnedUserId>,
     ) -> Result<usize, RoomError> {
-        let stretch = match counter.counted_to < to {
-            true => self.look(user_id, room, (counter.counted_to, to), &mut marks, ignored)?,
+        let from = counter.counted_to().max(marks.all);
+        let stretch = match from < to {
+            true => self.look(user_id, room, (from, to), &mut marks, ignored)?,
             false => Stretch::default(),
         };
-        let is_fresh = counter.changed_at == Position::ZERO;
-        if !counter.unread.is_empty() {
-            let redacted = self.get_redacted(&stretch.redaction_targets)?;
-            counter.unread.retain(|event| !redacted.contains(&event.nid));
+        if counter.held() > 0 {
+            self.get_redacted(&stretch.redaction_targets)?.into_iter().for_each(|position| counter.forget(position));
         }
-        counter.unread.extend(stretch.found.into_iter().rev());
-        counter.unread.retain(|event| !marks.covers(&event.thread, Position(event.position)));
-        let surplus = counter.unread.len().saturating_sub(UNREAD_MAX);
-        counter.unread.drain(..surplus);
-        counter.counted_to = counter.counted_to.max(to);
-        if is_fresh {
-            let newest = counter.unread.last().map_or(Position::ZERO, |event| Position(event.position));
-            counter.changed_at = newest.max(marks.newest).max(counter.joined_at);
-        }
+        stretch.found.into_iter().rev().for_each(|found| counter.add(found));
+        counter.forget_read(&marks);
+        counter.forget_surplus();
+        counter.advance(to, &marks);
         Ok(stretch.looked_at)
     }
 
@@ -384,14 +331,12 @@ impl Unread {
         let mut stretch = Stretch::default();
         let rules = self.rules.get_ruleset(user_id)?;
         let mut judge = None;
-        let (start, end) = ((room.nid, from.next()), (room.nid, to.next()));
-        for row in self.rooms.store().scan_range(&TIMELINE, &start, &end, Direction::Reverse) {
+        for row in self.rooms.with_events(self.rooms.scan_timeline(room.nid, from, to), READ_AT_ONCE) {
             if stretch.looked_at >= LOOKED_AT_MAX || stretch.found.len() >= UNREAD_MAX {
                 break;
             }
             stretch.looked_at += 1;
-            let ((_, position), nid) = row?;
-            let Some(event) = self.rooms.get_event_by_nid(nid)? else { continue };
+            let (position, event) = row?;
             if event.pdu.kind == TimelineEventType::RoomRedaction {
                 stretch.redaction_targets.extend(event.pdu.redaction_target(&room.rules).cloned());
             }
@@ -401,14 +346,14 @@ impl Unread {
                 }
                 continue;
             }
-            if position <= marks.all || (!event.pdu.is_state() && ignored.contains(&event.pdu.sender)) {
+            if !event.pdu.is_state() && ignored.contains(&event.pdu.sender) {
                 continue;
             }
             if is_silent(&rules, &event.pdu) {
                 continue;
             }
             let Some(candidate) = self.candidates.get(room, &event)? else { continue };
-            if marks.covers(&candidate.thread, position) {
+            if position <= marks.read_to(candidate.thread.as_ref()) {
                 continue;
             }
             let judge = match &mut judge {
@@ -416,10 +361,9 @@ impl Unread {
                 None => judge.insert(Judge::new(&self.rooms, room, user_id, rules.clone())?),
             };
             if let Some(verdict) = judge.judge(&candidate)? {
-                stretch.found.push(UnreadEvent {
-                    position: position.0,
-                    nid,
+                stretch.found.push(Found {
                     thread: candidate.thread.clone(),
+                    position,
                     is_highlight: verdict.is_highlight,
                 });
             }
@@ -427,11 +371,13 @@ impl Unread {
         Ok(stretch)
     }
 
-    fn get_redacted(&self, targets: &[OwnedEventId]) -> Result<HashSet<EventNid>, StoreError> {
-        let mut redacted = HashSet::new();
+    /// The places of those events that have been redacted.
+    fn get_redacted(&self, targets: &[OwnedEventId]) -> Result<Vec<Position>, StoreError> {
+        let mut redacted = Vec::new();
         for target in targets {
-            let event = self.rooms.get_event(target)?;
-            redacted.extend(event.filter(|event| event.record.redacted_because.is_some()).map(|event| event.nid));
+            let event = self.rooms.get_event(target)?.filter(|event| event.record.redacted_because.is_some());
+            let order = event.map(|event| self.rooms.get_event_order(event.nid)).transpose()?.flatten();
+            redacted.extend(order.map(live_position));
         }
         Ok(redacted)
     }
@@ -493,7 +439,7 @@ impl Unread {
     /// Nobody waits for it: what is lost is worked out again.
     fn write_down(&self, user_id: &UserId, room: RoomNid, counter: &Counter) {
         let mut batch = Batch::new();
-        batch.put(&UNREAD, &(user_id.to_owned(), room), &counter.to_record());
+        batch.put(&UNREAD, &(user_id.to_owned(), room), counter.record());
         if let Err(error) = self.rooms.store().enqueue(batch) {
             tracing::warn!(%error, "unread counts were not written down");
         }

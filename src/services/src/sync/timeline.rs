@@ -1,19 +1,13 @@
 //! Reading a room's timeline for one user.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use chappe_rooms::{
     Event, Room, RoomError, Rooms,
     state::StateRoot,
     timeline::{self, Place, Token},
 };
-use chappe_store::{
-    Direction, EventNid, Order, Position, RoomNid, Store, StoreError,
-    tables::events::{TIMELINE, TOPOLOGY},
-};
+use chappe_store::{Direction, EventNid, Order, Position, RoomNid, StoreError, tables::events::TOPOLOGY};
 use ruma::{OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
 
 use super::filter::EventFilter;
@@ -23,9 +17,6 @@ const SEARCHED_PER_EVENT: usize = 10;
 
 /// How many events are looked at in any case.
 const SEARCHED_MIN: usize = 200;
-
-/// How many events are read at a time at the most.
-const READ_AT_ONCE_MAX: usize = 50;
 
 /// What part of a timeline is wanted, and for whom.
 pub struct TimelineQuery<'a> {
@@ -91,8 +82,10 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         Position::ZERO => timeline::before(place),
         _ => Token::Stream(Position(position.0.saturating_sub(1))),
     };
-    let mut rows = EventRows::new(rooms, scan_backwards(rooms.store(), room.nid, query.from, query.to), query.limit);
-    while let Some((position, event)) = rows.next()? {
+    // Those of the timeline, and the one before them that tells whether there are more.
+    let wanted = query.limit.saturating_add(1);
+    for row in rooms.with_events(scan_backwards(rooms, room.nid, query.from, query.to), wanted) {
+        let (position, event) = row?;
         let Some(position) = position else {
             // What comes before is history from elsewhere.
             timeline.limited = true;
@@ -139,49 +132,16 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
 /// Events, newest first, with their positions; none for an event that was backfilled.
 type Rows<'a> = Box<dyn Iterator<Item = Result<(Option<Position>, EventNid), StoreError>> + 'a>;
 
-/// A row with its event.
-type EventRow = (Option<Position>, Arc<Event>);
-
-/// Rows with their events, which are read several at a time.
-struct EventRows<'a> {
-    rooms: &'a Rooms,
-    rows: Rows<'a>,
-    /// How many are likely to be wanted.
-    wanted: usize,
-    read: VecDeque<EventRow>,
-}
-
-impl<'a> EventRows<'a> {
-    /// For a timeline of so many events, and the one before them that tells whether there are more.
-    fn new(rooms: &'a Rooms, rows: Rows<'a>, limit: usize) -> Self {
-        Self { rooms, rows, wanted: limit.saturating_add(1).min(READ_AT_ONCE_MAX), read: VecDeque::new() }
+fn scan_backwards(rooms: &Rooms, room: RoomNid, from: Position, to: Position) -> Rows<'_> {
+    if from > Position::ZERO {
+        let rows = rooms.scan_timeline(room, from, to);
+        return Box::new(rows.map(|row| row.map(|(position, nid)| (Some(position), nid))));
     }
-
-    fn next(&mut self) -> Result<Option<EventRow>, StoreError> {
-        while self.read.is_empty() {
-            let rows = self.rows.by_ref().take(self.wanted).collect::<Result<Vec<_>, _>>()?;
-            if rows.is_empty() {
-                break;
-            }
-            let nids: Vec<_> = rows.iter().map(|(_, nid)| *nid).collect();
-            let events = self.rooms.get_events_by_nid(&nids)?;
-            self.read
-                .extend(rows.into_iter().zip(events).filter_map(|((position, _), event)| Some((position, event?))));
-        }
-        Ok(self.read.pop_front())
-    }
-}
-
-fn scan_backwards(store: &Store, room: RoomNid, from: Position, to: Position) -> Rows<'_> {
-    if from == Position::ZERO {
-        let rows = store.scan(&TOPOLOGY, &(room,), Direction::Reverse);
-        return Box::new(rows.map(|row| {
-            row.map(|((_, _, order), nid)| match order {
-                Order::Live(position) => (Some(position), nid),
-                Order::Backfilled(_) => (None, nid),
-            })
-        }));
-    }
-    let rows = store.scan_range(&TIMELINE, &(room, from.next()), &(room, to.next()), Direction::Reverse);
-    Box::new(rows.map(|row| row.map(|((_, position), nid)| (Some(position), nid))))
+    let rows = rooms.store().scan(&TOPOLOGY, &(room,), Direction::Reverse);
+    Box::new(rows.map(|row| {
+        row.map(|((_, _, order), nid)| match order {
+            Order::Live(position) => (Some(position), nid),
+            Order::Backfilled(_) => (None, nid),
+        })
+    }))
 }

@@ -107,6 +107,7 @@ impl From<EngineError> for OpenError {
 pub type Observer = Box<dyn Fn(Position, &[Topic]) + Send + Sync>;
 
 /// A place in the queue for durability: of one batch, or of everything before a barrier.
+#[derive(Clone)]
 #[must_use = "a batch counts only once its ticket is durable"]
 pub struct Ticket {
     shared: Arc<Shared>,

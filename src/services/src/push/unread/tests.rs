@@ -249,11 +249,12 @@ async fn what_took_long_is_written_down_and_taken_up_again() {
     let counts = setup.unread.get_counts(bob(), &known, to).unwrap();
     assert_eq!(counts.main.notifications, WRITE_AFTER as u64);
     let written = setup.store.get(&UNREAD, &(bob().to_owned(), known.nid)).unwrap().unwrap();
-    assert_eq!(written.unread.len(), WRITE_AFTER);
+    assert_eq!(written.main.notified.len(), WRITE_AFTER);
 
     // What is written is believed, up to where it goes.
     let mut batch = Batch::new();
-    let shorter = UnreadRecord { unread: written.unread[..3].to_vec(), ..written };
+    let mut shorter = written;
+    shorter.main.notified.truncate(3);
     batch.put(&UNREAD, &(bob().to_owned(), known.nid), &shorter);
     setup.store.commit(batch).await.unwrap();
     setup.say(alice(), &room).await;
