@@ -63,7 +63,7 @@ pub(crate) fn judge<'a>(
         }
     }
     let mut own = pdu.clone();
-    own.state_key = Some(pdu.sender.to_string());
+    own.state_key = Some(pdu.sender.as_str().into());
     Ok(Cow::Owned(own))
 }
 
@@ -87,7 +87,7 @@ impl Escaped {
             return pdu;
         }
         let mut escaped = (*pdu).clone();
-        escaped.state_key = pdu.state_key.as_ref().map(|key| format!("{ESCAPE}{key}"));
+        escaped.state_key = pdu.state_key.as_ref().map(|key| format!("{ESCAPE}{key}").into());
         Arc::new(escaped)
     }
 

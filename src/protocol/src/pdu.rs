@@ -19,6 +19,7 @@ use serde::{
     de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor},
 };
 use serde_json::{Value as JsonValue, value::RawValue as RawJsonValue};
+use yoke::Yoke;
 
 use crate::{
     format::{self, FormatError},
@@ -37,9 +38,7 @@ pub struct Pdu {
     /// Its `type`.
     pub kind: TimelineEventType,
     /// Present, possibly empty, for state events only.
-    pub state_key: Option<String>,
-    /// Its `content`, as canonical text.
-    pub content: Box<RawJsonValue>,
+    pub state_key: Option<Box<str>>,
     /// When its server says it was made.
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
     /// The events it follows.
@@ -50,11 +49,20 @@ pub struct Pdu {
     pub depth: u64,
     /// Whether it failed the authorization rules against its auth events or the state before it.
     pub rejected: bool,
-    json: Arc<str>,
-    redacts_top_level: Option<OwnedEventId>,
-    redacts_content: Option<OwnedEventId>,
+    text: Text,
+    redacts: Option<Box<Redacts>>,
     membership: Option<MembershipState>,
     room_id_is_derived: bool,
+}
+
+/// The canonical text of an event, and the part of it that is its `content`.
+type Text = Yoke<&'static RawJsonValue, Arc<str>>;
+
+/// The targets that a redaction names.
+#[derive(Clone, Debug, Default)]
+struct Redacts {
+    top_level: Option<OwnedEventId>,
+    in_content: Option<OwnedEventId>,
 }
 
 /// How to show an event to a client.
@@ -102,41 +110,46 @@ impl Pdu {
         rejected: bool,
         room_id: Option<OwnedRoomId>,
     ) -> Result<Self, FormatError> {
-        let fields: Fields = serde_json::from_str(&json)?;
+        let mut fields = None;
+        let text: Text = Yoke::try_attach_to_cart(json, |json| {
+            let (content, rest) = serde_json::from_str::<Fields<&RawJsonValue>>(json)?.split_content();
+            fields = Some(rest);
+            Ok::<_, serde_json::Error>(content)
+        })?;
+        let content: &RawJsonValue = text.get();
+        let mut fields = fields.ok_or(FormatError::Missing("content"))?;
         let room_id_is_derived = fields.room_id.is_none();
         let room_id = match room_id.or(fields.room_id) {
             Some(room_id) => room_id,
             None => room_id_of_create(&event_id)?,
         };
-        let mut redacts_content = None;
-        if fields.kind == TimelineEventType::RoomRedaction
-            && let Ok(content) = serde_json::from_str::<RedactsField>(fields.content.get())
-        {
-            redacts_content = content.redacts.as_deref().and_then(as_event_id);
-        }
+        let redacts = (fields.kind == TimelineEventType::RoomRedaction).then(|| {
+            let in_content =
+                serde_json::from_str::<RedactsField>(content.get()).ok().and_then(|content| content.redacts);
+            Box::new(Redacts {
+                top_level: fields.redacts.as_deref().and_then(as_event_id),
+                in_content: in_content.as_deref().and_then(as_event_id),
+            })
+        });
         let membership = (fields.kind == TimelineEventType::RoomMember && fields.state_key.is_some())
-            .then(|| serde_json::from_str::<MembershipField>(fields.content.get()).ok())
+            .then(|| serde_json::from_str::<MembershipField>(content.get()).ok())
             .flatten()
             .map(|content| content.membership);
-        let redacts_top_level = (fields.kind == TimelineEventType::RoomRedaction)
-            .then_some(fields.redacts.as_deref())
-            .flatten()
-            .and_then(as_event_id);
+        fields.prev_events.shrink_to_fit();
+        fields.auth_events.shrink_to_fit();
         Ok(Self {
             event_id,
             room_id,
             sender: fields.sender,
             kind: fields.kind,
             state_key: fields.state_key,
-            content: fields.content,
             origin_server_ts: fields.origin_server_ts,
             prev_events: fields.prev_events.into_iter().map(|reference| reference.0).collect(),
             auth_events: fields.auth_events.into_iter().map(|reference| reference.0).collect(),
             depth: fields.depth,
             rejected,
-            json,
-            redacts_top_level,
-            redacts_content,
+            text,
+            redacts,
             membership,
             room_id_is_derived,
         })
@@ -145,27 +158,32 @@ impl Pdu {
     /// The canonical text of the event, with hashes and signatures and without `unsigned`: what is stored, and
     /// what is sent to other servers.
     pub fn json(&self) -> &str {
-        &self.json
+        self.text.backing_cart()
+    }
+
+    /// Its `content`, as canonical text.
+    pub fn content(&self) -> &RawJsonValue {
+        self.text.get()
     }
 
     /// The same text, shared.
     pub fn json_arc(&self) -> Arc<str> {
-        self.json.clone()
+        self.text.backing_cart().clone()
     }
 
     /// The event in federation format, ready to be put in a request or response.
     pub fn to_federation_raw(&self) -> Result<Box<RawJsonValue>, FormatError> {
-        Ok(RawJsonValue::from_string(self.json.to_string())?)
+        Ok(RawJsonValue::from_string(self.json().to_owned())?)
     }
 
     /// The event as a canonical JSON object. Errors only if what was stored is damaged.
     pub fn object(&self) -> Result<CanonicalJsonObject, FormatError> {
-        Ok(serde_json::from_str(&self.json)?)
+        Ok(serde_json::from_str(self.json())?)
     }
 
     /// Reads the content as `T`.
     pub fn get_content<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.content.get())
+        serde_json::from_str(self.content().get())
     }
 
     /// Whether this is a state event.
@@ -197,11 +215,8 @@ impl Pdu {
     ///
     /// The other place is ignored even when filled in, hence the rules.
     pub fn redaction_target(&self, rules: &RoomVersionRules) -> Option<&OwnedEventId> {
-        if rules.redaction.content_field_redacts {
-            self.redacts_content.as_ref()
-        } else {
-            self.redacts_top_level.as_ref()
-        }
+        let redacts = self.redacts.as_ref()?;
+        if rules.redaction.content_field_redacts { redacts.in_content.as_ref() } else { redacts.top_level.as_ref() }
     }
 
     /// The redacted form of this event, under the same id.
@@ -221,7 +236,7 @@ impl Pdu {
     pub fn to_client_json(&self, format: &ClientFormat) -> JsonValue {
         let mut event = serde_json::Map::new();
         let mut content =
-            serde_json::from_str(self.content.get()).unwrap_or_else(|_| JsonValue::Object(Default::default()));
+            serde_json::from_str(self.content().get()).unwrap_or_else(|_| JsonValue::Object(Default::default()));
         if self.kind == TimelineEventType::RoomRedaction
             && let Some(target) = self.redacts_for_clients()
         {
@@ -238,7 +253,7 @@ impl Pdu {
         }
         event.insert("sender".to_owned(), self.sender.as_str().into());
         if let Some(state_key) = &self.state_key {
-            event.insert("state_key".to_owned(), state_key.as_str().into());
+            event.insert("state_key".to_owned(), (&**state_key).into());
         }
         event.insert("type".to_owned(), self.kind.to_string().into());
         if let Some(unsigned) = &format.unsigned
@@ -255,7 +270,7 @@ impl Pdu {
             return serde_json::value::to_raw_value(&self.to_client_json(format));
         }
         serde_json::value::to_raw_value(&ClientEvent {
-            content: &self.content,
+            content: self.content(),
             event_id: &self.event_id,
             origin_server_ts: self.origin_server_ts,
             room_id: (!format.omit_room_id).then_some(&*self.room_id),
@@ -280,7 +295,7 @@ impl Pdu {
             kind: &'a TimelineEventType,
         }
         serde_json::value::to_raw_value(&Stripped {
-            content: &self.content,
+            content: self.content(),
             sender: &self.sender,
             state_key: self.state_key(),
             kind: &self.kind,
@@ -292,9 +307,11 @@ impl Pdu {
     /// Where it does, nothing is added: the place that counts is there already, and copying the other one would
     /// have clients redact an event this server did not.
     fn redacts_for_clients(&self) -> Option<&OwnedEventId> {
-        match (&self.redacts_top_level, &self.redacts_content) {
-            (Some(top_level), Some(content)) => (top_level == content).then_some(top_level),
-            (top_level, content) => top_level.as_ref().or(content.as_ref()),
+        match &**self.redacts.as_ref()? {
+            Redacts { top_level: Some(top_level), in_content: Some(content) } => {
+                (top_level == content).then_some(top_level)
+            }
+            Redacts { top_level, in_content } => top_level.as_ref().or(in_content.as_ref()),
         }
     }
 }
@@ -350,18 +367,48 @@ struct RedactsField {
 }
 
 #[derive(Deserialize)]
-struct Fields {
+struct Fields<C> {
     room_id: Option<OwnedRoomId>,
     sender: OwnedUserId,
     #[serde(rename = "type")]
     kind: TimelineEventType,
-    state_key: Option<String>,
-    content: Box<RawJsonValue>,
+    state_key: Option<Box<str>>,
+    content: C,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
     prev_events: Vec<Reference>,
     auth_events: Vec<Reference>,
     depth: u64,
     redacts: Option<Box<RawJsonValue>>,
+}
+
+impl<C> Fields<C> {
+    fn split_content(self) -> (C, Fields<()>) {
+        let Self {
+            room_id,
+            sender,
+            kind,
+            state_key,
+            content,
+            origin_server_ts,
+            prev_events,
+            auth_events,
+            depth,
+            redacts,
+        } = self;
+        let rest = Fields {
+            room_id,
+            sender,
+            kind,
+            state_key,
+            content: (),
+            origin_server_ts,
+            prev_events,
+            auth_events,
+            depth,
+            redacts,
+        };
+        (content, rest)
+    }
 }
 
 /// An entry of `prev_events`: an event id, in a pair with hashes in the first two room versions.
@@ -418,7 +465,7 @@ impl state_res::Event for Pdu {
     }
 
     fn content(&self) -> &RawJsonValue {
-        &self.content
+        self.text.get()
     }
 
     fn state_key(&self) -> Option<&str> {
@@ -435,7 +482,7 @@ impl state_res::Event for Pdu {
 
     /// Asked only under the rules of versions 1 and 2, where the field is at the top level.
     fn redacts(&self) -> Option<&OwnedEventId> {
-        self.redacts_top_level.as_ref()
+        self.redacts.as_ref()?.top_level.as_ref()
     }
 
     fn rejected(&self) -> bool {
@@ -520,7 +567,7 @@ mod tests {
             let (mut room, state) = TestRoom::populated(version);
             let pdu = room.make(&state, "m.room.message", BOB, None, json!({"body": "secret"}));
             let redacted = pdu.redacted(&room.rules).unwrap();
-            assert_eq!(redacted.content.get(), "{}");
+            assert_eq!(redacted.content().get(), "{}");
             assert!(!redacted.json().contains("secret"));
             let recomputed = event_id(&redacted.object().unwrap(), &room.rules).unwrap();
             assert_eq!(recomputed, pdu.event_id);

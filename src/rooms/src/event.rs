@@ -34,8 +34,8 @@ impl Event {
     }
 }
 
-/// What the fields of an event and its place in the cache take beside its text and ids, in bytes; roughly.
-const BYTES_PER_EVENT: usize = 1_000;
+/// What the fields of an event and its place in the cache take beside its text, in bytes; roughly.
+const BYTES_PER_EVENT: usize = 800;
 /// What each of its prev and auth events takes.
 const BYTES_PER_REFERENCE: usize = 80;
 
@@ -49,7 +49,7 @@ impl Weighter<EventNid, Arc<Event>> for WeightInBytes {
     fn weight(&self, _: &EventNid, event: &Arc<Event>) -> u64 {
         let pdu = &event.pdu;
         let references = pdu.prev_events.len() + pdu.auth_events.len();
-        let bytes = BYTES_PER_EVENT + references * BYTES_PER_REFERENCE + pdu.json().len() + pdu.content.get().len();
+        let bytes = BYTES_PER_EVENT + references * BYTES_PER_REFERENCE + pdu.json().len();
         bytes.try_into().unwrap_or(u64::MAX)
     }
 }

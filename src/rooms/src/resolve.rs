@@ -237,7 +237,7 @@ fn needed_keys(rules: &RoomVersionRules, events: &[Arc<Pdu>]) -> HashSet<(StateE
     let mut keys: HashSet<_> = always.into_iter().map(|event_type| (event_type, String::new())).collect();
     for pdu in events {
         // An event too broken to tell what it needs is refused by the algorithm as well.
-        if let Ok(types) = auth::auth_types_for_event(rules, &pdu.kind, &pdu.sender, pdu.state_key(), &pdu.content) {
+        if let Ok(types) = auth::auth_types_for_event(rules, &pdu.kind, &pdu.sender, pdu.state_key(), pdu.content()) {
             keys.extend(types);
         }
     }

@@ -1,6 +1,6 @@
 //! Turns sections of the configuration into the plain values that each part of the server takes.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use chappe_api::{
     client::discovery::{DiscoveryConfig, Stability, SupportContact},
@@ -23,6 +23,7 @@ use chappe_services::{
     server_notices::ServerNoticesConfig,
     turn::{TurnConfig, TurnLogin},
 };
+use chappe_store::StoreOptions;
 use chappe_store_rocksdb::RocksOptions;
 use ruma::{RoomVersionId, UserId, api::client::discovery::get_capabilities::v3::RoomVersionStability};
 use url::Url;
@@ -30,7 +31,7 @@ use url::Url;
 use crate::{
     config::{
         self, Config, DefaultEncryption, DelayedEventsSection, Durability, MailTls, MediaSection, PreviewsSection,
-        RateLimitsSection, RoomsSection, StorageSection, TurnSection,
+        RateLimitsSection, StorageSection, TurnSection,
     },
     signing_key::OldKey,
 };
@@ -43,10 +44,13 @@ pub fn engine(section: &StorageSection) -> RocksOptions {
     }
 }
 
-pub fn durability(section: &StorageSection) -> chappe_store::Durability {
-    match section.durability {
-        Durability::Fsync => chappe_store::Durability::Fsync,
-        Durability::Os => chappe_store::Durability::Os,
+pub fn store(section: &StorageSection) -> StoreOptions {
+    StoreOptions {
+        durability: match section.durability {
+            Durability::Fsync => chappe_store::Durability::Fsync,
+            Durability::Os => chappe_store::Durability::Os,
+        },
+        row_cache_bytes: section.row_cache_bytes,
     }
 }
 
@@ -145,7 +149,8 @@ pub fn turn(section: &TurnSection) -> Option<TurnConfig> {
     (!config.uris.is_empty()).then_some(config)
 }
 
-pub fn rooms(section: &RoomsSection, data_dir: &Path) -> RoomsConfig {
+pub fn rooms(config: &Config) -> RoomsConfig {
+    let section = &config.rooms;
     RoomsConfig {
         default_version: section.default_version.clone(),
         default_encryption: match section.default_encryption {
@@ -153,7 +158,8 @@ pub fn rooms(section: &RoomsSection, data_dir: &Path) -> RoomsConfig {
             DefaultEncryption::Invite => chappe_rooms::DefaultEncryption::Invite,
             DefaultEncryption::All => chappe_rooms::DefaultEncryption::All,
         },
-        spool_dir: Some(data_dir.to_owned()),
+        spool_dir: Some(config.data_dir.clone()),
+        event_cache_bytes: usize::try_from(config.storage.event_cache_bytes).unwrap_or(usize::MAX),
         ..RoomsConfig::default()
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Batch, CommitError, Direction, Domain, Durability, Engine, OpenError, Position, Stamped, Store, Table, Topic,
-    Write, ids::RoomNid, log::Log, record::Value, tables::domains::APPLIED,
+    Batch, CommitError, Direction, Domain, Durability, Engine, OpenError, Position, Stamped, Store, StoreOptions,
+    Table, Topic, Write, ids::RoomNid, log::Log, record::Value, tables::domains::APPLIED,
 };
 
 const NAMES: Table<String, String> = Table::new(250, "conformance_names");
@@ -70,7 +70,7 @@ impl Fixture<'_> {
     }
 
     fn store(&self) -> Store {
-        Store::open(self.engine(), &self.log_dir(), Durability::Fsync).expect("store opens")
+        Store::open(self.engine(), &self.log_dir(), StoreOptions::default()).expect("store opens")
     }
 }
 
@@ -418,7 +418,8 @@ pub fn an_older_engine_catches_up_from_the_log(fixture: &Fixture<'_>) {
     block_on(store.commit(batch)).expect("commit");
     drop(store);
 
-    let store = Store::open((fixture.open)(&crashed), &fixture.log_dir(), Durability::Fsync).expect("store opens");
+    let store =
+        Store::open((fixture.open)(&crashed), &fixture.log_dir(), StoreOptions::default()).expect("store opens");
     assert_eq!(store.durable_position(), Position(3));
     assert_eq!(store.get(&NAMES, &"kept".to_owned()).expect("read").as_deref(), Some("new"));
     assert_eq!(store.get(&NAMES, &"gone".to_owned()).expect("read"), None);

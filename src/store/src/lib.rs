@@ -27,5 +27,5 @@ pub use key::{Key, KeyReader, KeyWriter};
 pub use log::{CommitError, Durability, OpenError, Ticket};
 pub use memory::MemoryEngine;
 pub use record::{DecodeError, Json, Stamped, Value, ValueWriter};
-pub use store::{Store, StoreError};
+pub use store::{Store, StoreError, StoreOptions};
 pub use table::Table;

@@ -14,20 +14,20 @@ use std::{
 
 use bytes::Bytes;
 use quick_cache::{
-    Weighter,
-    sync::{Cache, GuardResult},
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle, GuardResult},
 };
 
 use crate::engine::{Direction, Engine, EngineError, ScanItem, Write};
 
-/// How much memory the rows may take, in bytes.
-const CACHE_BYTES: u64 = 16 << 20;
 /// The largest value that is kept, in bytes.
 const VALUE_BYTES_MAX: usize = 4 << 10;
-/// What an entry takes beside its key and value, in bytes.
-const ENTRY_BYTES: u64 = 120;
+/// What an entry takes beside its key and value, in bytes: its place in the cache, and three allocations.
+const ENTRY_BYTES: u64 = 200;
 /// How many bytes of the cache an entry is expected to take.
-const ENTRY_BYTES_EXPECTED: usize = 200;
+const ENTRY_BYTES_EXPECTED: u64 = 280;
+/// How many keys are remembered of rows that are kept no more, as a share of those that are.
+const GHOSTS: f64 = 0.1;
 
 /// A row's value, or that there is none.
 type Row = Option<Bytes>;
@@ -53,9 +53,16 @@ impl Weighter<Vec<u8>, Row> for WeightByBytes {
 }
 
 impl RowCache {
-    pub fn new(engine: Arc<dyn Engine>) -> Self {
-        let expected = usize::try_from(CACHE_BYTES).unwrap_or(usize::MAX) / ENTRY_BYTES_EXPECTED;
-        let rows = Cache::with_weighter(expected, CACHE_BYTES, WeightByBytes);
+    /// `capacity_bytes` is how much memory the rows may take.
+    pub fn new(engine: Arc<dyn Engine>, capacity_bytes: u64) -> Self {
+        let options = OptionsBuilder::new()
+            .weight_capacity(capacity_bytes)
+            .estimated_items_capacity(usize::try_from(capacity_bytes / ENTRY_BYTES_EXPECTED).unwrap_or(usize::MAX))
+            .ghost_allocation(GHOSTS)
+            .build()
+            .expect("capacities are given");
+        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let rows = Cache::with_options(options, WeightByBytes, hasher, lifecycle);
         Self { engine, rows, is_applying: AtomicBool::new(false), tables: [const { AtomicBool::new(false) }; 256] }
     }
 
@@ -144,7 +151,9 @@ mod tests {
     use super::*;
     use crate::MemoryEngine;
 
-    crate::conformance_tests!(|_: &Path| Arc::new(RowCache::new(Arc::new(MemoryEngine::new()))) as Arc<dyn Engine>);
+    crate::conformance_tests!(
+        |_: &Path| Arc::new(RowCache::new(Arc::new(MemoryEngine::new()), 1 << 20)) as Arc<dyn Engine>
+    );
 
     fn put(key: &[u8], value: u64) -> Write {
         Write::Put { key: key.to_vec(), value: value.to_be_bytes().to_vec() }
@@ -152,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_replaced_and_deleted_with_the_row() {
-        let cache = RowCache::new(Arc::new(MemoryEngine::new()));
+        let cache = RowCache::new(Arc::new(MemoryEngine::new()), 1 << 20);
         let read = |key: &[u8]| cache.get(key).unwrap();
         assert_eq!(read(b"a"), None);
         cache.apply(&[put(b"a", 1), put(b"b", 1)]).unwrap();
@@ -168,7 +177,7 @@ mod tests {
 
     #[test]
     fn rows_of_a_batch_are_seen_together() {
-        let cache = RowCache::new(Arc::new(MemoryEngine::new()));
+        let cache = RowCache::new(Arc::new(MemoryEngine::new()), 1 << 20);
         cache.apply(&[put(b"first", 0), put(b"second", 0)]).unwrap();
         let number = |key: &[u8]| u64::from_be_bytes(cache.get(key).unwrap().unwrap()[..].try_into().unwrap());
         thread::scope(|scope| {

@@ -26,6 +26,20 @@ pub enum StoreError {
     Decode { table: &'static str, cause: DecodeError },
 }
 
+/// How a store treats the disk and memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreOptions {
+    pub durability: Durability,
+    /// Memory for rows that are read again and again.
+    pub row_cache_bytes: u64,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self { durability: Durability::Fsync, row_cache_bytes: 16 << 20 }
+    }
+}
+
 /// A cheap handle to the one store of this process.
 #[derive(Clone)]
 pub struct Store {
@@ -38,9 +52,9 @@ pub struct Store {
 
 impl Store {
     /// Opens the log in `log_dir` and brings the engine up to its end.
-    pub fn open(engine: Arc<dyn Engine>, log_dir: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let rows = Arc::new(RowCache::new(engine.clone()));
-        let log = Log::open(rows.clone(), log_dir, durability)?;
+    pub fn open(engine: Arc<dyn Engine>, log_dir: &Path, options: StoreOptions) -> Result<Self, OpenError> {
+        let rows = Arc::new(RowCache::new(engine.clone(), options.row_cache_bytes));
+        let log = Log::open(rows.clone(), log_dir, options.durability)?;
         Self::assemble(engine, rows, log)
     }
 
@@ -55,7 +69,7 @@ impl Store {
 
     /// As [`Store::in_memory`], over an engine that may be that of an earlier store: what simulations take for a restart.
     pub fn volatile(engine: Arc<dyn Engine>) -> Result<Self, OpenError> {
-        let rows = Arc::new(RowCache::new(engine.clone()));
+        let rows = Arc::new(RowCache::new(engine.clone(), StoreOptions::default().row_cache_bytes));
         let log = Log::volatile(rows.clone());
         Self::assemble(engine, rows, log)
     }

@@ -38,7 +38,7 @@ pub struct RocksOptions {
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, write_buffer_bytes: 8 << 20, background_jobs: 2, open_files_max: 512 }
+        Self { cache_bytes: 32 << 20, write_buffer_bytes: 8 << 20, background_jobs: 2, open_files_max: 512 }
     }
 }
 

@@ -51,7 +51,7 @@ pub fn relation_of(pdu: &Pdu) -> Option<Relation> {
         #[serde(rename = "m.relates_to")]
         relates_to: RelatesTo,
     }
-    if pdu.is_state() || !pdu.content.get().contains("m.relates_to") {
+    if pdu.is_state() || !pdu.content().get().contains("m.relates_to") {
         return None;
     }
     checked(pdu.get_content::<Content>().ok()?.relates_to)

@@ -170,7 +170,7 @@ pub fn relationship_of(pdu: &Pdu) -> Option<Relation> {
         #[serde(rename = "m.relationship")]
         relationship: RelatesTo,
     }
-    if !pdu.content.get().contains("m.relationship") {
+    if !pdu.content().get().contains("m.relationship") {
         return None;
     }
     checked(pdu.get_content::<Content>().ok()?.relationship)

@@ -18,7 +18,7 @@ pub fn run(config: &Config, skip_media: bool) -> CommandResult {
     }
     let engine: Arc<dyn Engine> =
         Arc::new(RocksEngine::open(&data_dir.database(), &settings::engine(&config.storage))?);
-    let store = Store::open(engine, &data_dir.log(), settings::durability(&config.storage))?;
+    let store = Store::open(engine, &data_dir.log(), settings::store(&config.storage))?;
 
     let mut findings = 0u64;
     let mut unheard = None;

@@ -11,7 +11,11 @@ const MIB: u64 = 1024 * 1024;
 #[serde(deny_unknown_fields, default)]
 pub struct StorageSection {
     pub durability: Durability,
-    /// Memory for blocks read from disk.
+    /// Memory for parsed events.
+    pub event_cache_bytes: u64,
+    /// Memory for rows of the database that are read again and again.
+    pub row_cache_bytes: u64,
+    /// Memory for blocks of the database's files.
     pub block_cache_bytes: u64,
     /// Writes collected in memory before they are sorted into a file. Up to three times as much exists at a time.
     pub write_buffer_bytes: u64,
@@ -30,13 +34,21 @@ pub enum Durability {
 
 impl Default for StorageSection {
     fn default() -> Self {
-        Self { durability: Durability::Fsync, block_cache_bytes: 64 * MIB, write_buffer_bytes: 8 * MIB }
+        Self {
+            durability: Durability::Fsync,
+            event_cache_bytes: 48 * MIB,
+            row_cache_bytes: 16 * MIB,
+            block_cache_bytes: 32 * MIB,
+            write_buffer_bytes: 8 * MIB,
+        }
     }
 }
 
 impl StorageSection {
     pub(super) fn check(&self, refusals: &mut Refusals) {
         for (key, bytes) in [
+            ("storage.event_cache_bytes", self.event_cache_bytes),
+            ("storage.row_cache_bytes", self.row_cache_bytes),
             ("storage.block_cache_bytes", self.block_cache_bytes),
             ("storage.write_buffer_bytes", self.write_buffer_bytes),
         ] {

@@ -36,7 +36,7 @@ impl<'a> Base<'a> {
         let old_keys = signing_key::load_old(&data_dir)?;
         let engine: Arc<dyn Engine> =
             Arc::new(RocksEngine::open(&data_dir.database(), &settings::engine(&config.storage))?);
-        let store = Store::open(engine, &data_dir.log(), settings::durability(&config.storage))?;
+        let store = Store::open(engine, &data_dir.log(), settings::store(&config.storage))?;
         Ok(Self { config, server_name, clock: Arc::new(SystemClock), data_dir, signer, old_keys, store })
     }
 }

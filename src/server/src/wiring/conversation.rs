@@ -60,7 +60,7 @@ impl Conversation {
             Arc::new(FederationRemote::new(outside.federation.clone(), outside.server_keys.clone())),
             outside.policy.clone(),
             people.profiles.clone(),
-            settings::rooms(&config.rooms, &config.data_dir),
+            settings::rooms(config),
         )
         .with_invite_gate(Arc::new(InviteFilter(people.account_data.clone())));
         let delayed_events =

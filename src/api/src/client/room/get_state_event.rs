@@ -28,7 +28,7 @@ pub async fn handle(
     let event = rooms.get_from_root(room.nid, view.root, &request.event_type, &request.state_key)?;
     let event = event.ok_or_else(|| ApiError::not_found("Event not found"))?;
     match request.format {
-        StateEventFormat::Content => Ok(Json(event.pdu.content.clone())),
+        StateEventFormat::Content => Ok(Json(event.pdu.content().to_owned())),
         StateEventFormat::Event => {
             let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
             Ok(Json(rooms.to_client(&event, Some(viewer), true)?))
