@@ -155,6 +155,15 @@ impl Pdu {
         })
     }
 
+    /// Takes the ids of its auth events from where they are in memory already: every event of a room names the same few.
+    pub fn share_auth_ids(&mut self, known: impl IntoIterator<Item = OwnedEventId>) {
+        for known in known {
+            if let Some(own) = self.auth_events.iter_mut().find(|own| **own == known) {
+                *own = known;
+            }
+        }
+    }
+
     /// The canonical text of the event, with hashes and signatures and without `unsigned`: what is stored, and
     /// what is sent to other servers.
     pub fn json(&self) -> &str {

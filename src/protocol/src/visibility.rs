@@ -64,6 +64,11 @@ fn allows_user(visibility: &HistoryVisibility, membership: &MembershipState, joi
     }
 }
 
+/// Whether members see all of it, also what was before they came.
+pub fn is_shared(visibility: &HistoryVisibility) -> bool {
+    matches!(effective(visibility), HistoryVisibility::Shared | HistoryVisibility::WorldReadable)
+}
+
 /// Values nobody knows count as the default, `shared`.
 fn effective(visibility: &HistoryVisibility) -> HistoryVisibility {
     match visibility {

@@ -7,8 +7,9 @@ use chappe_store::{
     EventNid, Order, StoreError,
     tables::events::{EVENT_JSON, EVENT_NIDS, EVENT_ORDERS, EVENTS, EventRecord, EventStatus},
 };
+use foldhash::fast::RandomState;
 use quick_cache::{
-    DefaultHashBuilder, OptionsBuilder, Weighter,
+    OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle, GuardResult},
 };
 use ruma::{EventId, OwnedEventId};
@@ -34,10 +35,11 @@ impl Event {
     }
 }
 
-/// What the fields of an event and its place in the cache take beside its text, in bytes; roughly.
+/// What an event and its place in the cache take beside its text, in bytes; roughly.
 const BYTES_PER_EVENT: usize = 800;
-/// What each of its prev and auth events takes.
-const BYTES_PER_REFERENCE: usize = 80;
+/// What each of its prev events takes, and each of its auth events, whose ids are shared.
+const BYTES_PER_PREV_EVENT: usize = 80;
+const BYTES_PER_AUTH_EVENT: usize = 24;
 
 /// How many events are read from the store at a time.
 const READ_AT_ONCE_MAX: usize = 200;
@@ -48,15 +50,15 @@ struct WeightInBytes;
 impl Weighter<EventNid, Arc<Event>> for WeightInBytes {
     fn weight(&self, _: &EventNid, event: &Arc<Event>) -> u64 {
         let pdu = &event.pdu;
-        let references = pdu.prev_events.len() + pdu.auth_events.len();
-        let bytes = BYTES_PER_EVENT + references * BYTES_PER_REFERENCE + pdu.json().len();
+        let references = pdu.prev_events.len() * BYTES_PER_PREV_EVENT + pdu.auth_events.len() * BYTES_PER_AUTH_EVENT;
+        let bytes = BYTES_PER_EVENT + references + pdu.json().len();
         bytes.try_into().unwrap_or(u64::MAX)
     }
 }
 
-/// Parsed events by number.
+/// Parsed events by number. Nobody outside chooses the numbers, so that a fast hash will do.
 pub(crate) struct EventCache {
-    events: Cache<EventNid, Arc<Event>, WeightInBytes>,
+    events: Cache<EventNid, Arc<Event>, WeightInBytes, RandomState>,
     /// The numbers of events, which never change.
     nids: Cache<OwnedEventId, EventNid>,
 }
@@ -74,7 +76,7 @@ impl EventCache {
             .ghost_allocation(1.0)
             .build()
             .expect("capacities are given");
-        let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
         Self { events: Cache::with_options(options, WeightInBytes, hasher, lifecycle), nids: Cache::new(expected) }
     }
 
@@ -211,8 +213,11 @@ impl Rooms {
         let undecodable =
             |what: String| StoreError::Decode { table: EVENT_JSON.name, cause: chappe_store::DecodeError::new(what) };
         let room_id = room_id.ok_or_else(|| undecodable(format!("event {nid} is of an unknown room")))?;
-        let pdu = Pdu::from_stored(&record.event_id, json, record.status == EventStatus::Rejected, &room_id)
+        let is_rejected = record.status == EventStatus::Rejected;
+        let mut pdu = Pdu::from_stored(record.event_id.clone(), json, is_rejected, room_id)
             .map_err(|error| undecodable(format!("event {}: {error}", record.event_id)))?;
+        let auth_events = record.auth_events.iter().filter_map(|nid| self.cache.events.peek(nid));
+        pdu.share_auth_ids(auth_events.map(|event| event.pdu.event_id.clone()));
         Ok(Arc::new(Event { nid, record, pdu: Arc::new(pdu) }))
     }
 

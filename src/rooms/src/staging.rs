@@ -215,7 +215,7 @@ impl Staging {
     ///
     /// Where several extremities remain, the caller sets the current state by [`Staging::set_current_state`].
     pub(crate) fn put_event(&mut self, decided: Decided) -> Result<Arc<Event>, RoomError> {
-        let Decided { pdu, status, reason, state_before, placement, relay, sent_by } = decided;
+        let Decided { mut pdu, status, reason, state_before, placement, relay, sent_by } = decided;
         let known = self.get_event(&pdu.event_id)?;
         let nid = match &known {
             Some(event) => event.nid,
@@ -225,9 +225,12 @@ impl Staging {
             }
         };
 
-        let mut auth_events = Vec::with_capacity(pdu.auth_events.len());
+        let mut known_auth_events = Vec::with_capacity(pdu.auth_events.len());
         for id in &pdu.auth_events {
-            auth_events.extend(self.get_settled(id)?.filter(|event| event.pdu.is_state()).map(|event| event.nid));
+            known_auth_events.extend(self.get_settled(id)?.filter(|event| event.pdu.is_state()));
+        }
+        if let Some(pdu) = Arc::get_mut(&mut pdu) {
+            pdu.share_auth_ids(known_auth_events.iter().map(|event| event.pdu.event_id.clone()));
         }
         let takes_part = matches!(status, EventStatus::Accepted | EventStatus::SoftFailed);
         let state_after = match (state_before, pdu.state_tuple()) {
@@ -245,11 +248,10 @@ impl Staging {
             redacted_because: None,
             state_before,
             state_after,
-            auth_events,
+            auth_events: known_auth_events.iter().map(|event| event.nid).collect(),
             reason,
             sent_by,
         };
-        let mut pdu = pdu;
         if pdu.rejected != (status == EventStatus::Rejected) {
             let mut marked = (*pdu).clone();
             marked.rejected = status == EventStatus::Rejected;

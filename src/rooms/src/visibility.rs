@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use chappe_protocol::visibility::{
-    MembershipAtEvent, ServerStanding, VisibilityAtEvent, visible_to_server, visible_to_user,
+    MembershipAtEvent, ServerStanding, VisibilityAtEvent, is_shared, visible_to_server, visible_to_user,
 };
-use chappe_store::{EventNid, Position, RoomNid, StoreError, tables::events::EventStatus};
+use chappe_store::{EventNid, Position, RoomNid, StateKeyNid, StoreError, tables::events::EventStatus};
 use ruma::{
     ServerName, UserId,
     events::{
@@ -30,8 +30,10 @@ pub struct UserEyes<'a> {
     membership_now: MembershipState,
     /// Where the user's membership last changed: while joined, everything before is "since".
     changed_at: Position,
-    by_root: HashMap<StateRoot, (HistoryVisibility, MembershipState)>,
-    contents: HashMap<EventNid, HistoryVisibility>,
+    /// The number of the state key of visibility; `None`: no room here has ever had any.
+    visibility_key: Option<StateKeyNid>,
+    visibilities: HashMap<EventNid, HistoryVisibility>,
+    memberships: HashMap<StateRoot, MembershipState>,
 }
 
 impl Rooms {
@@ -44,8 +46,13 @@ impl Rooms {
             user,
             changed_at: member.as_ref().map_or(Position::ZERO, |member| member.position),
             membership_now: member.map_or(MembershipState::Leave, |member| member.value.membership.into()),
-            by_root: HashMap::new(),
-            contents: HashMap::new(),
+            visibility_key: self.store.interner().get_state_key(
+                &self.store,
+                &StateEventType::RoomHistoryVisibility,
+                "",
+            )?,
+            visibilities: HashMap::new(),
+            memberships: HashMap::new(),
         })
     }
 
@@ -129,11 +136,15 @@ impl UserEyes<'_> {
             return Ok(false);
         }
         let Some(root) = event.record.state_before else { return Ok(false) };
-        let (visibility, membership) = match self.by_root.get(&root) {
+        let visibility = self.visibility(root)?;
+        if self.membership_now == MembershipState::Join && is_shared(&visibility) {
+            return Ok(true);
+        }
+        let membership = match self.memberships.get(&root) {
             Some(known) => known.clone(),
             None => {
-                let read = (self.visibility(root)?, self.rooms.membership_at(self.room, root, self.user)?);
-                self.by_root.insert(root, read.clone());
+                let read = self.rooms.membership_at(self.room, root, self.user)?;
+                self.memberships.insert(root, read.clone());
                 read
             }
         };
@@ -172,17 +183,15 @@ impl UserEyes<'_> {
     }
 
     fn visibility(&mut self, root: StateRoot) -> Result<HistoryVisibility, StoreError> {
-        let Some(event) = self.rooms.get_from_root(self.room, root, &StateEventType::RoomHistoryVisibility, "")? else {
-            return Ok(HistoryVisibility::Shared);
-        };
-        if let Some(known) = self.contents.get(&event.nid) {
+        let Some(key) = self.visibility_key else { return Ok(HistoryVisibility::Shared) };
+        let Some(nid) = self.rooms.trees.get(self.room, root, key)? else { return Ok(HistoryVisibility::Shared) };
+        if let Some(known) = self.visibilities.get(&nid) {
             return Ok(known.clone());
         }
-        let visibility = event
-            .pdu
-            .get_content::<VisibilityContent>()
-            .map_or(HistoryVisibility::Shared, |content| content.history_visibility);
-        self.contents.insert(event.nid, visibility.clone());
+        let content =
+            self.rooms.get_event_by_nid(nid)?.and_then(|event| event.pdu.get_content::<VisibilityContent>().ok());
+        let visibility = content.map_or(HistoryVisibility::Shared, |content| content.history_visibility);
+        self.visibilities.insert(nid, visibility.clone());
         Ok(visibility)
     }
 

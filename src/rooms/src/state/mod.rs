@@ -20,7 +20,11 @@ mod tree;
 use std::{collections::HashMap, sync::Arc};
 
 use chappe_store::{Batch, DecodeError, EventNid, RoomNid, StateKeyNid, Store, StoreError, tables::state::STATE_NODES};
-use quick_cache::sync::Cache;
+use foldhash::fast::RandomState;
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 pub use self::diff::StateChange;
 pub(crate) use self::tree::NodeParts;
@@ -32,7 +36,8 @@ pub type StateRoot = [u8; 16];
 /// The root of the state that has no entries.
 pub const EMPTY: StateRoot = [0; 16];
 
-type NodeCache = Cache<(RoomNid, StateRoot), Arc<Node>>;
+/// Nobody outside chooses what nodes hash to, so that a fast hash of that will do.
+type NodeCache = Cache<(RoomNid, StateRoot), Arc<Node>, UnitWeighter, RandomState>;
 
 /// Every room's state trees. A cheap handle: clones share the cache.
 #[derive(Clone)]
@@ -44,7 +49,9 @@ pub struct StateTrees {
 impl StateTrees {
     /// Keeps at most `cache_nodes` nodes (each has up to 16 entries, or 16 children) in memory.
     pub fn new(store: Store, cache_nodes: usize) -> Self {
-        Self { store, cache: Arc::new(Cache::new(cache_nodes)) }
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
+        let capacity = cache_nodes.try_into().unwrap_or(u64::MAX);
+        Self { store, cache: Arc::new(Cache::with(cache_nodes, capacity, UnitWeighter, hasher, lifecycle)) }
     }
 
     /// The event at a key.

@@ -36,7 +36,7 @@ impl Default for StorageSection {
     fn default() -> Self {
         Self {
             durability: Durability::Fsync,
-            event_cache_bytes: 48 * MIB,
+            event_cache_bytes: 32 * MIB,
             row_cache_bytes: 16 * MIB,
             block_cache_bytes: 32 * MIB,
             write_buffer_bytes: 8 * MIB,

@@ -24,8 +24,8 @@ use tantivy::{
 use super::query::{Key, Terms};
 use crate::words::{analyzer, words};
 
-/// Memory for what is not written out yet, in bytes: somewhat above the least that the index takes.
-const WRITER_BYTES: usize = 20_000_000;
+/// Memory for what is not written out yet, in bytes: the least that the index takes.
+const WRITER_BYTES: usize = 15_000_000;
 
 const TOKENIZER: &str = "words";
 

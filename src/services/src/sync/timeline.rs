@@ -84,8 +84,8 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
     };
     // Those of the timeline, and the one before them that tells whether there are more.
     let wanted = query.limit.saturating_add(1);
-    for row in rooms.with_events(scan_backwards(rooms, room.nid, query.from, query.to), wanted) {
-        let (position, event) = row?;
+    let mut rows = rooms.with_events(scan_backwards(rooms, room.nid, query.from, query.to), wanted).peekable();
+    while let Some((position, event)) = rows.next().transpose()? {
         let Some(position) = position else {
             // What comes before is history from elsewhere.
             timeline.limited = true;
@@ -104,12 +104,17 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
         }
         let place = (event.record.depth, Order::Live(position));
         oldest = Some((place, position));
-        let known_gaps = match &gaps {
-            Some(gaps) => gaps,
-            None => gaps
-                .insert(rooms.get_backward_extremities(room.nid)?.into_iter().map(|(event_id, _)| event_id).collect()),
+        let follows_next = match (rows.peek(), &event.pdu.prev_events[..]) {
+            (Some(Ok((_, next))), [prev]) => next.pdu.event_id == *prev,
+            (_, prev_events) => prev_events.is_empty(),
         };
-        let follows_gap = !known_gaps.is_empty() && event.pdu.prev_events.iter().any(|prev| known_gaps.contains(prev));
+        let follows_gap = !follows_next && {
+            let gaps = match &gaps {
+                Some(gaps) => gaps,
+                None => gaps.insert(get_gaps(rooms, room.nid)?),
+            };
+            event.pdu.prev_events.iter().any(|prev| gaps.contains(prev))
+        };
         if is_shown {
             timeline.nids.insert(event.nid);
             timeline.events.push((position, event));
@@ -127,6 +132,11 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
     }
     timeline.events.reverse();
     Ok(timeline)
+}
+
+/// The events that are missing from a room's history.
+fn get_gaps(rooms: &Rooms, room: RoomNid) -> Result<HashSet<OwnedEventId>, StoreError> {
+    Ok(rooms.get_backward_extremities(room)?.into_iter().map(|(event_id, _)| event_id).collect())
 }
 
 /// Events, newest first, with their positions; none for an event that was backfilled.

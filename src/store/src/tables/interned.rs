@@ -1,5 +1,7 @@
 //! Interned identifiers, both ways. Written and read by [`crate::interner`] only. Rows are never changed or deleted.
 
+use std::fmt::Write;
+
 use ruma::{OwnedRoomId, events::StateEventType};
 use sha2::{Digest, Sha256};
 
@@ -20,9 +22,17 @@ pub const STATE_KEY_NIDS: Table<[u8; 32], StateKeyNid> = Table::new(5, "state_ke
 /// Number -> the pair's text: event type, a zero character, state key.
 pub const STATE_KEYS: Table<StateKeyNid, String> = Table::new(6, "state_keys");
 
+/// How long most event types are at the most, with the zero character.
+const EVENT_TYPE_BYTES: usize = 32;
+
 pub(crate) fn state_key_text(event_type: &StateEventType, state_key: &str) -> String {
     // An event type that holds a zero character would make this ambiguous; the event format check refuses such types.
-    format!("{event_type}\0{state_key}")
+    let mut text = String::with_capacity(EVENT_TYPE_BYTES + state_key.len());
+    // Writing to a string does not fail.
+    let _ = write!(text, "{event_type}");
+    text.push('\0');
+    text.push_str(state_key);
+    text
 }
 
 pub(crate) fn state_key_hash(text: &str) -> [u8; 32] {
