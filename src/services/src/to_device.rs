@@ -39,7 +39,8 @@ const RECEIVED_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// How many remembered ids one write forgets at most.
 const FORGOTTEN_PER_WRITE_MAX: usize = 1_000;
 
-/// How often it is looked for ids of one device that are to be forgotten, and for how many devices it is known when that was last done.
+/// How often it is looked for ids of one device or server that are to be forgotten, and for how many of these it is known when that was
+/// last done.
 const FORGETTING_INTERVAL_MS: u64 = 1_000;
 const FORGETTING_KEPT: usize = 10_000;
 
@@ -85,8 +86,15 @@ pub struct ToDevice {
     server_name: OwnedServerName,
     clock: Arc<dyn Clock>,
     keys: Keys,
-    /// When it was last looked for transactions of a device that are to be forgotten.
-    looked_at_ms: Arc<Cache<(OwnedUserId, OwnedDeviceId), u64>>,
+    /// When it was last looked for ids that are to be forgotten.
+    looked_at_ms: Arc<Cache<IdsOf, u64>>,
+}
+
+/// Whose ids are remembered.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum IdsOf {
+    Device(OwnedUserId, OwnedDeviceId),
+    Server(OwnedServerName),
 }
 
 #[derive(Deserialize)]
@@ -236,26 +244,34 @@ impl ToDevice {
         row: (OwnedUserId, OwnedDeviceId, String),
     ) -> Result<(), StoreError> {
         let now_ms = self.clock.now_ms();
-        let sender = (row.0.clone(), row.1.clone());
-        if self.looked_at_ms.get(&sender).is_none_or(|looked_at_ms| looked_at_ms + FORGETTING_INTERVAL_MS <= now_ms) {
-            self.queue_old_transactions_forgotten(batch, &sender, now_ms)?;
-            self.looked_at_ms.insert(sender, now_ms);
+        if self.is_time_to_forget(IdsOf::Device(row.0.clone(), row.1.clone()), now_ms) {
+            self.queue_old_transactions_forgotten(batch, (&row.0, &row.1), now_ms)?;
         }
         batch.put(&TO_DEVICE_TRANSACTIONS, &row, &now_ms);
         batch.put(&TO_DEVICE_TRANSACTION_AGES, &(row.0, row.1, now_ms, row.2), &());
         Ok(())
     }
 
+    /// Whether it was not looked for their old ids within the last second; it is to be done now.
+    fn is_time_to_forget(&self, ids_of: IdsOf, now_ms: u64) -> bool {
+        let looked_at_ms = self.looked_at_ms.get(&ids_of);
+        let is_time = looked_at_ms.is_none_or(|looked_at_ms| looked_at_ms + FORGETTING_INTERVAL_MS <= now_ms);
+        if is_time {
+            self.looked_at_ms.insert(ids_of, now_ms);
+        }
+        is_time
+    }
+
     fn queue_old_transactions_forgotten(
         &self,
         batch: &mut Batch,
-        (user, device): &(OwnedUserId, OwnedDeviceId),
+        (user, device): (&UserId, &DeviceId),
         now_ms: u64,
     ) -> Result<(), StoreError> {
         let old = self.store.scan_range(
             &TO_DEVICE_TRANSACTION_AGES,
-            &(user.clone(), device.clone(), 0_u64),
-            &(user.clone(), device.clone(), now_ms.saturating_sub(TRANSACTION_KEPT_MS)),
+            &(user.to_owned(), device.to_owned(), 0_u64),
+            &(user.to_owned(), device.to_owned(), now_ms.saturating_sub(TRANSACTION_KEPT_MS)),
             Direction::Forward,
         );
         for old in old.take(FORGOTTEN_PER_WRITE_MAX) {
@@ -268,10 +284,24 @@ impl ToDevice {
 
     fn queue_received(&self, batch: &mut Batch, row: (OwnedServerName, String)) -> Result<(), StoreError> {
         let now_ms = self.clock.now_ms();
+        if self.is_time_to_forget(IdsOf::Server(row.0.clone()), now_ms) {
+            self.queue_old_received_forgotten(batch, &row.0, now_ms)?;
+        }
+        batch.put(&RECEIVED_TO_DEVICE, &row, &now_ms);
+        batch.put(&RECEIVED_TO_DEVICE_AGES, &(row.0, now_ms, row.1), &());
+        Ok(())
+    }
+
+    fn queue_old_received_forgotten(
+        &self,
+        batch: &mut Batch,
+        server: &ServerName,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         let old = self.store.scan_range(
             &RECEIVED_TO_DEVICE_AGES,
-            &(row.0.clone(), 0_u64),
-            &(row.0.clone(), now_ms.saturating_sub(RECEIVED_KEPT_MS)),
+            &(server.to_owned(), 0_u64),
+            &(server.to_owned(), now_ms.saturating_sub(RECEIVED_KEPT_MS)),
             Direction::Forward,
         );
         for old in old.take(FORGOTTEN_PER_WRITE_MAX) {
@@ -279,8 +309,6 @@ impl ToDevice {
             batch.delete(&RECEIVED_TO_DEVICE_AGES, &key);
             batch.delete(&RECEIVED_TO_DEVICE, &(key.0, key.2));
         }
-        batch.put(&RECEIVED_TO_DEVICE, &row, &now_ms);
-        batch.put(&RECEIVED_TO_DEVICE_AGES, &(row.0, now_ms, row.1), &());
         Ok(())
     }
 

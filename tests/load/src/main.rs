@@ -4,7 +4,12 @@
 //! `load --server chappe=http://127.0.0.1:8008,1234 --server other=http://127.0.0.1:8009,5678`: the numbers are ids of the server's
 //! processes on this machine, whose processor time and memory are read, and after them its data directory, whose growth is. Registration must be open and rate limits off.
 
-use std::{fs, path::PathBuf, process::ExitCode, time::SystemTime};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use chappe_http_client::Failure;
 use clap::{Parser, ValueEnum};
@@ -75,10 +80,28 @@ struct Row {
     median: Measured,
 }
 
+/// Resident memory of a server that nobody asks for anything, in MiB: before all works, and after them.
+#[derive(Serialize)]
+struct AtRest {
+    server: String,
+    before_mib: Option<f64>,
+    after_mib: Option<f64>,
+}
+
+/// What was measured.
+#[derive(Serialize)]
+struct Figures {
+    works: Vec<Row>,
+    memory_at_rest: Vec<AtRest>,
+}
+
+/// How long servers rest before their memory is looked at.
+const REST: Duration = Duration::from_secs(10);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = run(&arguments).await.and_then(|rows| report(&arguments, &rows));
+    let result = run(&arguments).await.and_then(|figures| report(&arguments, &figures));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -88,7 +111,20 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
+async fn run(arguments: &Arguments) -> Result<Figures, Failure> {
+    let memory_of = |server: &ServerArgument| Processes::new(server.pids.clone(), None).memory_mib();
+    let before: Vec<_> = arguments.server.iter().map(memory_of).collect();
+    let works = run_works(arguments).await?;
+    tokio::time::sleep(REST).await;
+    let at_rest = |(server, before_mib): (&ServerArgument, Option<f64>)| AtRest {
+        server: server.name.clone(),
+        before_mib,
+        after_mib: memory_of(server),
+    };
+    Ok(Figures { works, memory_at_rest: arguments.server.iter().zip(before).map(at_rest).collect() })
+}
+
+async fn run_works(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
     let mut works = if arguments.work.is_empty() { Work::value_variants().to_vec() } else { arguments.work.clone() };
     if arguments.work.is_empty() && arguments.peer.is_none() {
         works.retain(|work| !work.crosses_servers());
@@ -133,7 +169,8 @@ async fn run(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
     Ok(rows)
 }
 
-fn report(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
+fn report(arguments: &Arguments, figures: &Figures) -> Result<(), Failure> {
+    let rows = &figures.works;
     let or_dash =
         |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
     println!("| work | server | operations/s | p50 ms | p99 ms | CPU s / 10,000 | memory MiB | disk MiB / 100,000 |");
@@ -159,6 +196,11 @@ fn report(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
             );
         }
     }
+    println!();
+    for AtRest { server, before_mib, after_mib } in &figures.memory_at_rest {
+        let (before, after) = (or_dash(*before_mib, 0), or_dash(*after_mib, 0));
+        println!("Memory of {server} at rest: {before} MiB before, {after} MiB after.");
+    }
     if let [first, others @ ..] = arguments.server.as_slice()
         && !others.is_empty()
     {
@@ -176,7 +218,7 @@ fn report(arguments: &Arguments, rows: &[Row]) -> Result<(), Failure> {
         }
     }
     if let Some(file) = &arguments.json {
-        fs::write(file, serde_json::to_string_pretty(rows)?)?;
+        fs::write(file, serde_json::to_string_pretty(figures)?)?;
     }
     if let Some(file) = &arguments.svg {
         let lines: Vec<_> = rows

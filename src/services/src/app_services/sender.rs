@@ -81,6 +81,18 @@ struct Hints {
     users: BTreeSet<OwnedUserId>,
 }
 
+impl Hints {
+    fn add(&mut self, others: Self) {
+        let Self { typing, rooms, presence, users } = others;
+        self.typing.extend(typing);
+        self.rooms.extend(rooms);
+        self.users.extend(users);
+        for (user, rooms) in presence {
+            self.presence.entry(user).or_default().extend(rooms);
+        }
+    }
+}
+
 /// The task of one service.
 pub struct AppServiceSender {
     service: Arc<Registration>,
@@ -249,8 +261,16 @@ impl AppServiceSender {
 
     /// Makes the next transaction, if there is anything to tell.
     async fn make(&mut self) -> Result<bool, SenderError> {
-        let store = self.sources.rooms.store().clone();
         let hints = std::mem::take(&mut *self.hints.lock());
+        let made = self.make_of(&hints).await;
+        if made.is_err() {
+            self.hints.lock().add(hints);
+        }
+        made
+    }
+
+    async fn make_of(&mut self, hints: &Hints) -> Result<bool, SenderError> {
+        let store = self.sources.rooms.store().clone();
         let now = store.durable_position();
         let mut places = self.places;
         let mut contents = Contents::default();
@@ -267,7 +287,7 @@ impl AppServiceSender {
             if came_to >= now {
                 self.waiting.clear();
             }
-            self.add_ephemeral(&mut contents, &hints, now)?;
+            self.add_ephemeral(&mut contents, hints, now)?;
         }
         if self.service.device_changes {
             let span = (Position(places.device_lists), now);

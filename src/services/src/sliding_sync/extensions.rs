@@ -8,7 +8,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{
     Reading, SlidingSyncError,
     lists::{UserRooms, Wanted},
-    request::RoomExtension,
+    request::{RoomExtension, SlidingSyncRequest},
     response::{
         AccountDataSection, DeviceListsSection, E2eeSection, ExtensionsSection, RoomEventsSection,
         ThreadSubscriptionsSection, ToDeviceSection,
@@ -30,6 +30,16 @@ pub(super) struct Told<'a> {
     pub(super) rooms: &'a UserRooms,
     pub(super) wanted: &'a BTreeMap<RoomNid, Wanted>,
     pub(super) shown: &'a BTreeMap<RoomNid, std::collections::BTreeSet<String>>,
+}
+
+/// How far the device has its messages, by its own word.
+pub(super) fn to_device_since(
+    request: &SlidingSyncRequest,
+    to: Position,
+) -> Result<Option<Position>, SlidingSyncError> {
+    let Some(since) = &request.extensions.to_device.since else { return Ok(None) };
+    let position = since.parse().ok().map(Position).filter(|position| *position <= to);
+    position.map(Some).ok_or_else(|| SlidingSyncError::Invalid("Invalid since of to_device".to_owned()))
 }
 
 impl Reading<'_> {
@@ -60,18 +70,11 @@ impl Reading<'_> {
 
     fn read_to_device(&self) -> Result<ToDeviceSection, SlidingSyncError> {
         let asked = &self.request.extensions.to_device;
-        let from = self.to_device_since()?.unwrap_or_default();
+        let from = to_device_since(self.request, self.to)?.unwrap_or_default();
         let limit = asked.limit.unwrap_or(MESSAGES_PER_SYNC_MAX).clamp(1, MESSAGES_PER_SYNC_MAX);
         let inbox = self.sources.devices.scan_messages(self.user, self.device, from, self.to, limit)?;
         let events = inbox.events.into_iter().filter_map(|event| RawValue::from_string(event).ok()).collect();
         Ok(ToDeviceSection { next_batch: inbox.up_to.to_string(), events })
-    }
-
-    /// How far the device has its messages, by its own word.
-    pub(super) fn to_device_since(&self) -> Result<Option<Position>, SlidingSyncError> {
-        let Some(since) = &self.request.extensions.to_device.since else { return Ok(None) };
-        let position = since.parse().ok().map(Position).filter(|position| *position <= self.to);
-        position.map(Some).ok_or_else(|| SlidingSyncError::Invalid("Invalid since of to_device".to_owned()))
     }
 
     fn read_e2ee(&self, rooms: &UserRooms) -> Result<E2eeSection, StoreError> {

@@ -222,7 +222,9 @@ impl SlidingSync {
         if asked.request.extensions.to_device.enabled != Some(true) {
             return Ok(());
         }
-        let Some(since) = self.reading(asked)?.to_device_since()? else { return Ok(()) };
+        let Some(since) = extensions::to_device_since(&asked.request, self.sources.waiters.position())? else {
+            return Ok(());
+        };
         Ok(self.sources.devices.acknowledge(&asked.user, &asked.device, since)?)
     }
 
