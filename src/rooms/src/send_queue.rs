@@ -81,6 +81,7 @@ impl Rooms {
             queue.take().into_iter().map(|waiting| (waiting.message, waiting.answer)).unzip();
         let answers = match self.enqueue_together(room_id, &messages) {
             Ok(answers) => answers,
+            Err(error) if messages.len() == 1 => vec![Err(error)],
             // Nothing was written. Whom it concerns is found by trying each by itself.
             Err(_) => messages
                 .chunks(1)
@@ -114,16 +115,7 @@ impl Rooms {
             };
             let outcome = match known {
                 Some(event_id) => Ok((event_id, false)),
-                None => {
-                    staging.resolve_named_state()?;
-                    match staging.prepare_own(sender, draft) {
-                        Ok(pdu) => {
-                            let event = staging.append_prepared(sender, pdu, draft.transaction.as_ref())?;
-                            Ok((event.pdu.event_id.clone(), true))
-                        }
-                        Err(error) => Err(error),
-                    }
-                }
+                None => staging.append_or_refuse(sender, draft)?.map(|event_id| (event_id, true)),
             };
             if let (Ok((event_id, _)), Some(key)) = (&outcome, transaction) {
                 transactions.insert(key, event_id.clone());
@@ -136,5 +128,22 @@ impl Rooms {
             outcome.map(|(event_id, is_new)| (Sent { event_id }, ticket.clone().filter(|_| is_new)))
         };
         Ok(outcomes.into_iter().map(answer).collect())
+    }
+}
+
+impl Staging {
+    /// Appends a message, or says why it may not be sent: the batch is then as it was. After an error it is not.
+    fn append_or_refuse(
+        &mut self,
+        sender: &UserId,
+        draft: &EventDraft,
+    ) -> Result<Result<OwnedEventId, RoomError>, RoomError> {
+        self.resolve_named_state()?;
+        let pdu = match self.prepare_own(sender, draft) {
+            Ok(pdu) => pdu,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let event = self.append_prepared(sender, pdu, draft.transaction.as_ref())?;
+        Ok(Ok(event.pdu.event_id.clone()))
     }
 }
