@@ -149,7 +149,10 @@ pub struct RateLimits {
 
 impl RateLimits {
     pub fn new(config: RateLimitsConfig, clock: Arc<dyn Clock>) -> Self {
-        Self { config, clock, buckets: Mutex::new(LruCache::new(BUCKETS_MAX)) }
+        // Made with its capacity it would take the memory at once.
+        let mut buckets = LruCache::unbounded();
+        buckets.resize(BUCKETS_MAX);
+        Self { config, clock, buckets: Mutex::new(buckets) }
     }
 
     pub(crate) fn is_enabled(&self) -> bool {

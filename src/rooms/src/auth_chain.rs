@@ -24,8 +24,8 @@ use chappe_store::{
 use lru::LruCache;
 use parking_lot::Mutex;
 
-/// Places kept in memory, about 50 bytes each.
-const PLACES_CACHED: usize = 200_000;
+/// Places kept in memory, about 80 bytes each.
+const PLACES_CACHED: NonZeroUsize = NonZeroUsize::new(100_000).unwrap();
 
 /// How many chains are walked, for each auth event, to find out whether a link to it already follows from others. Giving up
 /// early costs a row, not correctness.
@@ -40,8 +40,10 @@ pub struct AuthChains {
 
 impl AuthChains {
     pub fn new(store: Store) -> Self {
-        let capacity = NonZeroUsize::new(PLACES_CACHED).unwrap_or(NonZeroUsize::MIN);
-        Self { store, places: Arc::new(Mutex::new(LruCache::new(capacity))) }
+        // Made with its capacity it would take the memory at once.
+        let mut places = LruCache::unbounded();
+        places.resize(PLACES_CACHED);
+        Self { store, places: Arc::new(Mutex::new(places)) }
     }
 
     /// Starts collecting new places for one batch, which is to be guarded by the room.

@@ -36,7 +36,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { durability: Durability::Fsync, row_cache_bytes: 16 << 20 }
+        Self { durability: Durability::Fsync, row_cache_bytes: 12 << 20 }
     }
 }
 

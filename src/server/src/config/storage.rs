@@ -37,7 +37,7 @@ impl Default for StorageSection {
         Self {
             durability: Durability::Fsync,
             event_cache_bytes: 32 * MIB,
-            row_cache_bytes: 16 * MIB,
+            row_cache_bytes: 12 * MIB,
             block_cache_bytes: 32 * MIB,
             write_buffer_bytes: 8 * MIB,
         }

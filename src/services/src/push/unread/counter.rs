@@ -89,9 +89,9 @@ impl Counter {
     /// Adds an event that came after all others.
     pub(super) fn add(&mut self, found: Found) {
         let thread = self.record.thread_mut(found.thread);
-        thread.notified.push(found.position.0);
+        push(&mut thread.notified, found.position);
         if found.is_highlight {
-            thread.highlighted.push(found.position.0);
+            push(&mut thread.highlighted, found.position);
         }
     }
 
@@ -138,6 +138,14 @@ impl Counter {
             self.record.changed_at = newest.copied().unwrap_or_default().max(marks.newest.0).max(self.record.joined_at);
         }
     }
+}
+
+/// There are many of these lists: they grow by a quarter, not to twice their size.
+fn push(places: &mut Vec<u64>, place: Position) {
+    if places.len() == places.capacity() {
+        places.reserve_exact(places.len() / 4 + 4);
+    }
+    places.push(place.0);
 }
 
 fn forget_up_to(thread: &mut UnreadThread, read_to: Position) {
