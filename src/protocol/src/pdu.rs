@@ -170,14 +170,14 @@ impl Pdu {
         self.text.backing_cart()
     }
 
-    /// Its `content`, as canonical text.
-    pub fn content(&self) -> &RawJsonValue {
-        self.text.get()
-    }
-
     /// The same text, shared.
     pub fn json_arc(&self) -> Arc<str> {
         self.text.backing_cart().clone()
+    }
+
+    /// Its `content`, as canonical text.
+    pub fn content(&self) -> &RawJsonValue {
+        self.text.get()
     }
 
     /// The event in federation format, ready to be put in a request or response.

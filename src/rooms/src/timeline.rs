@@ -195,10 +195,8 @@ impl Rooms {
                 Box::new(self.store.scan_range(&TOPOLOGY, &(room, depth, order), &(room, u64::MAX), direction))
             }
         };
-        let rows = rows.take(limit).collect::<Result<Vec<_>, _>>()?;
-        let nids: Vec<_> = rows.iter().map(|(_, nid)| *nid).collect();
-        let events = rows.into_iter().zip(self.get_events_by_nid(&nids)?);
-        Ok(events.filter_map(|(((_, depth, order), _), event)| Some(((depth, order), event?))).collect())
+        let rows = rows.map(|row| row.map(|((_, depth, order), nid)| ((depth, order), nid)));
+        self.with_events(rows, limit).take(limit).collect()
     }
 
     /// Prev events that are not known here, of events at the back of what is: with the depth of the event that names each.
