@@ -7,6 +7,7 @@
 
 pub mod acl;
 pub mod auth;
+pub mod client_format;
 pub mod clock;
 pub mod format;
 pub mod glob;

@@ -18,7 +18,7 @@ use serde::{
     Deserialize,
     de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor},
 };
-use serde_json::{Value as JsonValue, value::RawValue as RawJsonValue};
+use serde_json::value::RawValue as RawJsonValue;
 use yoke::Yoke;
 
 use crate::{
@@ -63,15 +63,6 @@ type Text = Yoke<&'static RawJsonValue, Arc<str>>;
 struct Redacts {
     top_level: Option<OwnedEventId>,
     in_content: Option<OwnedEventId>,
-}
-
-/// How to show an event to a client.
-#[derive(Clone, Debug, Default)]
-pub struct ClientFormat {
-    /// Leave `room_id` out, as `/sync` does.
-    pub omit_room_id: bool,
-    /// The whole `unsigned` object; left out if absent or empty.
-    pub unsigned: Option<serde_json::Map<String, JsonValue>>,
 }
 
 impl Pdu {
@@ -236,86 +227,11 @@ impl Pdu {
         Self::read(self.event_id.clone(), json.into(), self.rejected, Some(self.room_id.clone()))
     }
 
-    /// The event as clients see it.
-    ///
-    /// A redaction names its target both at the top level and in its content, whatever the room version, so
-    /// that old and new clients find it.
-    ///
-    /// Spec: Client-Server API, Room event format; `m.room.redaction`.
-    pub fn to_client_json(&self, format: &ClientFormat) -> JsonValue {
-        let mut event = serde_json::Map::new();
-        let mut content =
-            serde_json::from_str(self.content().get()).unwrap_or_else(|_| JsonValue::Object(Default::default()));
-        if self.kind == TimelineEventType::RoomRedaction
-            && let Some(target) = self.redacts_for_clients()
-        {
-            event.insert("redacts".to_owned(), target.as_str().into());
-            if let JsonValue::Object(content) = &mut content {
-                content.entry("redacts").or_insert_with(|| target.as_str().into());
-            }
-        }
-        event.insert("content".to_owned(), content);
-        event.insert("event_id".to_owned(), self.event_id.as_str().into());
-        event.insert("origin_server_ts".to_owned(), u64::from(self.origin_server_ts.0).into());
-        if !format.omit_room_id {
-            event.insert("room_id".to_owned(), self.room_id.as_str().into());
-        }
-        event.insert("sender".to_owned(), self.sender.as_str().into());
-        if let Some(state_key) = &self.state_key {
-            event.insert("state_key".to_owned(), (&**state_key).into());
-        }
-        event.insert("type".to_owned(), self.kind.to_string().into());
-        if let Some(unsigned) = &format.unsigned
-            && !unsigned.is_empty()
-        {
-            event.insert("unsigned".to_owned(), JsonValue::Object(unsigned.clone()));
-        }
-        JsonValue::Object(event)
-    }
-
-    /// [`Pdu::to_client_json`] as raw text, without parsing the content again unless this is a redaction.
-    pub fn to_client_raw(&self, format: &ClientFormat) -> Result<Box<RawJsonValue>, serde_json::Error> {
-        if self.kind == TimelineEventType::RoomRedaction {
-            return serde_json::value::to_raw_value(&self.to_client_json(format));
-        }
-        serde_json::value::to_raw_value(&ClientEvent {
-            content: self.content(),
-            event_id: &self.event_id,
-            origin_server_ts: self.origin_server_ts,
-            room_id: (!format.omit_room_id).then_some(&*self.room_id),
-            sender: &self.sender,
-            state_key: self.state_key(),
-            kind: &self.kind,
-            unsigned: format.unsigned.as_ref().filter(|unsigned| !unsigned.is_empty()),
-        })
-    }
-
-    /// The event as stripped state: `content`, `sender`, `state_key` and `type`.
-    ///
-    /// Spec: Client-Server API, Stripped state.
-    pub fn to_stripped(&self) -> Result<Box<RawJsonValue>, serde_json::Error> {
-        #[derive(serde::Serialize)]
-        struct Stripped<'a> {
-            content: &'a RawJsonValue,
-            sender: &'a UserId,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            state_key: Option<&'a str>,
-            #[serde(rename = "type")]
-            kind: &'a TimelineEventType,
-        }
-        serde_json::value::to_raw_value(&Stripped {
-            content: self.content(),
-            sender: &self.sender,
-            state_key: self.state_key(),
-            kind: &self.kind,
-        })
-    }
-
     /// The target shown to clients, which needs no rules as long as the event does not name two.
     ///
     /// Where it does, nothing is added: the place that counts is there already, and copying the other one would
     /// have clients redact an event this server did not.
-    fn redacts_for_clients(&self) -> Option<&OwnedEventId> {
+    pub(crate) fn redacts_for_clients(&self) -> Option<&OwnedEventId> {
         match &**self.redacts.as_ref()? {
             Redacts { top_level: Some(top_level), in_content: Some(content) } => {
                 (top_level == content).then_some(top_level)
@@ -323,22 +239,6 @@ impl Pdu {
             Redacts { top_level, in_content } => top_level.as_ref().or(in_content.as_ref()),
         }
     }
-}
-
-#[derive(serde::Serialize)]
-struct ClientEvent<'a> {
-    content: &'a RawJsonValue,
-    event_id: &'a EventId,
-    origin_server_ts: MilliSecondsSinceUnixEpoch,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    room_id: Option<&'a RoomId>,
-    sender: &'a UserId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state_key: Option<&'a str>,
-    #[serde(rename = "type")]
-    kind: &'a TimelineEventType,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unsigned: Option<&'a serde_json::Map<String, JsonValue>>,
 }
 
 /// The id of an event that passed the format check.
@@ -510,7 +410,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::test_room::{ALICE, BOB, TestRoom};
+    use crate::test_room::{BOB, TestRoom, redaction};
 
     const VERSIONS: [RoomVersionId; 6] = [
         RoomVersionId::V2,
@@ -584,15 +484,6 @@ mod tests {
         }
     }
 
-    fn redaction(version: RoomVersionId, top_level: Option<&str>, content: JsonValue) -> (Pdu, RoomVersionRules) {
-        let (mut room, state) = TestRoom::populated(version);
-        let mut object = room.object(&state, "m.room.redaction", BOB, None, content);
-        if let Some(target) = top_level {
-            object.insert("redacts".to_owned(), target.to_owned().into());
-        }
-        (Pdu::from_object(object, &room.rules).unwrap(), room.rules)
-    }
-
     #[test]
     fn redaction_target_is_read_where_the_version_puts_it() {
         for (version, expected) in [(RoomVersionId::V10, "$top"), (RoomVersionId::V11, "$in")] {
@@ -603,58 +494,6 @@ mod tests {
         assert_eq!(pdu.redaction_target(&rules), None);
         let (pdu, rules) = redaction(RoomVersionId::V11, None, json!({"redacts": 7}));
         assert_eq!(pdu.redaction_target(&rules), None);
-    }
-
-    #[test]
-    fn clients_find_the_redaction_target_in_both_places() {
-        for (version, top_level, content) in [
-            (RoomVersionId::V10, Some("$t"), json!({"reason": "r"})),
-            (RoomVersionId::V11, None, json!({"reason": "r", "redacts": "$t"})),
-        ] {
-            let (pdu, _) = redaction(version, top_level, content);
-            let shown = pdu.to_client_json(&ClientFormat::default());
-            assert_eq!(shown["redacts"], "$t");
-            assert_eq!(shown["content"], json!({"reason": "r", "redacts": "$t"}));
-        }
-    }
-
-    #[test]
-    fn clients_are_not_shown_a_second_redaction_target() {
-        let (pdu, _) = redaction(RoomVersionId::V11, Some("$innocent"), json!({"redacts": "$t"}));
-        let shown = pdu.to_client_json(&ClientFormat::default());
-        assert_eq!(shown.get("redacts"), None);
-        assert_eq!(shown["content"]["redacts"], "$t");
-    }
-
-    #[test]
-    fn client_event_holds_what_the_specification_lists_and_no_more() {
-        let (room, state) = TestRoom::populated(RoomVersionId::V10);
-        let member = room.fetch(&state[&crate::test_room::key("m.room.member", ALICE)]).unwrap();
-        let unsigned = json!({"age": 12}).as_object().cloned();
-        let format = ClientFormat { omit_room_id: false, unsigned };
-        let shown = member.to_client_json(&format);
-        assert_eq!(
-            shown,
-            json!({
-                "content": {"membership": "join"},
-                "event_id": member.event_id,
-                "origin_server_ts": u64::from(member.origin_server_ts.0),
-                "room_id": "!room:a.example",
-                "sender": ALICE,
-                "state_key": ALICE,
-                "type": "m.room.member",
-                "unsigned": {"age": 12},
-            })
-        );
-        let raw = member.to_client_raw(&format).unwrap();
-        assert_eq!(serde_json::from_str::<JsonValue>(raw.get()).unwrap(), shown);
-        let bare = ClientFormat { omit_room_id: true, unsigned: None };
-        assert!(!member.to_client_raw(&bare).unwrap().get().contains("room_id"));
-        let stripped: JsonValue = serde_json::from_str(member.to_stripped().unwrap().get()).unwrap();
-        assert_eq!(
-            stripped,
-            json!({"content": {"membership": "join"}, "sender": ALICE, "state_key": ALICE, "type": "m.room.member"})
-        );
     }
 
     #[test]

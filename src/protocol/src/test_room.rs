@@ -152,3 +152,17 @@ impl TestRoom {
 pub(crate) fn key(kind: &str, state_key: &str) -> (StateEventType, String) {
     (StateEventType::from(kind), state_key.to_owned())
 }
+
+/// A redaction by Bob that names targets in one place or both, and the rules of its room.
+pub(crate) fn redaction(
+    version: RoomVersionId,
+    top_level: Option<&str>,
+    content: JsonValue,
+) -> (Pdu, RoomVersionRules) {
+    let (mut room, state) = TestRoom::populated(version);
+    let mut object = room.object(&state, "m.room.redaction", BOB, None, content);
+    if let Some(target) = top_level {
+        object.insert("redacts".to_owned(), target.to_owned().into());
+    }
+    (Pdu::from_object(object, &room.rules).unwrap(), room.rules)
+}

@@ -4,9 +4,12 @@
 
 use std::sync::Arc;
 
-use chappe_protocol::pdu::{ClientFormat, Pdu};
+use chappe_protocol::{
+    client_format::{ClientFormat, Unsigned},
+    pdu::Pdu,
+};
 use ruma::{DeviceId, UserId};
-use serde_json::{Map, Value, value::RawValue as RawJsonValue};
+use serde_json::value::RawValue as RawJsonValue;
 
 use crate::{Event, RoomError, Rooms};
 
@@ -47,41 +50,29 @@ impl Rooms {
         Ok(ClientFormat { omit_room_id: !with_room_id, unsigned: Some(self.unsigned_of(event, viewer)?) })
     }
 
-    fn unsigned_of(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Map<String, Value>, RoomError> {
-        let mut unsigned = Map::new();
+    fn unsigned_of(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Unsigned, RoomError> {
         let sent_at: u64 = event.pdu.origin_server_ts.0.into();
-        unsigned.insert("age".to_owned(), self.clock.now_ms().saturating_sub(sent_at).into());
+        let mut unsigned = Unsigned { age: Some(self.clock.now_ms().saturating_sub(sent_at)), ..Unsigned::default() };
         if let (Some(sent_by), Some(viewer)) = (&event.record.sent_by, viewer)
             && viewer.user == event.pdu.sender
             && viewer.device.is_some_and(|device| device.as_str() == sent_by.device_id)
         {
-            unsigned.insert("transaction_id".to_owned(), sent_by.transaction_id.clone().into());
+            unsigned.transaction_id = Some(sent_by.transaction_id.clone());
         }
         if let (Some((event_type, state_key)), Some(root)) = (event.pdu.state_tuple(), event.record.state_before)
             && let Some(replaced) = self.get_from_root(event.record.room, root, &event_type, state_key)?
         {
-            unsigned.insert("replaces_state".to_owned(), replaced.pdu.event_id.as_str().into());
-            unsigned.insert("prev_sender".to_owned(), replaced.pdu.sender.as_str().into());
-            if let Ok(content) = self.shown_pdu(&replaced, viewer)?.get_content::<Value>() {
-                unsigned.insert("prev_content".to_owned(), content);
-            }
+            unsigned.replaces_state = Some(replaced.pdu.event_id.clone());
+            unsigned.prev_sender = Some(replaced.pdu.sender.clone());
+            unsigned.prev_content = Some(self.shown_pdu(&replaced, viewer)?.content().to_owned());
         }
         if let Some(redaction) = &event.record.redacted_because
             && let Some(redaction) = self.get_event(redaction)?
         {
-            unsigned.insert("redacted_because".to_owned(), redaction.pdu.to_client_json(&ClientFormat::default()));
+            unsigned.redacted_because = redaction.pdu.to_client_raw(&ClientFormat::default()).ok();
         }
         if let (Some(viewer), Some(root)) = (viewer, event.record.state_after) {
-            let member = self.get_from_root(
-                event.record.room,
-                root,
-                &ruma::events::StateEventType::RoomMember,
-                viewer.user.as_str(),
-            )?;
-            let membership = member
-                .and_then(|member| member.pdu.membership())
-                .map_or_else(|| "leave".to_owned(), |membership| membership.to_string());
-            unsigned.insert("membership".to_owned(), membership.into());
+            unsigned.membership = Some(self.membership_at(event.record.room, root, viewer.user)?);
         }
         Ok(unsigned)
     }

@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use chappe_protocol::{
-    json,
-    pdu::{ClientFormat, Pdu},
-    room_version,
-};
+use chappe_protocol::{client_format::ClientFormat, json, pdu::Pdu, room_version};
 use chappe_store::{
     Batch, Domain, Json, RoomNid, Stamped, Topic,
     tables::{
@@ -154,7 +150,7 @@ impl Rooms {
             let mut shown: Vec<_> = stripped.into_iter().take(STRIPPED_EVENTS_MAX).filter_map(as_stripped).collect();
             if let Some(create) = create {
                 shown.retain(|event| event.get("type") != Some(&"m.room.create".into()));
-                shown.push(create.to_client_json(&ClientFormat::default()));
+                shown.extend(create.to_client_json(&ClientFormat::default()));
             }
             self.put_out_of_band(nid, &pdu, &target, version, Some(shown)).await?;
         }

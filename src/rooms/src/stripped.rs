@@ -1,6 +1,6 @@
 //! Stripped state: what somebody outside a room is shown of it with an invite or a knock.
 
-use chappe_protocol::pdu::{ClientFormat, Pdu};
+use chappe_protocol::{client_format::ClientFormat, pdu::Pdu};
 use chappe_store::StoreError;
 use ruma::events::StateEventType;
 use serde_json::value::RawValue as RawJsonValue;
@@ -22,9 +22,7 @@ impl Staging {
     ///
     /// Spec: Client-Server API, Stripped state.
     pub(crate) fn stripped_state(&self, root: StateRoot) -> Result<Vec<serde_json::Value>, StoreError> {
-        self.stripped(root, |create| {
-            serde_json::value::to_raw_value(&create.to_client_json(&ClientFormat::default())).ok()
-        })
+        self.stripped(root, |create| create.to_client_raw(&ClientFormat::default()).ok())
     }
 
     /// The same for the server of that user, which gets the create event as a PDU and can check it against the room id.

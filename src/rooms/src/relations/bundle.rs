@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use chappe_protocol::pdu::ClientFormat;
+use chappe_protocol::client_format::ClientFormat;
 use chappe_store::{
     Direction, StoreError,
     tables::relations::{RELATED, THREADS},
@@ -51,8 +51,7 @@ impl Rooms {
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
         let format = self.bundled_format(event, audience, with_room_id)?;
-        let pdu = self.shown_pdu(event, Some(audience.viewer))?;
-        pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        self.shown_pdu(event, Some(audience.viewer))?.to_client_raw(&format).map_err(broken)
     }
 
     pub(crate) fn bundled_format(
@@ -64,7 +63,7 @@ impl Rooms {
         let depth = Depth { with_room_id, with_thread: true };
         let mut format = self.client_format(event, Some(audience.viewer), with_room_id)?;
         if let (Some(unsigned), Some(relations)) = (&mut format.unsigned, self.get_bundle(event, audience, depth)?) {
-            unsigned.insert("m.relations".to_owned(), Value::Object(relations));
+            unsigned.relations = Some(relations);
         }
         Ok(format)
     }
@@ -89,7 +88,7 @@ impl Rooms {
             && let Some(edit) = self.get_edit(event, audience, &mut eyes)?
         {
             let format = self.client_format(&edit, Some(audience.viewer), depth.with_room_id)?;
-            relations.insert(REPLACE.to_owned(), edit.pdu.to_client_json(&format));
+            relations.insert(REPLACE.to_owned(), edit.pdu.to_client_json(&format).map_err(broken)?);
         }
         let references = self.get_references(event, audience, &mut eyes)?;
         if !references.is_empty() {
@@ -103,10 +102,11 @@ impl Rooms {
             if let (Some(unsigned), Some(of_latest)) =
                 (&mut format.unsigned, self.get_bundle(&thread.latest, audience, depth)?)
             {
-                unsigned.insert("m.relations".to_owned(), Value::Object(of_latest));
+                unsigned.relations = Some(of_latest);
             }
+            let latest = self.shown_pdu(&thread.latest, Some(audience.viewer))?;
             let shown = json!({
-                "latest_event": self.shown_pdu(&thread.latest, Some(audience.viewer))?.to_client_json(&format),
+                "latest_event": latest.to_client_json(&format).map_err(broken)?,
                 "count": thread.count,
                 "current_user_participated": self.has_part_in_thread(event, audience.viewer.user)?,
             });
@@ -204,6 +204,10 @@ impl Rooms {
 pub(super) struct ThreadBundle {
     latest: std::sync::Arc<Event>,
     count: u64,
+}
+
+fn broken(error: serde_json::Error) -> RoomError {
+    RoomError::broken(error.to_string())
 }
 
 fn is_valid_edit(event: &Event, edit: &Event) -> bool {

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use chappe_protocol::pdu::Pdu;
+use chappe_protocol::{client_format::Unsigned, pdu::Pdu};
 use chappe_store::{
     Direction, StoreError,
     tables::relationships::{RELATIONSHIP_TARGETS, RELATIONSHIPS, TOLD_CHILDREN, ToldChildrenRecord},
@@ -17,7 +17,7 @@ use ruma::{
     serde::{Base64, base64::Standard},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json, value::RawValue as RawJsonValue};
+use serde_json::value::RawValue as RawJsonValue;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -151,9 +151,9 @@ impl Children {
     }
 
     /// Puts them into an event's `unsigned`.
-    pub fn put_into(&self, unsigned: &mut Map<String, Value>) {
-        unsigned.insert("children".to_owned(), json!(self.counts));
-        unsigned.insert("children_hash".to_owned(), self.hash.as_str().into());
+    fn put_into(self, unsigned: &mut Unsigned) {
+        unsigned.children = Some(self.counts);
+        unsigned.children_hash = Some(self.hash);
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     sync::Arc,
 };
 
+use chappe_protocol::client_format::Unsigned;
 use chappe_store::{Direction, tables::relationships::RELATIONSHIPS};
 use ruma::{EventId, OwnedEventId, ServerName, UserId};
 use serde_json::{Value, value::RawValue as RawJsonValue};
@@ -112,9 +113,9 @@ impl Rooms {
         let broken = |error: serde_json::Error| RoomError::broken(error.to_string());
         let mut shown: Value = serde_json::from_str(event.pdu.json()).map_err(broken)?;
         if let Some(shown) = shown.as_object_mut() {
-            let mut unsigned = serde_json::Map::new();
+            let mut unsigned = Unsigned::default();
             self.get_children(event)?.put_into(&mut unsigned);
-            shown.insert("unsigned".to_owned(), Value::Object(unsigned));
+            shown.insert("unsigned".to_owned(), serde_json::to_value(unsigned).map_err(broken)?);
         }
         serde_json::value::to_raw_value(&shown).map_err(broken)
     }

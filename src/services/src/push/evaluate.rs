@@ -8,7 +8,7 @@
 
 use std::{future::ready, num::NonZeroUsize, sync::Arc};
 
-use chappe_protocol::{pdu::ClientFormat, power::PowerLevels};
+use chappe_protocol::{client_format::ClientFormat, power::PowerLevels};
 use chappe_rooms::{
     Event, Room, Rooms,
     relations::{Relation, THREAD, relation_of},
