@@ -260,10 +260,17 @@ impl Rooms {
 
     /// The servers with joined users in the room, this one included.
     pub fn get_joined_servers(&self, room: RoomNid) -> Result<Vec<OwnedServerName>, StoreError> {
+        self.scan_joined_servers(room).map(|row| row.map(|(server, _)| server)).collect()
+    }
+
+    /// The same, each with how many of its users are joined.
+    pub(crate) fn scan_joined_servers(
+        &self,
+        room: RoomNid,
+    ) -> impl Iterator<Item = Result<(OwnedServerName, u64), StoreError>> + '_ {
         self.store
             .scan(&JOINED_SERVERS, &(room,), Direction::Forward)
-            .map(|row| row.map(|((_, server), _)| server))
-            .collect()
+            .map(|row| row.map(|((_, server), count)| (server, count)))
     }
 
     pub fn is_server_joined(&self, room: RoomNid, server: &ServerName) -> Result<bool, StoreError> {
@@ -279,7 +286,10 @@ impl Rooms {
 
     /// How many users are joined, all servers together.
     pub fn get_joined_count(&self, room: RoomNid) -> Result<u64, StoreError> {
-        self.store.scan(&JOINED_SERVERS, &(room,), Direction::Forward).map(|row| row.map(|(_, count)| count)).sum()
+        match self.heads.get(room) {
+            Some(head) => Ok(head.servers.values().sum()),
+            None => self.scan_joined_servers(room).map(|row| row.map(|(_, count)| count)).sum(),
+        }
     }
 
     /// Whether a server's messages to this room are admitted by the room's own access list.

@@ -7,7 +7,7 @@ use chappe_store::{
     Batch, Direction, RoomNid, Store, StoreError, Topic,
     tables::{
         outgoing::{OUTGOING, OutgoingItem},
-        rooms::{JOINED_SERVERS, MEMBERS, ROOMS},
+        rooms::{JOINED_SERVERS, MEMBERS, ROOMS, SERVER_ROOMS},
     },
 };
 use ruma::{OwnedServerName, ServerName, api::federation::transactions::edu::Edu};
@@ -38,6 +38,18 @@ pub(crate) fn scan_other_servers(
         .map(|row| row.map(|((_, server), _)| server))
         .filter(|server| server.as_ref().map_or(true, |server| server != own_name))
         .collect()
+}
+
+/// Whether there is any room here that users of another server are joined to.
+pub(crate) fn has_other_servers(store: &Store, own_name: &ServerName) -> Result<bool, StoreError> {
+    // They are in order: if the first and the last are this one, there are no others.
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let row = store.scan(&SERVER_ROOMS, &(), direction).next().transpose()?;
+        if row.is_some_and(|((server, _), ())| server != own_name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a user is joined to a room.

@@ -2,7 +2,7 @@
 
 use chappe_store::{
     Batch, EventNid, RoomNid, Stamped, Store,
-    tables::rooms::{JOINED_SERVERS, MEMBERS, MemberRecord, USER_ROOMS},
+    tables::rooms::{JOINED_SERVERS, MEMBERS, MemberRecord, SERVER_ROOMS, USER_ROOMS},
 };
 use parking_lot::Mutex;
 use ruma::{OwnedServerName, RoomId, ServerName, UserId, api::federation::transactions::edu::Edu, event_id};
@@ -26,6 +26,7 @@ pub(crate) async fn join(store: &Store, room_id: &RoomId, users: &[&UserId]) -> 
         batch.put(&MEMBERS, &(room, (*user_id).to_owned()), &Stamped { position, value: value.clone() });
         batch.put(&USER_ROOMS, &((*user_id).to_owned(), room), &Stamped { position, value });
         batch.put(&JOINED_SERVERS, &(room, user_id.server_name().to_owned()), &1);
+        batch.put(&SERVER_ROOMS, &(user_id.server_name().to_owned(), room), &());
     }
     store.commit(batch).await.unwrap();
     room

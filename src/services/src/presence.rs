@@ -27,7 +27,7 @@ use ruma::{
     presence::PresenceState,
 };
 
-use crate::edu::{VolatileEdus, is_joined, scan_other_servers};
+use crate::edu::{VolatileEdus, has_other_servers, is_joined, scan_other_servers};
 
 /// A user who has been idle this long is `unavailable`.
 const IDLE_AFTER_MS: u64 = 5 * 60_000;
@@ -437,16 +437,19 @@ impl Presence {
         Ok(false)
     }
 
-    fn tell_servers(&self, user_id: &UserId, live: &Live) {
-        let rooms = self.scan_joined(user_id).collect::<Result<Vec<_>, _>>();
-        let servers = rooms.and_then(|rooms| {
-            let mut servers = BTreeSet::new();
-            for room in rooms {
-                servers.extend(scan_other_servers(&self.store, room, &self.server_name)?);
+    /// The other servers in the rooms of a local user.
+    fn scan_servers_to_tell(&self, user_id: &UserId) -> Result<BTreeSet<OwnedServerName>, StoreError> {
+        let mut servers = BTreeSet::new();
+        if has_other_servers(&self.store, &self.server_name)? {
+            for room in self.scan_joined(user_id) {
+                servers.extend(scan_other_servers(&self.store, room?, &self.server_name)?);
             }
-            Ok(servers)
-        });
-        let servers = match servers {
+        }
+        Ok(servers)
+    }
+
+    fn tell_servers(&self, user_id: &UserId, live: &Live) {
+        let servers = match self.scan_servers_to_tell(user_id) {
             Ok(servers) => servers,
             Err(error) => {
                 tracing::warn!(%error, "presence not sent to other servers");

@@ -2,7 +2,8 @@
 //!
 //! It stands between the store and its engine, sees every write, and is never behind: a row that is written is replaced or dropped before the write
 //! returns. While a batch is being applied nothing is read from here, so that a reader who has seen one row of a batch sees the others too.
-//! Which tables are read through it their declarations say ([`Table::cached`](crate::table::Table::cached)); scans go past it.
+//! Which tables are read through it their declarations say ([`Table::cached`](crate::table::Table::cached)). Scans go past it, but for those of
+//! all rows that a table has of a room, where the table says so ([`Table::listed`](crate::table::Table::listed)).
 
 use std::{
     sync::{
@@ -18,7 +19,10 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle, GuardResult},
 };
 
-use crate::engine::{Direction, Engine, EngineError, ScanItem, Write};
+use crate::{
+    engine::{Direction, Engine, EngineError, ScanItem, Write},
+    table::prefix_end,
+};
 
 /// The largest value that is kept, in bytes.
 const VALUE_BYTES_MAX: usize = 4 << 10;
@@ -26,30 +30,52 @@ const VALUE_BYTES_MAX: usize = 4 << 10;
 const ENTRY_BYTES: u64 = 200;
 /// How many bytes of the cache an entry is expected to take.
 const ENTRY_BYTES_EXPECTED: u64 = 280;
+/// What each row of a list takes beside its key and value, in bytes.
+const LISTED_ROW_BYTES: usize = 80;
 /// How many keys are remembered of rows that are kept no more, as a share of those that are.
 const GHOSTS: f64 = 0.1;
 
-/// A row's value, or that there is none.
-type Row = Option<Bytes>;
+/// A table's id and the number of a room: what the rows of a list begin with.
+pub(crate) const LIST_KEY_BYTES: usize = 1 + size_of::<u64>();
+
+/// Rows in order of their keys.
+pub(crate) type List = Arc<[(Bytes, Bytes)]>;
+
+#[derive(Clone)]
+enum Kept {
+    /// A row's value, or that there is none.
+    Row(Option<Bytes>),
+    /// All rows whose keys begin with that of the entry.
+    List(List),
+}
 
 /// An engine whose point reads are answered from memory where they can be.
 pub struct RowCache {
     engine: Arc<dyn Engine>,
-    rows: Cache<Vec<u8>, Row, WeightByBytes>,
+    rows: Cache<Vec<u8>, Kept, WeightByBytes>,
     /// A batch is being applied: of its rows the engine may have one state, and the cache another.
     is_applying: AtomicBool,
-    /// For each table's id, whether rows of it may be here.
+    /// For each table's id, whether rows of it may be here, and whether lists may.
     tables: [AtomicBool; 256],
+    listed: [AtomicBool; 256],
 }
 
 #[derive(Clone)]
 struct WeightByBytes;
 
-impl Weighter<Vec<u8>, Row> for WeightByBytes {
-    fn weight(&self, key: &Vec<u8>, row: &Row) -> u64 {
-        let bytes = key.len() + row.as_ref().map_or(0, Bytes::len);
+impl Weighter<Vec<u8>, Kept> for WeightByBytes {
+    fn weight(&self, key: &Vec<u8>, kept: &Kept) -> u64 {
+        let bytes = key.len()
+            + match kept {
+                Kept::Row(row) => row.as_ref().map_or(0, Bytes::len),
+                Kept::List(rows) => bytes_of(rows),
+            };
         ENTRY_BYTES + u64::try_from(bytes).unwrap_or(u64::MAX - ENTRY_BYTES)
     }
+}
+
+fn bytes_of(rows: &[(Bytes, Bytes)]) -> usize {
+    rows.iter().map(|(key, value)| LISTED_ROW_BYTES + key.len() + value.len()).sum()
 }
 
 impl RowCache {
@@ -63,7 +89,8 @@ impl RowCache {
             .expect("capacities are given");
         let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
         let rows = Cache::with_options(options, WeightByBytes, hasher, lifecycle);
-        Self { engine, rows, is_applying: AtomicBool::new(false), tables: [const { AtomicBool::new(false) }; 256] }
+        let (tables, listed) = ([const { AtomicBool::new(false) }; 256], [const { AtomicBool::new(false) }; 256]);
+        Self { engine, rows, is_applying: AtomicBool::new(false), tables, listed }
     }
 
     /// Keys begin with the id of their table.
@@ -71,13 +98,46 @@ impl RowCache {
         self.tables[usize::from(table)].load(Ordering::SeqCst)
     }
 
+    fn may_list(&self, table: u8) -> bool {
+        self.listed[usize::from(table)].load(Ordering::SeqCst)
+    }
+
+    /// All rows whose keys begin with `prefix`: a table's id and the number of a room.
+    pub(crate) fn list(&self, prefix: &[u8]) -> Result<List, EngineError> {
+        let read = || self.engine.scan(prefix, &prefix_end(prefix), Direction::Forward).collect::<Result<List, _>>();
+        if self.is_applying.load(Ordering::SeqCst) {
+            return read();
+        }
+        if let Some(table) = prefix.first().filter(|table| !self.may_list(**table)) {
+            self.listed[usize::from(*table)].store(true, Ordering::SeqCst);
+        }
+        match self.rows.get_value_or_guard(prefix, Some(Duration::ZERO)) {
+            GuardResult::Value(Kept::List(rows)) => Ok(rows),
+            GuardResult::Guard(guard) => {
+                let rows = read()?;
+                if bytes_of(&rows) <= VALUE_BYTES_MAX {
+                    // Refused if one of the rows was written meanwhile.
+                    let _ = guard.insert(Kept::List(rows.clone()));
+                }
+                Ok(rows)
+            }
+            GuardResult::Value(Kept::Row(_)) | GuardResult::Timeout => read(),
+        }
+    }
+
     /// A row that nobody has read lately need not be kept; but whoever is reading it just now must not keep what it was.
     fn refresh(&self, key: &[u8], value: Option<&Vec<u8>>) {
-        if !key.first().is_some_and(|table| self.may_hold(*table)) {
+        let Some(table) = key.first().copied() else { return };
+        if self.may_list(table)
+            && let Some(list) = key.get(..LIST_KEY_BYTES)
+        {
+            self.rows.remove(list);
+        }
+        if !self.may_hold(table) {
             return;
         }
         match value.filter(|value| value.len() <= VALUE_BYTES_MAX && self.rows.contains_key(key)) {
-            Some(value) => self.rows.insert(key.to_vec(), Some(Bytes::copy_from_slice(value))),
+            Some(value) => self.rows.insert(key.to_vec(), Kept::Row(Some(Bytes::copy_from_slice(value)))),
             None => drop(self.rows.remove(key)),
         }
     }
@@ -85,9 +145,11 @@ impl RowCache {
     /// Looks through everything that is kept, so it does so only for tables of which something may be.
     fn forget_range(&self, start: &[u8], end: &[u8]) {
         let (Some(first), Some(last)) = (start.first(), end.first()) else { return };
-        if !(*first..=*last).any(|table| self.may_hold(table) && *end != [table]) {
+        if !(*first..=*last).any(|table| (self.may_hold(table) || self.may_list(table)) && *end != [table]) {
             return;
         }
+        // The range may begin in the middle of a list.
+        let start = start.get(..LIST_KEY_BYTES).unwrap_or(start);
         self.rows.retain(|key, _| !(start..end).contains(&key.as_slice()));
     }
 }
@@ -102,16 +164,16 @@ impl Engine for RowCache {
         }
         // Nobody waits for another reader of the same row.
         match self.rows.get_value_or_guard(key, Some(Duration::ZERO)) {
-            GuardResult::Value(row) => Ok(row),
+            GuardResult::Value(Kept::Row(row)) => Ok(row),
             GuardResult::Guard(guard) => {
                 let row = self.engine.get(key)?;
                 if row.as_ref().is_none_or(|value| value.len() <= VALUE_BYTES_MAX) {
                     // Refused if the row was written meanwhile.
-                    let _ = guard.insert(row.clone());
+                    let _ = guard.insert(Kept::Row(row.clone()));
                 }
                 Ok(row)
             }
-            GuardResult::Timeout => self.engine.get(key),
+            GuardResult::Value(Kept::List(_)) | GuardResult::Timeout => self.engine.get(key),
         }
     }
 
@@ -173,6 +235,31 @@ mod tests {
         let large = vec![7; VALUE_BYTES_MAX + 1];
         cache.apply(&[Write::Put { key: b"a".to_vec(), value: large.clone() }]).unwrap();
         assert_eq!(read(b"a"), Some(large.into()));
+    }
+
+    #[test]
+    fn a_list_is_read_again_once_one_of_its_rows_is_written() {
+        let engine = Arc::new(MemoryEngine::new());
+        let cache = RowCache::new(engine.clone(), 1 << 20);
+        let key = |room: u64, rest: &[u8]| [&[28], &room.to_be_bytes()[..], rest].concat();
+        let list = |room: u64| -> Vec<Vec<u8>> {
+            cache.list(&key(room, b"")).unwrap().iter().map(|(key, _)| key[LIST_KEY_BYTES..].to_vec()).collect()
+        };
+        cache.apply(&[put(&key(1, b"a"), 1), put(&key(1, b"b"), 1), put(&key(2, b"a"), 1)]).unwrap();
+        assert_eq!((list(1).len(), list(2).len(), list(3).len()), (2, 1, 0));
+        // What is written past the cache shows that it is read from there.
+        engine.apply(&[put(&key(1, b"unseen"), 1)]).unwrap();
+        assert_eq!(list(1).len(), 2);
+        cache.apply(&[put(&key(1, b"c"), 1), put(&key(3, b"a"), 1)]).unwrap();
+        assert_eq!((list(1).len(), list(2).len(), list(3).len()), (4, 1, 1));
+        cache.apply(&[Write::Delete { key: key(2, b"a") }]).unwrap();
+        cache.apply(&[Write::DeleteRange { start: key(1, b"b"), end: key(1, b"z") }]).unwrap();
+        assert_eq!((list(1), list(2).len(), list(3).len()), (vec![b"a".to_vec()], 0, 1));
+        let large = Write::Put { key: key(2, b"large"), value: vec![7; VALUE_BYTES_MAX] };
+        cache.apply(&[large]).unwrap();
+        assert_eq!(list(2).len(), 1);
+        engine.apply(&[put(&key(2, b"seen"), 1)]).unwrap();
+        assert_eq!(list(2).len(), 2, "what is large is not kept");
     }
 
     #[test]

@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use crate::{
     batch::{Batch, Domain, Topic},
-    engine::{Direction, Engine, EngineError},
+    engine::{Direction, Engine, EngineError, ScanItem},
     ids::Position,
     interner::Interner,
     key::{Key, KeyReader},
     log::{CommitError, Durability, Log, OpenError, Ticket},
     record::{DecodeError, Value},
-    row_cache::RowCache,
+    row_cache::{LIST_KEY_BYTES, RowCache},
     table::{Table, prefix_end},
     tables,
 };
@@ -39,6 +39,8 @@ impl Default for StoreOptions {
         Self { durability: Durability::Fsync, row_cache_bytes: 12 << 20 }
     }
 }
+
+type Items<'a> = Box<dyn Iterator<Item = ScanItem> + Send + 'a>;
 
 /// A cheap handle to the one store of this process.
 #[derive(Clone)]
@@ -123,8 +125,11 @@ impl Store {
         direction: Direction,
     ) -> impl Iterator<Item = Result<(K, V), StoreError>> + use<'a, K, V, P> {
         let start = table.key(prefix).bytes;
-        let end = prefix_end(&start);
-        self.scan_bytes(table, start, end, direction)
+        let items = match table.is_listed && start.len() == LIST_KEY_BYTES && direction == Direction::Forward {
+            true => self.list(&start),
+            false => self.engine.scan(&start, &prefix_end(&start), direction),
+        };
+        decode_items(table, items)
     }
 
     /// The rows with keys in `start..end` (either may be only the first parts of a key).
@@ -135,23 +140,15 @@ impl Store {
         end: &E,
         direction: Direction,
     ) -> impl Iterator<Item = Result<(K, V), StoreError>> + use<'a, K, V, S, E> {
-        self.scan_bytes(table, table.key(start).bytes, table.key(end).bytes, direction)
+        decode_items(table, self.engine.scan(&table.key(start).bytes, &table.key(end).bytes, direction))
     }
 
-    fn scan_bytes<'a, K: Key, V: Value>(
-        &'a self,
-        table: &'a Table<K, V>,
-        start: Vec<u8>,
-        end: Vec<u8>,
-        direction: Direction,
-    ) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
-        let decode = move |key: &[u8], value: &[u8]| -> Result<(K, V), DecodeError> {
-            Ok((K::decode(&mut KeyReader::new(key.get(1..).unwrap_or_default()))?, V::decode(value)?))
-        };
-        self.engine.scan(&start, &end, direction).map(move |item| {
-            let (key, value) = item?;
-            decode(&key, &value).map_err(|cause| StoreError::Decode { table: table.name, cause })
-        })
+    /// As [`Engine::scan`], from memory where the rows are kept there.
+    fn list(&self, prefix: &[u8]) -> Items<'static> {
+        match self.rows.list(prefix) {
+            Ok(rows) => Box::new((0..rows.len()).filter_map(move |at| rows.get(at).cloned().map(Ok))),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
     }
 
     /// Reads every row of every table, as the engine has them, so that it finds what is damaged. Answers how many rows there are.
@@ -214,4 +211,17 @@ impl Store {
     pub fn interner(&self) -> &Interner {
         &self.interner
     }
+}
+
+fn decode_items<'a, K: Key, V: Value>(
+    table: &'a Table<K, V>,
+    items: Items<'a>,
+) -> impl Iterator<Item = Result<(K, V), StoreError>> + 'a {
+    let decode = |key: &[u8], value: &[u8]| -> Result<(K, V), DecodeError> {
+        Ok((K::decode(&mut KeyReader::new(key.get(1..).unwrap_or_default()))?, V::decode(value)?))
+    };
+    items.map(move |item| {
+        let (key, value) = item?;
+        decode(&key, &value).map_err(|cause| StoreError::Decode { table: table.name, cause })
+    })
 }

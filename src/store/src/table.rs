@@ -16,18 +16,26 @@ pub struct Table<K, V> {
     pub name: &'static str,
     /// Rows are kept in memory once they have been read.
     pub(crate) is_cached: bool,
+    /// So are all rows of a room together.
+    pub(crate) is_listed: bool,
     types: PhantomData<fn(K) -> V>,
 }
 
 impl<K: Key, V: Value> Table<K, V> {
     pub const fn new(id: u8, name: &'static str) -> Self {
-        Self { id, name, is_cached: false, types: PhantomData }
+        Self { id, name, is_cached: false, is_listed: false, types: PhantomData }
     }
 
     /// Keeps the rows in memory that are read one by one: for tables whose rows, or their absence, are read more often than they are written.
     /// Not for those from which ranges are deleted in the ordinary course: each such deletion looks through all that is kept.
     pub const fn cached(self) -> Self {
         Self { is_cached: true, ..self }
+    }
+
+    /// Keeps the rows of a room in memory, together, once all of them have been read: for tables whose keys begin with a room, which has few
+    /// rows that change seldom.
+    pub const fn listed(self) -> Self {
+        Self { is_listed: true, ..self }
     }
 
     pub(crate) fn writer(&self) -> KeyWriter {

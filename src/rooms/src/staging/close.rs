@@ -42,7 +42,7 @@ impl Staging {
         let room = self.room.nid;
         let servers_before = match self.rooms.heads.get(room) {
             Some(head) => head.servers,
-            None => Arc::new(self.rooms.get_joined_servers(room)?.into_iter().collect()),
+            None => Arc::new(self.rooms.scan_joined_servers(room).collect::<Result<_, _>>()?),
         };
         let mut servers_after = servers_before.clone();
         let is_changed = self.room.record.state != self.state_at_start;
@@ -65,12 +65,12 @@ impl Staging {
         }
         for (position, nid, relay) in std::mem::take(&mut self.outgoing) {
             let concerned = self.server_of_member(nid)?;
-            for server in servers_before.union(&servers_after).chain(&concerned).collect::<BTreeSet<_>>() {
+            for server in servers_before.keys().chain(servers_after.keys()).chain(&concerned).collect::<BTreeSet<_>>() {
                 let handed_over_by = matches!(&relay, Relay::EveryoneBut(but) if but == server);
                 if *server != self.rooms.server_name
                     && !handed_over_by
                     && self.rooms.gate.is_allowed(server)
-                    && !(servers_after.contains(server) && self.is_caught_up_later(server)?)
+                    && !(servers_after.contains_key(server) && self.is_caught_up_later(server)?)
                 {
                     self.batch.put(&OUTGOING, &(server.clone(), position), &OutgoingItem::Pdu(nid));
                     self.batch.wake(Topic::Destination(server.clone()));

@@ -1,6 +1,6 @@
 //! What follows from a change of the current state: its flat rows, and those of members, rooms and servers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use chappe_store::{
     Batch, EventNid, Json, Position, RoomNid, Stamped, Topic,
@@ -16,7 +16,7 @@ use ruma::{OwnedServerName, OwnedUserId, RoomId, UserId, events::StateEventType}
 use serde::Deserialize;
 
 use super::Staging;
-use crate::{Event, RoomError, state::StateChange};
+use crate::{Event, RoomError, heads::JoinedServers, state::StateChange};
 
 impl Staging {
     /// Writes the flat current state, and members, rooms and servers that follow from it.
@@ -24,7 +24,7 @@ impl Staging {
         &mut self,
         changes: Vec<StateChange>,
         position: Position,
-        servers: &mut BTreeSet<OwnedServerName>,
+        servers: &mut JoinedServers,
     ) -> Result<(), RoomError> {
         let room = self.room.nid;
         let mut joined_delta: BTreeMap<OwnedServerName, i64> = BTreeMap::new();
@@ -75,7 +75,7 @@ impl Staging {
     pub(super) fn put_server_rows(
         &mut self,
         mut joined_delta: BTreeMap<OwnedServerName, i64>,
-        servers: &mut BTreeSet<OwnedServerName>,
+        servers: &mut JoinedServers,
     ) -> Result<(), RoomError> {
         let room = self.room.nid;
         for server in std::mem::take(&mut self.touched_servers) {
@@ -87,7 +87,7 @@ impl Staging {
             if after > 0 || self.said_servers.contains(&server) {
                 self.batch.put(&JOINED_SERVERS, &(room, server.clone()), &after);
                 self.batch.put(&SERVER_ROOMS, &(server.clone(), room), &());
-                servers.insert(server);
+                servers.insert(server, after);
             } else {
                 self.batch.delete(&JOINED_SERVERS, &(room, server.clone()));
                 self.batch.delete(&SERVER_ROOMS, &(server.clone(), room));

@@ -123,7 +123,7 @@ pub const EVENT_ORDERS: Table<EventNid, Order> = Table::new(15, "event_orders").
 pub const NEXT_EVENTS: Table<(OwnedEventId, EventNid), ()> = Table::new(16, "next_events");
 
 /// Room, event id: a prev event of an event at the back of what is known: where backfill goes on. Value: depth of the event that names it.
-pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new(17, "backward_extremities").cached();
+pub const BACKWARD_EXTREMITIES: Table<(RoomNid, OwnedEventId), u64> = Table::new(17, "backward_extremities").listed();
 
 /// Room -> how many events have been backfilled into it: the next [`Order::Backfilled`].
 pub const BACKFILLED: Table<RoomNid, u64> = Table::new(140, "backfilled");

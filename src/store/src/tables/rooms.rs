@@ -49,7 +49,7 @@ pub const USER_ROOMS: Table<(OwnedUserId, RoomNid), Stamped<MemberRecord>> = Tab
 pub const MEMBERSHIP_LOG: Table<(OwnedUserId, Position), RoomNid> = Table::new(27, "membership_log");
 
 /// Room, server -> number of its joined users. Rows exist while the number is positive, and for the servers of `partial_servers`.
-pub const JOINED_SERVERS: Table<(RoomNid, OwnedServerName), u64> = Table::new(28, "joined_servers").cached();
+pub const JOINED_SERVERS: Table<(RoomNid, OwnedServerName), u64> = Table::new(28, "joined_servers").cached().listed();
 
 /// Local user, room -> the stripped state that came with an invite, or that answers a knock: a JSON array.
 pub const STRIPPED_STATE: Table<(OwnedUserId, RoomNid), Json<Vec<serde_json::Value>>> =
