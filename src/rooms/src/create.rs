@@ -184,6 +184,7 @@ impl Rooms {
             placement: Placement::Live,
             relay: Relay::Nobody,
             sent_by: None,
+            is_new: true,
         })?;
         Ok(staging)
     }

@@ -353,7 +353,7 @@ impl Staging {
         sent_by: Option<SentBy>,
     ) -> Result<Arc<Event>, RoomError> {
         if self.is_at_the_end(&pdu) {
-            return self.append_checked(pdu, relay, sent_by);
+            return self.append_checked(pdu, relay, sent_by, false);
         }
         let event = self.append_received(pdu, relay)?;
         match event.record.reason.clone() {

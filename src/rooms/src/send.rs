@@ -252,7 +252,7 @@ impl Staging {
             device_id: transaction.device_id.to_string(),
             transaction_id: transaction.id.to_string(),
         });
-        let event = self.append_checked(pdu, Relay::Everyone, sent_by)?;
+        let event = self.append_checked(pdu, Relay::Everyone, sent_by, true)?;
         if self.room.record.forward_extremities.len() > 1 {
             self.named_state = None;
             self.resolve_current_state()?;
@@ -300,6 +300,7 @@ impl Staging {
         pdu: Arc<Pdu>,
         relay: Relay,
         sent_by: Option<SentBy>,
+        is_new: bool,
     ) -> Result<Arc<Event>, RoomError> {
         let state_before = self.state_before_own();
         self.put_event(Decided {
@@ -310,6 +311,7 @@ impl Staging {
             placement: Placement::Live,
             relay,
             sent_by,
+            is_new,
         })
     }
 

@@ -69,6 +69,8 @@ pub(crate) struct Decided {
     pub(crate) placement: Placement,
     pub(crate) relay: Relay,
     pub(crate) sent_by: Option<SentBy>,
+    /// It is being made here, and nobody has heard of it: no other event names or redacts it.
+    pub(crate) is_new: bool,
 }
 
 /// What was found out about a batch that was not committed, and holds for another one with the same events.
@@ -215,8 +217,8 @@ impl Staging {
     ///
     /// Where several extremities remain, the caller sets the current state by [`Staging::set_current_state`].
     pub(crate) fn put_event(&mut self, decided: Decided) -> Result<Arc<Event>, RoomError> {
-        let Decided { mut pdu, status, reason, state_before, placement, relay, sent_by } = decided;
-        let known = self.get_event(&pdu.event_id)?;
+        let Decided { mut pdu, status, reason, state_before, placement, relay, sent_by, is_new } = decided;
+        let known = if is_new { None } else { self.get_event(&pdu.event_id)? };
         let nid = match &known {
             Some(event) => event.nid,
             None => {
@@ -258,7 +260,7 @@ impl Staging {
             pdu = Arc::new(marked);
         }
         let mut event = Event { nid, record, pdu };
-        if self.get_settled(&event.pdu.event_id)?.is_none() {
+        if is_new || self.get_settled(&event.pdu.event_id)?.is_none() {
             // Messages are in no state and nobody's auth events: the index can do without them.
             if event.pdu.is_state() {
                 self.chains.add(nid, &event.record.auth_events)?;
@@ -269,8 +271,7 @@ impl Staging {
             }
         }
         put_relationship(&mut self.batch, &event);
-        // What is just being made here has been redacted by nobody.
-        if relay != Relay::Everyone {
+        if !is_new {
             self.apply_pending_redaction(&mut event)?;
         }
         if let Some(because) = known.and_then(|known| known.record.redacted_because.clone()) {
@@ -283,14 +284,15 @@ impl Staging {
 
         if placement != Placement::Hidden {
             self.place(&event, placement)?;
+            self.note_missing_history(&event, is_new)?;
         }
         // Also a soft-failed event leads into the history of those that come to build on it.
         if status == EventStatus::SoftFailed {
-            self.note_missing_history(&event)?;
+            self.note_missing_history(&event, is_new)?;
         }
         if placement == Placement::Live && status == EventStatus::Accepted {
-            let is_new = relay == Relay::Everyone || !self.is_superseded(&event.pdu.event_id)?;
-            self.advance(&event, is_new);
+            let is_last = is_new || !self.is_superseded(&event.pdu.event_id)?;
+            self.advance(&event, is_last);
             let position = self.last_position.unwrap_or_default();
             if relay != Relay::Nobody {
                 self.outgoing.push((position, nid, relay));

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 /// How long after trouble the same events are given to the work again.
 pub(crate) const TROUBLE_PAUSE: Duration = Duration::from_secs(5);
 
-/// How long a follower rests after a round, so that under load it takes many events at a time.
+/// How long a follower rests after a round in which it has caught up, so that under load it takes many events at a time.
 const REST: Duration = Duration::from_millis(10);
 
 /// How many events a follower passes over at most before it notes its place.
@@ -79,6 +79,8 @@ pub struct EventFollower {
     place: Position,
     /// How many events lie between the place that is stored and the one reached.
     passed_over: usize,
+    /// The last round took as many events as it could: there may be more.
+    is_behind: bool,
     advanced: Arc<Notify>,
 }
 
@@ -116,7 +118,7 @@ impl EventFollower {
                 notified.notify_one();
             }
         });
-        Self { name, rooms: rooms.clone(), log, place, passed_over: 0, advanced }
+        Self { name, rooms: rooms.clone(), log, place, passed_over: 0, is_behind: false, advanced }
     }
 
     /// Has the work done for every event that comes, for ever.
@@ -124,9 +126,13 @@ impl EventFollower {
         loop {
             if let Err(error) = self.step(&mut work).await {
                 tracing::error!(%error, "{} stand still for now", W::WHAT);
+                self.is_behind = false;
                 tokio::time::sleep(TROUBLE_PAUSE).await;
             }
-            tokio::time::sleep(REST).await;
+            match self.is_behind {
+                true => tokio::task::yield_now().await,
+                false => tokio::time::sleep(REST).await,
+            }
         }
     }
 
@@ -139,6 +145,7 @@ impl EventFollower {
         };
         let Some((place, _)) = events.last() else { return Ok(()) };
         let (place, count) = (*place, events.len());
+        self.is_behind = count >= W::EVENTS_AT_ONCE;
         let concerned: Vec<_> = events.into_iter().filter(|(_, event)| work.concerns(event)).collect();
         let mut batch = Batch::new();
         if !concerned.is_empty() {

@@ -45,6 +45,7 @@ impl Staging {
             placement,
             relay,
             sent_by: None,
+            is_new: false,
         })?;
         if event.is_accepted() && placement == Placement::Live {
             self.resolve_current_state()?;

@@ -163,6 +163,7 @@ impl Staging {
             placement: Placement::Hidden,
             relay: Relay::Nobody,
             sent_by: None,
+            is_new: false,
         })?;
         Ok(())
     }

@@ -103,6 +103,7 @@ impl Staging {
             placement: Placement::Live,
             relay: Relay::Nobody,
             sent_by: None,
+            is_new: false,
         })
     }
 

@@ -12,7 +12,7 @@ use super::{Placement, Staging};
 use crate::{Event, RoomError, timeline::Place};
 
 impl Staging {
-    /// Puts an event in timeline and topology, and keeps the graph's back edge.
+    /// Puts an event in timeline and topology.
     pub(crate) fn place(&mut self, event: &Event, placement: Placement) -> Result<(), RoomError> {
         let room = self.room.nid;
         let order = match placement {
@@ -39,8 +39,7 @@ impl Staging {
         self.batch.put(&TOPOLOGY, &(room, event.pdu.depth, order), &event.nid);
         put_sent_time(&mut self.batch, event, order);
         self.batch.put(&EVENT_ORDERS, &event.nid, &order);
-        self.put_relations(event, order)?;
-        self.note_missing_history(event)
+        self.put_relations(event, order)
     }
 
     /// Notes a live event that comes after deeper ones.
@@ -79,14 +78,16 @@ impl Staging {
         Ok(deepest)
     }
 
-    /// Keeps the graph's back edge: what history is missing before the event.
-    pub(super) fn note_missing_history(&mut self, event: &Event) -> Result<(), RoomError> {
+    /// Keeps the graph's back edge: what history is missing before the event, which is missing itself no more.
+    pub(super) fn note_missing_history(&mut self, event: &Event, is_new: bool) -> Result<(), RoomError> {
         let room = self.room.nid;
-        let as_extremity = (room, event.pdu.event_id.clone());
-        if self.missing.remove(&event.pdu.event_id)
-            || self.rooms.store.contains(&BACKWARD_EXTREMITIES, &as_extremity)?
-        {
-            self.batch.delete(&BACKWARD_EXTREMITIES, &as_extremity);
+        if !is_new {
+            let as_extremity = (room, event.pdu.event_id.clone());
+            if self.missing.remove(&event.pdu.event_id)
+                || self.rooms.store.contains(&BACKWARD_EXTREMITIES, &as_extremity)?
+            {
+                self.batch.delete(&BACKWARD_EXTREMITIES, &as_extremity);
+            }
         }
         for prev in &event.pdu.prev_events {
             let known = self.get_event(prev)?;

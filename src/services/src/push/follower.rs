@@ -10,7 +10,7 @@ use std::{
 };
 
 use chappe_protocol::clock::Clock;
-use chappe_rooms::{Event, Room, Rooms};
+use chappe_rooms::{Event, Rooms};
 use chappe_store::{
     Batch, Direction, Position, RoomNid, StoreError, Topic,
     tables::{
@@ -123,8 +123,7 @@ impl PushFollower {
     }
 
     fn queue_event(&mut self, batch: &mut Batch, position: Position, event: &Arc<Event>) -> Result<(), StoreError> {
-        let Some(room) = self.sources.rooms.get_room_by_nid(event.record.room)? else { return Ok(()) };
-        let mut readers = self.get_readers(&room, event)?;
+        let mut readers = self.get_readers(event)?;
         if self.sources.pushers.is_owner(&event.pdu.sender) {
             // Whoever writes has read.
             self.woken.insert(event.pdu.sender.clone());
@@ -140,7 +139,8 @@ impl PushFollower {
         if judging.is_empty() {
             return Ok(());
         }
-        let Some(candidate) = self.sources.candidates.get(&room, event)? else { return Ok(()) };
+        let Some(room) = self.sources.rooms.get_room_by_nid(event.record.room)? else { return Ok(()) };
+        let Some(candidate) = self.sources.candidates.get(event)? else { return Ok(()) };
         let member_count = UInt::new_saturating(self.sources.rooms.get_joined_count(room.nid)?);
         for (reader, rules) in judging {
             let mut judge = Judge::with_member_count(&self.sources.rooms, &room, &reader, rules, member_count)?;
@@ -161,7 +161,7 @@ impl PushFollower {
         judge: &mut Judge,
     ) -> Result<bool, StoreError> {
         let event = &candidate.event;
-        let Some(verdict) = judge.judge(candidate)? else { return Ok(false) };
+        let Some(verdict) = judge.judge(candidate, &self.sources.candidates)? else { return Ok(false) };
         if self.sources.account_data.get_ignored_users(user_id)?.contains(&event.pdu.sender) {
             return Ok(false);
         }
@@ -182,7 +182,8 @@ impl PushFollower {
     }
 
     /// Whose pushers an event of the room may concern: joined members, and whom the event invites.
-    fn get_readers(&mut self, room: &Room, event: &Event) -> Result<Vec<OwnedUserId>, StoreError> {
+    fn get_readers(&mut self, event: &Event) -> Result<Vec<OwnedUserId>, StoreError> {
+        let room = event.record.room;
         let generation = self.sources.pushers.get_generation();
         if generation != self.generation {
             self.readers.clear();
@@ -190,36 +191,36 @@ impl PushFollower {
         }
         let target = event.pdu.membership().zip(event.pdu.state_key().and_then(|user| UserId::parse(user).ok()));
         let target = target.filter(|(_, user)| self.sources.pushers.is_owner(user));
-        if let (Some((membership, user)), Some(readers)) = (&target, self.readers.get_mut(&room.nid)) {
+        if let (Some((membership, user)), Some(readers)) = (&target, self.readers.get_mut(&room)) {
             match membership {
                 MembershipState::Join => readers.insert(user.clone()),
                 _ => readers.remove(user),
             };
         }
-        if !self.readers.contains(&room.nid) {
+        if !self.readers.contains(&room) {
             let found = self.find_readers(room)?;
-            self.readers.put(room.nid, found);
+            self.readers.put(room, found);
         }
-        let mut readers: Vec<_> = self.readers.get(&room.nid).into_iter().flatten().cloned().collect();
+        let mut readers: Vec<_> = self.readers.get(&room).into_iter().flatten().cloned().collect();
         if let Some((MembershipState::Invite, user)) = target {
             readers.push(user);
         }
         Ok(readers)
     }
 
-    fn find_readers(&self, room: &Room) -> Result<HashSet<OwnedUserId>, StoreError> {
+    fn find_readers(&self, room: RoomNid) -> Result<HashSet<OwnedUserId>, StoreError> {
         let rooms = &self.sources.rooms;
         let (_, owners) = self.sources.pushers.get_owners();
         let mut readers = HashSet::new();
         // Whichever are fewer are looked through.
-        if (owners.len() as u64) < rooms.get_joined_count(room.nid)? {
+        if (owners.len() as u64) < rooms.get_joined_count(room)? {
             for owner in owners {
-                if rooms.is_joined(room.nid, &owner)? {
+                if rooms.is_joined(room, &owner)? {
                     readers.insert(owner);
                 }
             }
         } else {
-            for row in rooms.scan_members(room.nid) {
+            for row in rooms.scan_members(room) {
                 let (user, member) = row?;
                 if member.value.membership == "join" && self.sources.pushers.is_owner(&user) {
                     readers.insert(user);
