@@ -78,6 +78,9 @@ fn parse_position(text: &str) -> Result<Position, InvalidToken> {
     if position > Position::MAX { Err(InvalidToken) } else { Ok(position) }
 }
 
+/// Stretches of up to so many events are read forwards and turned around.
+const FEW: usize = 16;
+
 /// Live events with their positions, in the order they came.
 pub type Timeline = Vec<(Position, Arc<Event>)>;
 
@@ -109,9 +112,17 @@ impl Rooms {
         from: Position,
         to: Position,
     ) -> impl Iterator<Item = Result<(Position, EventNid), StoreError>> {
-        let (start, end) = ((room, from.next()), (room, to.next()));
-        let rows = self.store.scan_range(&TIMELINE, &start, &end, Direction::Reverse);
-        rows.map(|row| row.map(|((_, position), nid)| (position, nid)))
+        let scan = move |direction| {
+            let rows = self.store.scan_range(&TIMELINE, &(room, from.next()), &(room, to.next()), direction);
+            rows.map(|row| row.map(|((_, position), nid)| (position, nid)))
+        };
+        // Mostly there are few, and the engine takes half the time to read them forwards.
+        let mut few: Vec<_> = scan(Direction::Forward).take(FEW + 1).collect();
+        let many = (few.len() > FEW).then(|| scan(Direction::Reverse));
+        if many.is_some() {
+            few.clear();
+        }
+        few.into_iter().rev().chain(many.into_iter().flatten())
     }
 
     /// The position of the room's newest live event, zero if it has none.

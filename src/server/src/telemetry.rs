@@ -8,9 +8,9 @@ use crate::config::{LogFormat, LogSection};
 
 /// Starts the log. Called once, before anything is worth logging; panics are logged too, and not only printed.
 pub fn start(section: &LogSection) {
-    // The authorization rules log several lines for each event, at the level "info".
-    let filter =
-        EnvFilter::try_new(format!("ruma_state_res=warn,{}", section.level)).unwrap_or_else(|_| EnvFilter::new("info"));
+    // The authorization rules log several lines for each event, at the level "info", and push rules open a span for each field of it.
+    let filter = EnvFilter::try_new(format!("ruma_state_res=warn,ruma_common=warn,{}", section.level))
+        .unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

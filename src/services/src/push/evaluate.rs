@@ -6,7 +6,11 @@
 //!
 //! Spec: Client-Server API, Push Rules: Conditions.
 
-use std::{future::ready, num::NonZeroUsize, sync::Arc};
+use std::{
+    future::ready,
+    num::NonZeroUsize,
+    sync::{Arc, OnceLock},
+};
 
 use chappe_protocol::{client_format::ClientFormat, power::PowerLevels};
 use chappe_rooms::{
@@ -21,7 +25,10 @@ use ruma::{
     Int, OwnedEventId, OwnedUserId, RoomId, UInt, UserId,
     events::StateEventType,
     power_levels::NotificationPowerLevels,
-    push::{Action, FlattenedJson, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    push::{
+        Action, AnyPushRuleRef, FlattenedJson, PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx,
+        Ruleset,
+    },
     room_version_rules::RoomPowerLevelsRules,
     serde::Raw,
 };
@@ -43,13 +50,14 @@ pub struct Candidate {
     /// The root of the thread that the event is in; `None`: the main timeline.
     pub thread: Option<OwnedEventId>,
     flattened: FlattenedJson,
-    levels: Option<PushConditionPowerLevelsCtx>,
+    /// Known once somebody's rules have asked for it.
+    levels: OnceLock<Option<PushConditionPowerLevelsCtx>>,
 }
 
 impl Candidate {
     /// An event of a room whose state is not known here: an invite.
     pub fn of_outlier(event: Arc<Event>) -> Option<Self> {
-        Some(Self { thread: None, flattened: flatten(&event)?, levels: None, event })
+        Some(Self { thread: None, flattened: flatten(&event)?, levels: OnceLock::from(None), event })
     }
 }
 
@@ -73,7 +81,7 @@ impl Candidates {
     }
 
     /// The event as a candidate; `None` if it is not one that anybody is notified of.
-    pub fn get(&self, room: &Room, event: &Arc<Event>) -> Result<Option<Arc<Candidate>>, StoreError> {
+    pub fn get(&self, event: &Arc<Event>) -> Result<Option<Arc<Candidate>>, StoreError> {
         if event.record.redacted_because.is_some() || !event.is_accepted() {
             return Ok(None);
         }
@@ -84,7 +92,7 @@ impl Candidates {
         let candidate = Arc::new(Candidate {
             thread: get_thread(&self.rooms, event)?,
             flattened,
-            levels: self.levels_at(room, event)?,
+            levels: OnceLock::new(),
             event: event.clone(),
         });
         self.kept.lock().put(event.nid, candidate.clone());
@@ -92,6 +100,17 @@ impl Candidates {
     }
 
     /// The power levels at an event, boiled down to what a rule may ask: whether its sender may notify the room.
+    fn get_levels(&self, candidate: &Candidate) -> Result<Option<PushConditionPowerLevelsCtx>, StoreError> {
+        if let Some(levels) = candidate.levels.get() {
+            return Ok(levels.clone());
+        }
+        let levels = match self.rooms.get_room_by_nid(candidate.event.record.room)? {
+            Some(room) => self.levels_at(&room, &candidate.event)?,
+            None => None,
+        };
+        Ok(candidate.levels.get_or_init(|| levels).clone())
+    }
+
     fn levels_at(&self, room: &Room, event: &Event) -> Result<Option<PushConditionPowerLevelsCtx>, StoreError> {
         Ok(self.power_levels_at(room, event)?.map(|levels| {
             let needed = NotificationPowerLevels::new();
@@ -181,12 +200,11 @@ impl Judge {
         Self { ruleset, context, unasked: None }
     }
 
-    /// What the user's rules say of the event; `None` if the user is not notified of it.
-    pub fn judge(&mut self, candidate: &Candidate) -> Result<Option<Verdict<'_>>, StoreError> {
+    /// What the user's rules say of the event, one of `candidates`; `None` if the user is not notified of it.
+    pub fn judge(&mut self, candidate: &Candidate, candidates: &Candidates) -> Result<Option<Verdict<'_>>, StoreError> {
         if candidate.event.pdu.sender == self.context.user_id {
             return Ok(None);
         }
-        self.context.power_levels.clone_from(&candidate.levels);
         if candidate.thread.is_some()
             && let Some((room, subscriptions)) = self.unasked.take()
             // Who has never had a subscription uses clients that do not know of them: their threads would fall silent, all of them.
@@ -195,15 +213,37 @@ impl Judge {
             let user_id = self.context.user_id.clone();
             self.context = with_subscriptions(self.context.clone(), subscriptions, user_id, room);
         }
-        // The rules only ever wait for subscriptions to threads, which are read from the store without waiting.
-        let matching = self
-            .ruleset
-            .iter()
-            .find(|rule| rule.applies(&candidate.flattened, &self.context).now_or_never().unwrap_or(false));
-        Ok(matching
-            .filter(|rule| rule.triggers_notification())
-            .map(|rule| Verdict { actions: rule.actions(), is_highlight: rule.triggers_highlight() }))
+        let Self { ruleset, context, .. } = self;
+        context.power_levels = None;
+        for rule in ruleset.iter() {
+            if context.power_levels.is_none() && depends_on_levels(rule, candidate, context) {
+                context.power_levels = candidates.get_levels(candidate)?;
+            }
+            if is_met(rule.applies(&candidate.flattened, context)) {
+                let verdict = || Verdict { actions: rule.actions(), is_highlight: rule.triggers_highlight() };
+                return Ok(rule.triggers_notification().then(verdict));
+            }
+        }
+        Ok(None)
     }
+}
+
+/// The rules only ever wait for subscriptions to threads, which are read from the store without waiting.
+fn is_met(condition: impl Future<Output = bool>) -> bool {
+    condition.now_or_never().unwrap_or(false)
+}
+
+/// Whether a rule asks for power levels, and nothing else speaks against it: reading them takes longer than all rules do.
+fn depends_on_levels(rule: AnyPushRuleRef<'_>, candidate: &Candidate, context: &PushConditionRoomCtx) -> bool {
+    let (AnyPushRuleRef::Override(rule) | AnyPushRuleRef::PostContent(rule) | AnyPushRuleRef::Underride(rule)) = rule
+    else {
+        return false;
+    };
+    let asks = |condition: &&PushCondition| matches!(condition, PushCondition::SenderNotificationPermission(_));
+    let mut others = rule.conditions.iter().filter(|condition| !asks(condition));
+    rule.enabled
+        && rule.conditions.iter().any(|condition| asks(&condition))
+        && others.all(|condition| is_met(condition.applies(&candidate.flattened, context)))
 }
 
 /// Lets rules ask whether the user is subscribed to a thread of the room (MSC4306).

@@ -146,8 +146,8 @@ impl Notifications {
             if !event.pdu.is_state() && ignored.contains(&event.pdu.sender) {
                 continue;
             }
-            let Some(candidate) = self.candidates.get(&source.room, &event)? else { continue };
-            let Some(verdict) = source.judge.judge(&candidate)? else { continue };
+            let Some(candidate) = self.candidates.get(&event)? else { continue };
+            let Some(verdict) = source.judge.judge(&candidate, &self.candidates)? else { continue };
             if query.only_highlights && !verdict.is_highlight {
                 continue;
             }

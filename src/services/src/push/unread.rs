@@ -352,7 +352,7 @@ impl Unread {
             if is_silent(&rules, &event.pdu) {
                 continue;
             }
-            let Some(candidate) = self.candidates.get(room, &event)? else { continue };
+            let Some(candidate) = self.candidates.get(&event)? else { continue };
             if position <= marks.read_to(candidate.thread.as_ref()) {
                 continue;
             }
@@ -360,7 +360,7 @@ impl Unread {
                 Some(judge) => judge,
                 None => judge.insert(Judge::new(&self.rooms, room, user_id, rules.clone())?),
             };
-            if let Some(verdict) = judge.judge(&candidate)? {
+            if let Some(verdict) = judge.judge(&candidate, &self.candidates)? {
                 stretch.found.push(Found {
                     thread: candidate.thread.clone(),
                     position,

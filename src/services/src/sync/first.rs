@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chappe_store::RoomNid;
 use serde::Serialize;
 use serde_json::error::Error as JsonError;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use super::{
     AccountDataNews, Basis, SyncError, SyncRequest, SyncService,
@@ -26,14 +26,17 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const ROOMS_PER_CHUNK: usize = 16;
 /// How many threads read for one answer at the most, so that one client does not take them all.
 const READERS_MAX: usize = 4;
+/// How many chunks there are for each thread, those that wait to be given included: so that no thread waits for the client.
+const CHUNKS_PER_READER: usize = 2;
 
 /// A first answer, given in chunks of JSON text.
 pub struct FirstSync {
     sources: Arc<Sources>,
     /// The rooms that nobody has begun to read.
     rooms: VecDeque<RoomNid>,
-    /// Chunks that are being read, the oldest first.
-    reading: VecDeque<JoinHandle<Result<Chunk, SyncError>>>,
+    /// Chunks that are being read, or wait to be given, and how many there may be.
+    reading: JoinSet<Result<Chunk, SyncError>>,
+    reading_max: usize,
     /// Everything before the rooms, until it is given.
     head: Option<Bytes>,
     /// The rooms that the user is not joined to, until they are given.
@@ -69,10 +72,12 @@ impl FirstSync {
     ) -> Result<Self, SyncError> {
         let begun = tokio::task::spawn_blocking(move || Sources::begin(service, request, filter));
         let (head, outline, sources) = begun.await.map_err(|error| SyncError::Aborted(error.to_string()))??;
+        let readers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(READERS_MAX);
         let mut first = Self {
             sources: Arc::new(sources),
             rooms: outline.candidates.into_iter().collect(),
-            reading: VecDeque::new(),
+            reading: JoinSet::new(),
+            reading_max: readers * CHUNKS_PER_READER,
             head: Some(head.into()),
             outside: Some(outline.section),
             is_over: false,
@@ -87,8 +92,8 @@ impl FirstSync {
         if let Some(head) = self.head.take() {
             return Ok(Some(head));
         }
-        while let Some(reading) = self.reading.pop_front() {
-            let chunk = reading.await.map_err(|error| SyncError::Aborted(error.to_string()))??;
+        while let Some(read) = self.reading.join_next().await {
+            let chunk = read.map_err(|error| SyncError::Aborted(error.to_string()))??;
             self.rooms.extend(chunk.left);
             self.read_ahead();
             if chunk.text.is_empty() {
@@ -107,11 +112,10 @@ impl FirstSync {
     }
 
     fn read_ahead(&mut self) {
-        let readers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(READERS_MAX);
-        while self.reading.len() < readers && !self.rooms.is_empty() {
+        while self.reading.len() < self.reading_max && !self.rooms.is_empty() {
             let rooms: Vec<RoomNid> = self.rooms.drain(..ROOMS_PER_CHUNK.min(self.rooms.len())).collect();
             let sources = self.sources.clone();
-            self.reading.push_back(tokio::task::spawn_blocking(move || sources.read(rooms)));
+            self.reading.spawn_blocking(move || sources.read(rooms));
         }
     }
 }
