@@ -6,10 +6,7 @@
 use chappe_store::{Direction, Position, RoomNid, StoreError, tables::state::STATE_LOG};
 use ruma::{
     UserId,
-    events::{
-        StateEventType,
-        room::{history_visibility::HistoryVisibility, member::MembershipState},
-    },
+    events::room::{history_visibility::HistoryVisibility, member::MembershipState},
 };
 
 use crate::{Room, RoomError, Rooms, state::StateRoot, timeline::Token};
@@ -33,7 +30,7 @@ impl Rooms {
                 // Only what ended a membership, not what declined an invite, leaves something to look at.
                 let before = Position(member.position.0.saturating_sub(1));
                 let was_joined = match self.get_state_root_at(room.nid, before)? {
-                    Some(root) => self.get_membership_from_root(room.nid, root, user)? == MembershipState::Join,
+                    Some(root) => self.membership_at(room.nid, root, user)? == MembershipState::Join,
                     None => false,
                 };
                 let root = if was_joined { self.get_state_root_at(room.nid, member.position)? } else { None };
@@ -58,16 +55,6 @@ impl Rooms {
 
     fn peek(&self, room: &Room, now: StateView) -> Result<Option<StateView>, StoreError> {
         Ok((self.get_history_visibility(room.nid)? == HistoryVisibility::WorldReadable).then_some(now))
-    }
-
-    fn get_membership_from_root(
-        &self,
-        room: RoomNid,
-        root: StateRoot,
-        user: &UserId,
-    ) -> Result<MembershipState, StoreError> {
-        let event = self.get_from_root(room, root, &StateEventType::RoomMember, user.as_str())?;
-        Ok(event.and_then(|event| event.pdu.membership()).unwrap_or(MembershipState::Leave))
     }
 
     /// The state in force where a token stands. Before the first event that this server has of the room, that is the state with which

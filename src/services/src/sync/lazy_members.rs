@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use ruma::{DeviceId, UserId};
 
 /// How many members are remembered, all devices together; each takes about 100 bytes.
-const MEMBERS_MAX: usize = 500_000;
+const MEMBERS_MAX: usize = 200_000;
 
 /// How many devices are remembered.
 const DEVICES_MAX: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
