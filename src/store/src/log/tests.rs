@@ -535,6 +535,25 @@ fn waiting_batches_share_a_flush() {
 }
 
 #[test]
+fn where_many_wait_a_flush_is_put_off_to_be_for_more() {
+    let bench = Bench::new();
+    let (log, _) = bench.open();
+    let flushes_of = |writers: u64, batches: u64| {
+        let before = bench.faults.syncs.load(Ordering::SeqCst);
+        std::thread::scope(|scope| {
+            for writer in 0..writers {
+                let log = &log;
+                scope.spawn(move || (0..batches).for_each(|number| drop(commit(log, row(writer << 32 | number, "x")))));
+            }
+        });
+        bench.faults.syncs.load(Ordering::SeqCst) - before
+    };
+    assert_eq!(flushes_of(1, 50), 50, "who writes alone is not made to wait");
+    let flushes = flushes_of(32, 50);
+    assert!(flushes <= 32 * 50 / flush::CROWD, "{flushes} flushes");
+}
+
+#[test]
 fn nothing_is_acknowledged_before_its_flush() {
     let bench = Bench::new();
     let (log, engine) = bench.open();
