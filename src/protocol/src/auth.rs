@@ -51,6 +51,14 @@ pub fn check_state_dependent(
     state_res::check_state_dependent_auth_rules(&rules.authorization, &*pdu, fetch_state).map_err(Rejection)
 }
 
+/// Whether the rules look at nothing of such an event but its sender and type, so that what they say of one, seen from a state, holds for
+/// every other.
+pub fn is_judged_by_type(kind: &TimelineEventType, state_key: Option<&str>) -> bool {
+    use TimelineEventType as Type;
+    let is_read = matches!(kind, Type::RoomCreate | Type::RoomMember | Type::RoomPowerLevels | Type::RoomRedaction);
+    state_key.is_none() && !is_read
+}
+
 /// Which state an event must name in its `auth_events`.
 ///
 /// Errors when the content of a membership event is too broken to tell.

@@ -4,13 +4,13 @@
 //!
 //! Spec: Client-Server API, Room event format.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::{
     Map, Value as JsonValue,
     value::{RawValue as RawJsonValue, to_raw_value},
@@ -61,8 +61,35 @@ pub struct Unsigned {
     pub transaction_id: Option<String>,
 }
 
+/// An event as it is shown to a client. It becomes text when the answer that holds it does: not before, and not by itself.
+///
+/// A redaction names its target both at the top level and in its content, whatever the room version, so
+/// that old and new clients find it.
+///
+/// Spec: Client-Server API, Room event format; `m.room.redaction`.
+#[derive(Clone, Debug)]
+pub struct ClientEvent {
+    pdu: Arc<Pdu>,
+    format: ClientFormat,
+    content_with_target: Option<Box<RawJsonValue>>,
+}
+
+impl ClientEvent {
+    /// Errors only if what was stored is damaged.
+    pub fn new(pdu: Arc<Pdu>, format: ClientFormat) -> Result<Self, serde_json::Error> {
+        let content_with_target = pdu.content_with_target()?;
+        Ok(Self { pdu, format, content_with_target })
+    }
+}
+
+impl Serialize for ClientEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.pdu.client_fields(&self.format, self.content_with_target.as_deref()).serialize(serializer)
+    }
+}
+
 #[derive(Serialize)]
-struct ClientEvent<'a> {
+struct ClientFields<'a> {
     content: &'a RawJsonValue,
     event_id: &'a EventId,
     origin_server_ts: MilliSecondsSinceUnixEpoch,
@@ -80,26 +107,27 @@ struct ClientEvent<'a> {
 }
 
 impl Pdu {
-    /// The event as clients see it.
-    ///
-    /// A redaction names its target both at the top level and in its content, whatever the room version, so
-    /// that old and new clients find it.
-    ///
-    /// Spec: Client-Server API, Room event format; `m.room.redaction`.
+    /// The text of a [`ClientEvent`].
     pub fn to_client_raw(&self, format: &ClientFormat) -> Result<Box<RawJsonValue>, serde_json::Error> {
-        let redacts = self.redacts_for_clients();
-        let with_target = redacts.map(|target| self.content_with_target(target)).transpose()?;
-        to_raw_value(&ClientEvent {
-            content: with_target.as_deref().unwrap_or_else(|| self.content()),
+        to_raw_value(&self.client_fields(format, self.content_with_target()?.as_deref()))
+    }
+
+    fn client_fields<'a>(
+        &'a self,
+        format: &'a ClientFormat,
+        content_with_target: Option<&'a RawJsonValue>,
+    ) -> ClientFields<'a> {
+        ClientFields {
+            content: content_with_target.unwrap_or_else(|| self.content()),
             event_id: &self.event_id,
             origin_server_ts: self.origin_server_ts,
-            redacts: redacts.map(|target| &**target),
+            redacts: self.redacts_for_clients().map(|target| &**target),
             room_id: (!format.omit_room_id).then_some(&*self.room_id),
             sender: &self.sender,
             state_key: self.state_key(),
             kind: &self.kind,
             unsigned: format.unsigned.as_ref(),
-        })
+        }
     }
 
     /// [`Pdu::to_client_raw`], to be put into other JSON. Errors only if what was stored is damaged.
@@ -107,10 +135,12 @@ impl Pdu {
         serde_json::from_str(self.to_client_raw(format)?.get())
     }
 
-    fn content_with_target(&self, target: &EventId) -> Result<Box<RawJsonValue>, serde_json::Error> {
+    /// Of a redaction, its content with its target in it.
+    fn content_with_target(&self) -> Result<Option<Box<RawJsonValue>>, serde_json::Error> {
+        let Some(target) = self.redacts_for_clients() else { return Ok(None) };
         let mut content: Map<String, JsonValue> = self.get_content()?;
         content.entry("redacts").or_insert_with(|| target.as_str().into());
-        to_raw_value(&content)
+        to_raw_value(&content).map(Some)
     }
 
     /// The event as stripped state: `content`, `sender`, `state_key` and `type`.

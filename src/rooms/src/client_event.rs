@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use chappe_protocol::{
-    client_format::{ClientFormat, Unsigned},
+    client_format::{ClientEvent, ClientFormat, Unsigned},
     pdu::Pdu,
 };
 use ruma::{DeviceId, UserId};
-use serde_json::value::RawValue as RawJsonValue;
+use serde_json::value::{RawValue as RawJsonValue, to_raw_value};
 
 use crate::{Event, RoomError, Rooms};
 
@@ -19,6 +19,10 @@ pub struct Viewer<'a> {
     pub user: &'a UserId,
     /// The device, to which alone the transaction ids of its own events are shown.
     pub device: Option<&'a DeviceId>,
+}
+
+pub(crate) fn to_raw(event: &ClientEvent) -> Result<Box<RawJsonValue>, RoomError> {
+    to_raw_value(event).map_err(|error| RoomError::broken(error.to_string()))
 }
 
 impl Rooms {
@@ -31,13 +35,32 @@ impl Rooms {
         viewer: Option<Viewer<'_>>,
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
+        to_raw(&self.show(event, viewer, with_room_id)?)
+    }
+
+    /// An event in client format, to be put into an answer.
+    pub fn show(
+        &self,
+        event: &Event,
+        viewer: Option<Viewer<'_>>,
+        with_room_id: bool,
+    ) -> Result<ClientEvent, RoomError> {
         let format = self.client_format(event, viewer, with_room_id)?;
-        let pdu = self.shown_pdu(event, viewer)?;
-        pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        self.show_as(event, viewer, format)
+    }
+
+    /// An event in a client format that has been found out.
+    pub(crate) fn show_as(
+        &self,
+        event: &Event,
+        viewer: Option<Viewer<'_>>,
+        format: ClientFormat,
+    ) -> Result<ClientEvent, RoomError> {
+        ClientEvent::new(self.shown_pdu(event, viewer)?, format).map_err(|error| RoomError::broken(error.to_string()))
     }
 
     /// The event as it is shown: whole where no user looks at it.
-    pub(crate) fn shown_pdu(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Arc<Pdu>, RoomError> {
+    fn shown_pdu(&self, event: &Event, viewer: Option<Viewer<'_>>) -> Result<Arc<Pdu>, RoomError> {
         viewer.map_or_else(|| Ok(event.pdu.clone()), |viewer| self.pdu_for_user(event, viewer.user))
     }
 

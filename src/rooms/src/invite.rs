@@ -45,7 +45,7 @@ impl Rooms {
         let (pdu, stripped) = {
             let _writing = self.locks.write(room_id).await;
             let staging = Staging::begin(self, self.require_room(room_id)?)?;
-            let pdu = Arc::new(staging.build_own(sender, &draft)?);
+            let pdu = Arc::new(staging.build_own(sender, &draft, None)?);
             staging.check_against_current_state(&pdu)?;
             (pdu, staging.stripped_state_for_server(staging.room.record.state)?)
         };

@@ -16,6 +16,7 @@ pub mod create;
 pub mod erasure;
 pub mod error;
 pub mod event;
+mod event_log;
 mod extremities;
 pub mod fsck;
 pub mod handshake;
@@ -28,6 +29,7 @@ pub mod locks;
 pub mod membership;
 pub mod paging;
 pub mod partial;
+mod permits;
 pub mod policy_server;
 pub mod read;
 mod refill;
@@ -66,10 +68,12 @@ pub use send::{EventDraft, Sent};
 use crate::{
     auth_chain::AuthChains,
     event::EventCache,
+    event_log::EndOfLog,
     heads::Heads,
     locks::{OfRooms, RoomLocks},
     membership::LocalProfiles,
     partial::PartialRooms,
+    permits::Permits,
     remote::{AllInvites, FederationGate, InviteGate},
     send_queue::SendQueue,
     state::StateTrees,
@@ -122,6 +126,8 @@ pub struct Parts {
     pub(crate) chains: Arc<AuthChains>,
     pub(crate) cache: Arc<EventCache>,
     pub(crate) heads: Arc<Heads>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) end_of_log: Arc<EndOfLog>,
     pub(crate) locks: Arc<RoomLocks>,
     pub(crate) send_queues: Arc<OfRooms<SendQueue>>,
     pub(crate) partial: Arc<PartialRooms>,
@@ -165,6 +171,8 @@ impl Rooms {
             chains: Arc::new(AuthChains::new(store.clone())),
             cache: Arc::new(EventCache::new(config.event_cache_bytes)),
             heads: Arc::default(),
+            permits: Arc::default(),
+            end_of_log: Arc::default(),
             locks: Arc::default(),
             send_queues: Arc::default(),
             partial: Arc::new(PartialRooms::default()),

@@ -21,6 +21,7 @@ use ruma::{
 
 use crate::{
     Event, Room, RoomError, Rooms, blocking,
+    permits::{Permit, Subject},
     staging::{Ahead, Decided, Placement, Relay, Staging},
     state::StateRoot,
 };
@@ -262,10 +263,15 @@ impl Staging {
     }
 
     /// Builds and checks an event of a local user for the end of the room.
-    pub(crate) fn prepare_own(&self, sender: &UserId, draft: &EventDraft) -> Result<Arc<Pdu>, RoomError> {
+    pub(crate) fn prepare_own(&mut self, sender: &UserId, draft: &EventDraft) -> Result<Arc<Pdu>, RoomError> {
+        let subject = match self.named_state {
+            None => Subject::of(self.room.nid, self.room.record.state, sender, draft),
+            Some(_) => None,
+        };
+        let permit = subject.as_ref().and_then(|subject| self.get_permit(subject));
         let pdu = match &self.ahead.own {
             Some((pdu, before)) if *before == self.state_before_own() && self.names_the_ends(pdu) => (**pdu).clone(),
-            _ => self.build_own(sender, draft)?,
+            _ => self.build_own(sender, draft, permit.as_deref())?,
         };
         self.check_may_redact(&pdu)?;
         self.check_names_no_creator(&pdu)?;
@@ -273,7 +279,11 @@ impl Staging {
         self.check_relationship(&pdu)?;
         self.check_owned_state_key(&pdu)?;
         let pdu = Arc::new(pdu);
-        self.check_against_current_state(&pdu)?;
+        if permit.is_none() {
+            self.check_against_current_state(&pdu)?;
+            let given = subject.map(|subject| (subject, Arc::new(pdu.auth_events.iter().cloned().collect())));
+            self.permits.extend(given);
+        }
         if pdu.membership().is_some_and(|membership| membership.as_str() == "invite")
             && let Some(invited) = pdu.state_key().and_then(|user| UserId::parse(user).ok())
         {
@@ -315,9 +325,25 @@ impl Staging {
         })
     }
 
-    /// Builds and signs an event of a local user after the current extremities.
-    pub(crate) fn build_own(&self, sender: &UserId, draft: &EventDraft) -> Result<Pdu, RoomError> {
-        let mut object = self.template(sender, draft)?;
+    fn get_permit(&self, subject: &Subject) -> Option<Permit> {
+        if self.has_redacted_state {
+            return None;
+        }
+        let given = self.permits.iter().find(|(given, _)| given == subject);
+        given.map(|(_, permit)| permit.clone()).or_else(|| self.rooms.permits.get(subject))
+    }
+
+    /// Builds and signs an event of a local user after the current extremities. `auth_events` are those that it needs, where they are known.
+    pub(crate) fn build_own(
+        &self,
+        sender: &UserId,
+        draft: &EventDraft,
+        auth_events: Option<&BTreeSet<OwnedEventId>>,
+    ) -> Result<Pdu, RoomError> {
+        let mut object = match auth_events {
+            Some(auth_events) => self.template_with(sender, draft, auth_events),
+            None => self.template(sender, draft)?,
+        };
         let sent_at_ms = draft.sent_at_ms.unwrap_or_else(|| self.rooms.clock.now_ms());
         object.insert("origin_server_ts".to_owned(), integer(sent_at_ms));
         self.rooms.sign_new_event(object, &self.room.rules)
@@ -326,7 +352,6 @@ impl Staging {
     /// An unsigned event after the current extremities, with the auth events it needs; without `origin_server_ts`.
     pub(crate) fn template(&self, sender: &UserId, draft: &EventDraft) -> Result<CanonicalJsonObject, RoomError> {
         let rules = &self.room.rules;
-        let is_create = draft.kind == TimelineEventType::RoomCreate && draft.state_key.as_deref() == Some("");
         let content =
             serde_json::value::to_raw_value(&draft.content).map_err(|error| RoomError::BadJson(error.to_string()))?;
         let mut auth_events = BTreeSet::new();
@@ -337,6 +362,17 @@ impl Staging {
             let event = self.get_from_root(self.state_before_own(), &event_type, &state_key)?;
             auth_events.extend(event.map(|event| event.pdu.event_id.clone()));
         }
+        Ok(self.template_with(sender, draft, &auth_events))
+    }
+
+    fn template_with(
+        &self,
+        sender: &UserId,
+        draft: &EventDraft,
+        auth_events: &BTreeSet<OwnedEventId>,
+    ) -> CanonicalJsonObject {
+        let rules = &self.room.rules;
+        let is_create = draft.kind == TimelineEventType::RoomCreate && draft.state_key.as_deref() == Some("");
         let extremities = self.named_extremities();
         let depth = extremities.iter().map(|(_, _, depth)| depth + 1).max().unwrap_or(1).min(DEPTH_MAX);
         let mut object = CanonicalJsonObject::new();
@@ -345,7 +381,7 @@ impl Staging {
         set("sender", CanonicalJsonValue::String(sender.to_string()));
         set("content", CanonicalJsonValue::Object(draft.content.clone()));
         set("depth", integer(depth));
-        set("auth_events", references(rules, &auth_events));
+        set("auth_events", references(rules, auth_events));
         set("prev_events", references(rules, extremities.iter().map(|(_, id, _)| id)));
         if !is_create || rules.event_format.require_room_create_room_id {
             set("room_id", CanonicalJsonValue::String(self.room.id.to_string()));
@@ -361,7 +397,7 @@ impl Staging {
         if rules.event_format.require_event_id {
             set("event_id", CanonicalJsonValue::String(EventId::new_v1(&self.rooms.server_name).to_string()));
         }
-        Ok(object)
+        object
     }
 
     /// The ends of the room that an event of a local user names: the deepest ones.

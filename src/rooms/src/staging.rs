@@ -32,6 +32,7 @@ pub(crate) use self::{
 use crate::{
     Event, Room, RoomError, Rooms,
     auth_chain::ChainBatch,
+    permits::{Permit, Subject},
     relations::ThreadStage,
     relationships::put_relationship,
     state::{StateChange, StateRoot, TreeBatch},
@@ -117,6 +118,10 @@ pub(crate) struct Staging {
     /// Why the event about to be judged is not recommended by the room's policy server.
     pub(crate) not_recommended: Option<String>,
     pub(crate) ahead: Ahead,
+    /// What the rules have allowed for this batch, and will for later ones.
+    pub(crate) permits: Vec<(Subject, Permit)>,
+    /// Content that the rules read may have gone.
+    pub(crate) has_redacted_state: bool,
 }
 
 impl Staging {
@@ -149,6 +154,8 @@ impl Staging {
             row_changes: None,
             not_recommended: None,
             ahead: Ahead::default(),
+            permits: Vec::new(),
+            has_redacted_state: false,
             rooms: rooms.clone(),
             room,
         })

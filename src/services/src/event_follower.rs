@@ -9,8 +9,8 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use chappe_rooms::{Event, Rooms};
 use chappe_store::{
-    Batch, CommitError, Direction, EventNid, Position, StoreError, Table, Topic,
-    tables::events::{BACKFILL_LOG, EVENT_LOG, FOLLOWERS},
+    Batch, CommitError, Direction, Position, StoreError, Topic,
+    tables::events::{BACKFILL_LOG, FOLLOWERS},
 };
 use tokio::sync::Notify;
 
@@ -71,10 +71,19 @@ pub enum WorkError {
     Write(#[from] CommitError),
 }
 
+/// Which events are followed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Log {
+    /// Those that came live.
+    Live,
+    /// Those that were backfilled.
+    History,
+}
+
 pub struct EventFollower {
     name: String,
     rooms: Rooms,
-    log: &'static Table<Position, EventNid>,
+    log: Log,
     /// Everything up to here has been handed out and dealt with.
     place: Position,
     /// How many events lie between the place that is stored and the one reached.
@@ -93,24 +102,24 @@ impl EventFollower {
             Some(place) => place,
             None => store.durable_position(),
         };
-        Ok(Self::at(name, rooms, &EVENT_LOG, place))
+        Ok(Self::at(name, rooms, Log::Live, place))
     }
 
     /// A follower that, if it has never run, begins with the first event of all: for indexes over everything.
     pub fn open_from_start(name: impl Into<String>, rooms: &Rooms) -> Result<Self, StoreError> {
         let name = name.into();
         let place = rooms.store().get(&FOLLOWERS, &name)?.unwrap_or_default();
-        Ok(Self::at(name, rooms, &EVENT_LOG, place))
+        Ok(Self::at(name, rooms, Log::Live, place))
     }
 
     /// The same for the events that were backfilled, in the order in which they came: not the one in which they were sent.
     pub fn open_history(name: impl Into<String>, rooms: &Rooms) -> Result<Self, StoreError> {
         let name = name.into();
         let place = rooms.store().get(&FOLLOWERS, &name)?.unwrap_or_default();
-        Ok(Self::at(name, rooms, &BACKFILL_LOG, place))
+        Ok(Self::at(name, rooms, Log::History, place))
     }
 
-    fn at(name: String, rooms: &Rooms, log: &'static Table<Position, EventNid>, place: Position) -> Self {
+    fn at(name: String, rooms: &Rooms, log: Log, place: Position) -> Self {
         let advanced = Arc::new(Notify::new());
         let notified = advanced.clone();
         rooms.store().observe(move |_, topics| {
@@ -178,11 +187,19 @@ impl EventFollower {
 
     /// The next events as [`EventFollower::next`] gives them, without waiting: none if there is none yet.
     pub fn read(&self, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
-        let store = self.rooms.store();
-        let end = store.durable_position().next();
-        let mut events = Vec::new();
-        for row in store.scan_range(self.log, &self.place.next(), &end, Direction::Forward).take(limit) {
-            let (position, nid) = row?;
+        let rows = match self.log {
+            Log::Live => self.rooms.read_event_log(self.place, limit)?,
+            Log::History => {
+                let store = self.rooms.store();
+                let end = store.durable_position().next();
+                store
+                    .scan_range(&BACKFILL_LOG, &self.place.next(), &end, Direction::Forward)
+                    .take(limit)
+                    .collect::<Result<_, _>>()?
+            }
+        };
+        let mut events = Vec::with_capacity(rows.len());
+        for (position, nid) in rows {
             if let Some(event) = self.rooms.get_event_by_nid(nid)? {
                 events.push((position, event));
             }

@@ -62,6 +62,13 @@ impl Client {
         self.open_session("/_matrix/client/v3/register", body).await
     }
 
+    /// Registers an account as an application service does, without a password: `as_token` is the service's own.
+    pub async fn register_by_service(&self, name: &str, as_token: &str) -> Result<Self, Failure> {
+        let service = Self { token: as_token.to_owned(), ..self.clone() };
+        let body = json!({ "type": "m.login.application_service", "username": name });
+        service.open_session("/_matrix/client/v3/register", body).await
+    }
+
     /// A further device of an account that [`Client::register`] made.
     pub async fn log_in(&self, name: &str) -> Result<Self, Failure> {
         let body = json!({

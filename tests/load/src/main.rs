@@ -32,6 +32,10 @@ struct Arguments {
     /// The URL of a server that federates with the first one, for the works that cross servers.
     #[arg(long)]
     peer: Option<String>,
+    /// The `as_token` of an application service that the server has registered, for users named `load*`: the people that a work needs are
+    /// registered by it, so that no passwords need hashing.
+    #[arg(long)]
+    app_service_token: Option<String>,
     /// The works to do; by default all that one server can do.
     #[arg(long, value_enum, value_delimiter = ',')]
     work: Vec<Work>,
@@ -137,7 +141,9 @@ async fn run_works(arguments: &Arguments) -> Result<Vec<Row>, Failure> {
         for server in &arguments.server {
             let run = format!("{seconds:x}r{round}");
             let processes = Processes::new(server.pids.clone(), server.data_dir.clone());
-            loads.push(Load::new(&server.url, arguments.peer.as_deref(), processes, run, arguments.scale)?);
+            let mut load = Load::new(&server.url, arguments.peer.as_deref(), processes, run, arguments.scale)?;
+            load.app_service_token = arguments.app_service_token.clone();
+            loads.push(load);
         }
         for (work, all) in works.iter().zip(&mut all) {
             all.resize(arguments.server.len(), Vec::new());

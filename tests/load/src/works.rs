@@ -64,6 +64,8 @@ pub struct Load {
     nobody: Client,
     /// A server that federates with it.
     peer: Option<Client>,
+    /// Who may register people without a password.
+    pub app_service_token: Option<String>,
     processes: Processes,
     run: String,
     sizes: Sizes,
@@ -95,7 +97,16 @@ impl Load {
             remote_members: quantity(20_000, scale),
         };
         let peer = peer.map(Client::at).transpose()?;
-        Ok(Self { nobody: Client::at(url)?, peer, processes, run, sizes, people: Vec::new(), crowd: None })
+        Ok(Self {
+            nobody: Client::at(url)?,
+            peer,
+            app_service_token: None,
+            processes,
+            run,
+            sizes,
+            people: Vec::new(),
+            crowd: None,
+        })
     }
 
     /// Does one work; some consist of several, measured one by one.
@@ -132,10 +143,13 @@ impl Load {
             return Ok(());
         }
         let bar = progress("registering", missing.len());
-        let (nobody, counted) = (&self.nobody, &bar);
+        let (nobody, service, counted) = (&self.nobody, self.app_service_token.as_deref(), &bar);
         let registered: Vec<Client> = stream::iter(missing)
             .map(|name| async move {
-                let client = nobody.register(&name).await;
+                let client = match service {
+                    Some(as_token) => nobody.register_by_service(&name, as_token).await,
+                    None => nobody.register(&name).await,
+                };
                 counted.inc(1);
                 client
             })

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use chappe_protocol::client_format::ClientFormat;
+use chappe_protocol::client_format::{ClientEvent, ClientFormat};
 use chappe_store::{
     Direction, StoreError,
     tables::relations::{RELATED, THREADS},
@@ -20,7 +20,11 @@ use super::{
     read::{is_shown, relates},
     relation_of,
 };
-use crate::{Event, RoomError, Rooms, client_event::Viewer, visibility::UserEyes};
+use crate::{
+    Event, RoomError, Rooms,
+    client_event::{Viewer, to_raw},
+    visibility::UserEyes,
+};
 
 /// How many references one event is shown with.
 const REFERENCES_MAX: usize = 200;
@@ -50,8 +54,18 @@ impl Rooms {
         audience: Audience<'_>,
         with_room_id: bool,
     ) -> Result<Box<RawJsonValue>, RoomError> {
+        to_raw(&self.show_bundled(event, audience, with_room_id)?)
+    }
+
+    /// As [`Rooms::show`], with what relates to the event summed up in `unsigned`.
+    pub fn show_bundled(
+        &self,
+        event: &Event,
+        audience: Audience<'_>,
+        with_room_id: bool,
+    ) -> Result<ClientEvent, RoomError> {
         let format = self.bundled_format(event, audience, with_room_id)?;
-        self.shown_pdu(event, Some(audience.viewer))?.to_client_raw(&format).map_err(broken)
+        self.show_as(event, Some(audience.viewer), format)
     }
 
     pub(crate) fn bundled_format(
@@ -88,7 +102,8 @@ impl Rooms {
             && let Some(edit) = self.get_edit(event, audience, &mut eyes)?
         {
             let format = self.client_format(&edit, Some(audience.viewer), depth.with_room_id)?;
-            relations.insert(REPLACE.to_owned(), edit.pdu.to_client_json(&format).map_err(broken)?);
+            let edit = ClientEvent::new(edit.pdu.clone(), format).map_err(broken)?;
+            relations.insert(REPLACE.to_owned(), serde_json::to_value(edit).map_err(broken)?);
         }
         let references = self.get_references(event, audience, &mut eyes)?;
         if !references.is_empty() {
@@ -104,9 +119,9 @@ impl Rooms {
             {
                 unsigned.relations = Some(of_latest);
             }
-            let latest = self.shown_pdu(&thread.latest, Some(audience.viewer))?;
+            let latest = self.show_as(&thread.latest, Some(audience.viewer), format)?;
             let shown = json!({
-                "latest_event": latest.to_client_json(&format).map_err(broken)?,
+                "latest_event": serde_json::to_value(latest).map_err(broken)?,
                 "count": thread.count,
                 "current_user_participated": self.has_part_in_thread(event, audience.viewer.user)?,
             });

@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     Event, RoomError, Rooms,
+    client_event::to_raw,
     relations::{Audience, RelatesTo, Relation, checked},
     remote::RawEvents,
 };
@@ -191,8 +192,7 @@ impl Rooms {
     pub fn to_client_related(&self, event: &Event, audience: Audience<'_>) -> Result<Box<RawJsonValue>, RoomError> {
         let mut format = self.bundled_format(event, audience, true)?;
         self.get_children(event)?.put_into(format.unsigned.get_or_insert_default());
-        let pdu = self.shown_pdu(event, Some(audience.viewer))?;
-        pdu.to_client_raw(&format).map_err(|error| RoomError::broken(error.to_string()))
+        to_raw(&self.show_as(event, Some(audience.viewer), format)?)
     }
 
     fn get_known_children(&self, event: &Event) -> Result<Children, StoreError> {

@@ -18,7 +18,12 @@ use chappe_store::{
 use ruma::{OwnedServerName, UserId, events::StateEventType};
 
 use super::{Relay, Staging};
-use crate::{Event, RoomError, Rooms, heads::Head, state::NewNodes};
+use crate::{
+    Event, RoomError, Rooms,
+    heads::Head,
+    permits::{Permit, Subject},
+    state::NewNodes,
+};
 
 /// What a batch makes of a room, to be kept in memory once the batch is enqueued.
 pub(crate) struct Closed {
@@ -26,6 +31,9 @@ pub(crate) struct Closed {
     head: Head,
     events: Vec<Arc<Event>>,
     nodes: NewNodes,
+    permits: Vec<(Subject, Permit)>,
+    has_redacted_state: bool,
+    has_unplaced: bool,
 }
 
 impl Staging {
@@ -88,7 +96,16 @@ impl Staging {
         self.chains.put_into(&mut self.batch);
         let known = self.deepest.or_else(|| Some(self.rooms.heads.get(room)?.deepest)).flatten();
         let head = Head { deepest: known.filter(|_| !self.has_unplaced), servers: servers_after };
-        Ok((self.batch, Closed { room, head, events: self.events.into_values().collect(), nodes }))
+        let closed = Closed {
+            room,
+            head,
+            events: self.events.into_values().collect(),
+            nodes,
+            permits: self.permits,
+            has_redacted_state: self.has_redacted_state,
+            has_unplaced: self.has_unplaced,
+        };
+        Ok((self.batch, closed))
     }
 
     /// Whether a server is away for so long that nothing is queued for it: it is sent the newest events of its rooms one day.
@@ -120,10 +137,18 @@ impl Rooms {
         rooms: impl IntoIterator<Item = Closed>,
     ) -> Result<Ticket, RoomError> {
         let ticket = self.store.enqueue(batch)?;
-        for Closed { room, head, events, nodes } in rooms {
+        for Closed { room, head, events, nodes, permits, has_redacted_state, has_unplaced } in rooms {
             self.cache.replace(events);
             self.trees.keep(nodes);
             self.heads.put(room, head);
+            if has_redacted_state {
+                self.permits.take_back(room);
+            } else {
+                self.permits.give(permits);
+            }
+            if has_unplaced {
+                self.end_of_log.forget();
+            }
         }
         Ok(ticket)
     }

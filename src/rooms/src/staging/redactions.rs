@@ -62,6 +62,7 @@ impl Staging {
             return Ok(());
         }
         self.delete_relations(event)?;
+        self.has_redacted_state |= event.pdu.is_state();
         event.record.redacted_because = Some(because.to_owned());
         let redacted = event
             .pdu

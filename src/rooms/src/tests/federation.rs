@@ -221,7 +221,7 @@ async fn event_its_sender_may_not_send_is_rejected_for_good() {
     join_from(&two, &bob, &room_id, &one).await;
     network.deliver().await;
     let room = two.require_room(&room_id).expect("room");
-    let pdu = Staging::begin(&two, room).expect("staging").build_own(&bob, &set_topic("coup")).expect("event");
+    let pdu = Staging::begin(&two, room).expect("staging").build_own(&bob, &set_topic("coup"), None).expect("event");
     one.receive_pdu(two.server_name(), &room_id, &pdu.to_federation_raw().expect("raw")).await.expect("receive");
     assert_eq!(one.get_event(&pdu.event_id).expect("read").expect("kept").record.status, EventStatus::Rejected);
     assert_eq!(topic(&one, &room_id), None);

@@ -7,5 +7,6 @@ mod local;
 pub(crate) mod network;
 mod paging;
 mod partial;
+mod permits;
 mod simulation;
 mod together;

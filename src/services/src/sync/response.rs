@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chappe_protocol::client_format::ClientEvent;
 use ruma::{OneTimeKeyAlgorithm, OwnedEventId, OwnedRoomId, OwnedUserId, UInt};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -11,6 +12,16 @@ use serde_json::value::RawValue;
 use crate::push::unread::Count;
 
 pub type RawEvent = Box<RawValue>;
+
+/// An event of a room in an answer.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum ShownEvent {
+    /// As its client wants it.
+    Text(RawEvent),
+    /// As it is written into the answer.
+    Event(Box<ClientEvent>),
+}
 
 #[derive(Debug, Default, Serialize)]
 pub struct SyncResponse {
@@ -127,7 +138,7 @@ pub struct KnockedRoom {
 
 #[derive(Debug, Default, Serialize)]
 pub struct TimelineSection {
-    pub events: Vec<RawEvent>,
+    pub events: Vec<ShownEvent>,
     pub limited: bool,
     pub prev_batch: String,
 }
@@ -138,19 +149,24 @@ impl TimelineSection {
     }
 }
 
+#[derive(Debug, Default, Serialize)]
+pub struct StateEvents {
+    pub events: Vec<ShownEvent>,
+}
+
 /// The state before the timeline, or after it under the name that the client asked for.
 #[derive(Debug, Serialize)]
 pub enum StateSection {
     #[serde(rename = "state")]
-    Before(Events),
+    Before(StateEvents),
     #[serde(rename = "state_after")]
-    After(Events),
+    After(StateEvents),
     #[serde(rename = "org.matrix.msc4222.state_after")]
-    AfterUnstable(Events),
+    AfterUnstable(StateEvents),
 }
 
 impl StateSection {
-    pub fn events(&self) -> &[RawEvent] {
+    pub fn events(&self) -> &[ShownEvent] {
         let (Self::Before(events) | Self::After(events) | Self::AfterUnstable(events)) = self;
         &events.events
     }

@@ -8,7 +8,12 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{View, filter::keep_fields, response::RawEvent, timeline::Timeline};
+use super::{
+    View,
+    filter::keep_fields,
+    response::{RawEvent, ShownEvent},
+    timeline::Timeline,
+};
 use crate::account_data::AccountDataItem;
 
 /// Serialises plain JSON, which cannot fail but for keys that are no strings.
@@ -35,32 +40,34 @@ impl View<'_> {
     /// An event of a room, in the format and with the fields that the client wants.
     ///
     /// With what relates to it, where the client cannot have seen all of that.
-    pub(super) fn show_event(&self, event: &Event, is_bundled: bool) -> Result<RawEvent, RoomError> {
+    pub(super) fn show_event(&self, event: &Event, is_bundled: bool) -> Result<ShownEvent, RoomError> {
         let viewer = Viewer { user: &self.request.user_id, device: Some(&self.request.device_id) };
+        let rooms = &self.sources.rooms;
         let shown = match self.filter.format {
             EventFormat::Federation => {
-                let pdu = self.sources.rooms.pdu_for_user(event, viewer.user)?;
-                pdu.to_federation_raw().map_err(|error| broken(event, &error))?
+                let pdu = rooms.pdu_for_user(event, viewer.user)?;
+                ShownEvent::Text(pdu.to_federation_raw().map_err(|error| broken(event, &error))?)
             }
             _ if is_bundled => {
                 let audience = Audience { viewer, ignored: self.ignored };
-                self.sources.rooms.to_client_bundled(event, audience, false)?
+                ShownEvent::Event(Box::new(rooms.show_bundled(event, audience, false)?))
             }
-            _ => self.sources.rooms.to_client(event, Some(viewer), false)?,
+            _ => ShownEvent::Event(Box::new(rooms.show(event, Some(viewer), false)?)),
         };
         let Some(paths) = &self.filter.fields else { return Ok(shown) };
-        let whole: Value = serde_json::from_str(shown.get()).map_err(|error| broken(event, &error))?;
-        to_raw_value(&keep_fields(&whole, paths)).map_err(|error| broken(event, &error))
+        let whole = serde_json::to_value(shown).map_err(|error| broken(event, &error))?;
+        let kept = to_raw_value(&keep_fields(&whole, paths)).map_err(|error| broken(event, &error))?;
+        Ok(ShownEvent::Text(kept))
     }
 
     pub(super) fn show_events<'e>(
         &self,
         events: impl IntoIterator<Item = &'e Event>,
-    ) -> Result<Vec<RawEvent>, RoomError> {
+    ) -> Result<Vec<ShownEvent>, RoomError> {
         events.into_iter().map(|event| self.show_event(event, false)).collect()
     }
 
-    pub(super) fn show_timeline_events(&self, timeline: &Timeline) -> Result<Vec<RawEvent>, RoomError> {
+    pub(super) fn show_timeline_events(&self, timeline: &Timeline) -> Result<Vec<ShownEvent>, RoomError> {
         let is_bundled = timeline.limited || self.since.is_none();
         timeline.events.iter().map(|(_, event)| self.show_event(event, is_bundled)).collect()
     }
