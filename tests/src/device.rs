@@ -48,6 +48,9 @@ const LONG: Duration = Duration::from_secs(5);
 /// How long a message may stay undecrypted: its key comes on another connection than the message.
 const KEY_PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long after the first device the second one confirms a verification.
+const BETWEEN_CONFIRMATIONS: Duration = Duration::from_millis(500);
+
 /// How often conditions are looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -293,6 +296,9 @@ pub async fn verify(asking: &Device, asked: &Device) -> Result<(), Failure> {
         return Err("the two devices show different strings".into());
     }
     ours.confirm().await?;
+    // People do not press at the same moment. Where they do, matrix-sdk can forget its own last message: it is confirming while what the other
+    // has confirmed arrives, and never sends that it is done.
+    tokio::time::sleep(BETWEEN_CONFIRMATIONS).await;
     theirs.confirm().await?;
     let both = [(asking, &ours), (asked, &theirs)];
     for (device, sas) in both {
