@@ -39,7 +39,7 @@ struct Arguments {
     /// The works to do; by default all that one server can do.
     #[arg(long, value_enum, value_delimiter = ',')]
     work: Vec<Work>,
-    /// Share of the full sizes: 1 is 256 accounts, 20,000 messages, a room of 2,000, 10,000 waiters.
+    /// Share of the full sizes, or how many times as much: 1 is 256 accounts, 20,000 messages, a room of 2,000, 10,000 waiters.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
     /// How often each work is done on each server, in turn; the median is told.
