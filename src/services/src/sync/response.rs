@@ -1,4 +1,4 @@
-//! The answer to `/sync`, ready to be serialised. Events are raw JSON throughout.
+//! The answer to `/sync`, ready to be serialised. Events are raw JSON, or become it with the answer.
 //!
 //! Spec: Client-Server API, `GET /sync`.
 
