@@ -130,11 +130,6 @@ impl Pdu {
         }
     }
 
-    /// [`Pdu::to_client_raw`], to be put into other JSON. Errors only if what was stored is damaged.
-    pub fn to_client_json(&self, format: &ClientFormat) -> Result<JsonValue, serde_json::Error> {
-        serde_json::from_str(self.to_client_raw(format)?.get())
-    }
-
     /// Of a redaction, its content with its target in it.
     fn content_with_target(&self) -> Result<Option<Box<RawJsonValue>>, serde_json::Error> {
         let Some(target) = self.redacts_for_clients() else { return Ok(None) };
@@ -173,6 +168,10 @@ mod tests {
     use super::*;
     use crate::test_room::{ALICE, TestRoom, key, redaction};
 
+    fn shown(pdu: &Pdu, format: ClientFormat) -> JsonValue {
+        serde_json::to_value(ClientEvent::new(Arc::new(pdu.clone()), format).unwrap()).unwrap()
+    }
+
     #[test]
     fn clients_find_the_redaction_target_in_both_places() {
         for (version, top_level, content) in [
@@ -180,7 +179,7 @@ mod tests {
             (RoomVersionId::V11, None, json!({"reason": "r", "redacts": "$t"})),
         ] {
             let (pdu, _) = redaction(version, top_level, content);
-            let shown = pdu.to_client_json(&ClientFormat::default()).unwrap();
+            let shown = shown(&pdu, ClientFormat::default());
             assert_eq!(shown["redacts"], "$t");
             assert_eq!(shown["content"], json!({"reason": "r", "redacts": "$t"}));
         }
@@ -189,7 +188,7 @@ mod tests {
     #[test]
     fn clients_are_not_shown_a_second_redaction_target() {
         let (pdu, _) = redaction(RoomVersionId::V11, Some("$innocent"), json!({"redacts": "$t"}));
-        let shown = pdu.to_client_json(&ClientFormat::default()).unwrap();
+        let shown = shown(&pdu, ClientFormat::default());
         assert_eq!(shown.get("redacts"), None);
         assert_eq!(shown["content"]["redacts"], "$t");
     }
@@ -201,7 +200,7 @@ mod tests {
         let unsigned = Some(Unsigned { age: Some(12), ..Unsigned::default() });
         let format = ClientFormat { omit_room_id: false, unsigned };
         assert_eq!(
-            member.to_client_json(&format).unwrap(),
+            shown(&member, format),
             json!({
                 "content": {"membership": "join"},
                 "event_id": member.event_id,
@@ -213,7 +212,7 @@ mod tests {
                 "unsigned": {"age": 12},
             })
         );
-        let bare = member.to_client_json(&ClientFormat { omit_room_id: true, unsigned: None }).unwrap();
+        let bare = shown(&member, ClientFormat { omit_room_id: true, unsigned: None });
         assert!(bare.get("room_id").is_none() && bare.get("unsigned").is_none());
         let stripped: JsonValue = serde_json::from_str(member.to_stripped().unwrap().get()).unwrap();
         assert_eq!(

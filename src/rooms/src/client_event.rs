@@ -2,16 +2,22 @@
 //!
 //! Spec: Client-Server API, Room event format.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use chappe_protocol::{
     client_format::{ClientEvent, ClientFormat, Unsigned},
     pdu::Pdu,
 };
-use ruma::{DeviceId, UserId};
+use chappe_store::StoreError;
+use foldhash::fast::RandomState;
+use parking_lot::Mutex;
+use ruma::{
+    DeviceId, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 use serde_json::value::{RawValue as RawJsonValue, to_raw_value};
 
-use crate::{Event, RoomError, Rooms};
+use crate::{Event, RoomError, Rooms, state::StateRoot};
 
 /// Who looks at an event.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +25,23 @@ pub struct Viewer<'a> {
     pub user: &'a UserId,
     /// The device, to which alone the transaction ids of its own events are shown.
     pub device: Option<&'a DeviceId>,
+    memberships: Option<&'a Memberships>,
 }
+
+impl<'a> Viewer<'a> {
+    pub fn new(user: &'a UserId, device: Option<&'a DeviceId>) -> Self {
+        Self { user, device, memberships: None }
+    }
+
+    /// As this one, for whoever shows the same user many events: what membership the user had at one of them tells of others.
+    pub fn remembering(self, memberships: &'a Memberships) -> Self {
+        Self { memberships: Some(memberships), ..self }
+    }
+}
+
+/// What membership one user has in states of rooms.
+#[derive(Debug, Default)]
+pub struct Memberships(Mutex<HashMap<StateRoot, MembershipState, RandomState>>);
 
 pub(crate) fn to_raw(event: &ClientEvent) -> Result<Box<RawJsonValue>, RoomError> {
     to_raw_value(event).map_err(|error| RoomError::broken(error.to_string()))
@@ -94,9 +116,28 @@ impl Rooms {
         {
             unsigned.redacted_because = redaction.pdu.to_client_raw(&ClientFormat::default()).ok();
         }
-        if let (Some(viewer), Some(root)) = (viewer, event.record.state_after) {
-            unsigned.membership = Some(self.membership_at(event.record.room, root, viewer.user)?);
+        if let Some(viewer) = viewer {
+            unsigned.membership = self.membership_after(event, viewer)?;
         }
         Ok(unsigned)
+    }
+
+    /// The viewer's membership in the state after an event, if that state is known.
+    fn membership_after(&self, event: &Event, viewer: Viewer<'_>) -> Result<Option<MembershipState>, StoreError> {
+        let Some(after) = event.record.state_after else { return Ok(None) };
+        let read = || self.membership_at(event.record.room, after, viewer.user);
+        let Some(memberships) = viewer.memberships else { return read().map(Some) };
+        let mut known = memberships.0.lock();
+        // Before an event it was the same, unless it is this event that changed it.
+        let is_change = event.pdu.is_state_event(&TimelineEventType::RoomMember, viewer.user.as_str());
+        let before = event.record.state_before.filter(|_| !is_change);
+        let membership = match known.get(&after).or_else(|| known.get(&before?)) {
+            Some(membership) => membership.clone(),
+            None => read()?,
+        };
+        for root in before.into_iter().chain([after]) {
+            known.insert(root, membership.clone());
+        }
+        Ok(Some(membership))
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use chappe_store::{Direction, EventNid, Position, Store, StoreError, tables::events::EVENT_LOG};
+use chappe_store::{
+    Direction, EventNid, Position, Store, StoreError, Table,
+    tables::events::{BACKFILL_LOG, EVENT_LOG},
+};
 use parking_lot::Mutex;
 
 use crate::Rooms;
@@ -41,7 +44,7 @@ impl Stretch {
         if durable <= self.up_to {
             return Ok(());
         }
-        let rows = scan(store, self.up_to, durable, ROWS_MAX)?;
+        let rows = scan(store, &EVENT_LOG, self.up_to, durable, ROWS_MAX)?;
         self.up_to = match rows.last() {
             Some((last, _)) if rows.len() == ROWS_MAX => *last,
             _ => durable,
@@ -59,8 +62,15 @@ impl Stretch {
     }
 }
 
-fn scan(store: &Store, after: Position, up_to: Position, limit: usize) -> Result<Vec<LogRow>, StoreError> {
-    store.scan_range(&EVENT_LOG, &after.next(), &up_to.next(), Direction::Forward).take(limit).collect()
+/// Rows of one of the logs after a place and up to another.
+fn scan(
+    store: &Store,
+    log: &Table<Position, EventNid>,
+    after: Position,
+    up_to: Position,
+    limit: usize,
+) -> Result<Vec<LogRow>, StoreError> {
+    store.scan_range(log, &after.next(), &up_to.next(), Direction::Forward).take(limit).collect()
 }
 
 impl Rooms {
@@ -73,7 +83,12 @@ impl Rooms {
             return Ok(stretch.rows_after(after, limit));
         }
         drop(kept);
-        scan(&self.store, after, self.store.durable_position(), limit)
+        scan(&self.store, &EVENT_LOG, after, self.store.durable_position(), limit)
+    }
+
+    /// The same of the events that were backfilled, in the order in which they came. Nothing of it is kept: few follow it.
+    pub fn read_backfill_log(&self, after: Position, limit: usize) -> Result<Vec<LogRow>, StoreError> {
+        scan(&self.store, &BACKFILL_LOG, after, self.store.durable_position(), limit)
     }
 }
 

@@ -4,7 +4,12 @@
 
 use std::sync::Arc;
 
-use chappe_protocol::{client_format::ClientFormat, json, pdu::Pdu, room_version};
+use chappe_protocol::{
+    client_format::{ClientEvent, ClientFormat},
+    json,
+    pdu::Pdu,
+    room_version,
+};
 use chappe_store::{
     Batch, Domain, Json, RoomNid, Stamped, Topic,
     tables::{
@@ -150,7 +155,8 @@ impl Rooms {
             let mut shown: Vec<_> = stripped.into_iter().take(STRIPPED_EVENTS_MAX).filter_map(as_stripped).collect();
             if let Some(create) = create {
                 shown.retain(|event| event.get("type") != Some(&"m.room.create".into()));
-                shown.extend(create.to_client_json(&ClientFormat::default()));
+                let create = ClientEvent::new(Arc::new(create), ClientFormat::default());
+                shown.extend(create.and_then(serde_json::to_value));
             }
             self.put_out_of_band(nid, &pdu, &target, version, Some(shown)).await?;
         }

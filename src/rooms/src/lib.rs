@@ -108,7 +108,7 @@ impl Default for RoomsConfig {
             default_version: RoomVersionId::V12,
             default_encryption: DefaultEncryption::Off,
             state_cache_nodes: 50_000,
-            event_cache_bytes: 32 << 20,
+            event_cache_bytes: 24 << 20,
             spool_dir: None,
         }
     }

@@ -8,7 +8,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use chappe_protocol::auth;
 use chappe_store::RoomNid;
 use foldhash::fast::RandomState;
-use quick_cache::sync::Cache;
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 use ruma::{OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
 
 use crate::{EventDraft, state::StateRoot};
@@ -42,16 +45,16 @@ impl Subject {
 pub(crate) type Permit = Arc<BTreeSet<OwnedEventId>>;
 
 /// Permits of all rooms. Given and taken by who holds a room's write lock.
-pub(crate) struct Permits(Cache<Subject, Permit, quick_cache::UnitWeighter, RandomState>);
+pub(crate) struct Permits(Cache<Subject, Permit, UnitWeighter, RandomState>);
 
 impl Default for Permits {
     fn default() -> Self {
         Self(Cache::with(
             PERMITS_MAX,
             PERMITS_MAX as u64,
-            quick_cache::UnitWeighter,
+            UnitWeighter,
             RandomState::default(),
-            quick_cache::sync::DefaultLifecycle::default(),
+            DefaultLifecycle::default(),
         ))
     }
 }

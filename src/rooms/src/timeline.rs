@@ -1,6 +1,6 @@
 //! The room's events in order: by arrival for sync, topologically for paging.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, iter, str::FromStr, sync::Arc};
 
 use chappe_store::{
     Direction, EventNid, Order, Position, RoomNid, StoreError,
@@ -8,7 +8,7 @@ use chappe_store::{
 };
 use ruma::OwnedEventId;
 
-use crate::{Event, Rooms};
+use crate::{Event, Room, Rooms};
 
 /// A point between events of a room, as clients hold it.
 ///
@@ -123,6 +123,29 @@ impl Rooms {
             few.clear();
         }
         few.into_iter().rev().chain(many.into_iter().flatten())
+    }
+
+    /// The room's events in its topological order, the newest first. `wanted` is how many are likely to be looked at.
+    pub fn scan_topology<'a>(
+        &'a self,
+        room: &Room,
+        wanted: usize,
+    ) -> impl Iterator<Item = Result<(Place, EventNid), StoreError>> + use<'a> {
+        let nid = room.nid;
+        let scan = move |from: u64, to: u64, direction| {
+            let rows = self.store.scan_range(&TOPOLOGY, &(nid, from), &(nid, to), direction);
+            rows.map(|row| row.map(|((_, depth, order), event)| ((depth, order), event)))
+        };
+        // The last of them forwards, as above: where history is one line, there is one event of each depth.
+        let deepest = room.record.forward_extremities.iter().map(|(_, _, depth)| *depth).max().unwrap_or_default();
+        let edge = deepest.saturating_sub(wanted.try_into().unwrap_or(u64::MAX));
+        let few_max = wanted.saturating_add(FEW);
+        let mut few: Vec<_> = scan(edge, u64::MAX, Direction::Forward).take(few_max.saturating_add(1)).collect();
+        let edge = if few.len() > few_max { u64::MAX } else { edge };
+        if edge == u64::MAX {
+            few.clear();
+        }
+        few.into_iter().rev().chain(iter::once_with(move || scan(0, edge, Direction::Reverse)).flatten())
     }
 
     /// The position of the room's newest live event, zero if it has none.

@@ -9,7 +9,7 @@ use chappe_store::{EventNid, Position, RoomNid, StateKeyNid, StoreError, tables:
 use ruma::{
     ServerName, UserId,
     events::{
-        StateEventType,
+        StateEventType, TimelineEventType,
         room::{history_visibility::HistoryVisibility, member::MembershipState},
     },
 };
@@ -33,6 +33,8 @@ pub struct UserEyes<'a> {
     /// The number of the state key of visibility; `None`: no room here has ever had any.
     visibility_key: Option<StateKeyNid>,
     visibilities: HashMap<EventNid, HistoryVisibility>,
+    /// The visibility before the event that was judged last.
+    last: Option<(StateRoot, HistoryVisibility)>,
     memberships: HashMap<StateRoot, MembershipState>,
 }
 
@@ -52,6 +54,7 @@ impl Rooms {
                 "",
             )?,
             visibilities: HashMap::new(),
+            last: None,
             memberships: HashMap::new(),
         })
     }
@@ -119,9 +122,12 @@ impl Rooms {
     }
 }
 
+fn sets_visibility(event: &Event) -> bool {
+    event.pdu.is_state_event(&TimelineEventType::RoomHistoryVisibility, "")
+}
+
 fn changed_visibility(event: &Event) -> Option<HistoryVisibility> {
-    let is_change = matches!(event.pdu.state_tuple(), Some((StateEventType::RoomHistoryVisibility, "")));
-    is_change
+    sets_visibility(event)
         .then(|| event.pdu.get_content::<VisibilityContent>().ok())
         .flatten()
         .map(|content| content.history_visibility)
@@ -136,7 +142,7 @@ impl UserEyes<'_> {
             return Ok(false);
         }
         let Some(root) = event.record.state_before else { return Ok(false) };
-        let visibility = self.visibility(root)?;
+        let visibility = self.visibility_before(event, root)?;
         if self.membership_now == MembershipState::Join && is_shared(&visibility) {
             return Ok(true);
         }
@@ -180,6 +186,21 @@ impl UserEyes<'_> {
             HistoryVisibility::Shared => self.membership_now == MembershipState::Join,
             _ => false,
         })
+    }
+
+    /// The visibility in the state before an event. Events are mostly judged one after the other, forwards or back: where nothing came between two
+    /// of them the state says the same.
+    fn visibility_before(&mut self, event: &Event, before: StateRoot) -> Result<HistoryVisibility, StoreError> {
+        let visibility = match &self.last {
+            Some((root, visibility))
+                if *root == before || (event.record.state_after == Some(*root) && !sets_visibility(event)) =>
+            {
+                visibility.clone()
+            }
+            _ => self.visibility(before)?,
+        };
+        self.last = Some((before, visibility.clone()));
+        Ok(visibility)
     }
 
     fn visibility(&mut self, root: StateRoot) -> Result<HistoryVisibility, StoreError> {

@@ -8,10 +8,7 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use chappe_rooms::{Event, Rooms};
-use chappe_store::{
-    Batch, CommitError, Direction, Position, StoreError, Topic,
-    tables::events::{BACKFILL_LOG, FOLLOWERS},
-};
+use chappe_store::{Batch, CommitError, Position, StoreError, Topic, tables::events::FOLLOWERS};
 use tokio::sync::Notify;
 
 /// How long after trouble the same events are given to the work again.
@@ -189,22 +186,10 @@ impl EventFollower {
     pub fn read(&self, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
         let rows = match self.log {
             Log::Live => self.rooms.read_event_log(self.place, limit)?,
-            Log::History => {
-                let store = self.rooms.store();
-                let end = store.durable_position().next();
-                store
-                    .scan_range(&BACKFILL_LOG, &self.place.next(), &end, Direction::Forward)
-                    .take(limit)
-                    .collect::<Result<_, _>>()?
-            }
+            Log::History => self.rooms.read_backfill_log(self.place, limit)?,
         };
-        let mut events = Vec::with_capacity(rows.len());
-        for (position, nid) in rows {
-            if let Some(event) = self.rooms.get_event_by_nid(nid)? {
-                events.push((position, event));
-            }
-        }
-        Ok(events)
+        let rows = rows.into_iter().map(Ok);
+        self.rooms.with_events(rows, limit).collect()
     }
 
     /// Everything up to here has been dealt with.

@@ -3,6 +3,7 @@
 //! Test code, kept in the library so that engines in other crates can be held to it. Nothing else uses it.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -37,9 +38,11 @@ macro_rules! conformance_tests {
             many_keys_are_read_at_once
             scans_give_rows_in_key_order_both_ways
             long_scans_give_every_row_once
+            scans_give_what_a_map_gives_wherever_they_begin_and_end
             keys_and_values_may_hold_any_byte
             a_prefix_scan_stays_within_its_prefix
             a_zero_byte_in_a_string_key_is_refused
+            the_first_row_of_a_table_is_seen_at_once_and_after_a_restart
             batches_get_positions_in_order_without_holes
             symbolic_positions_are_filled_in
             a_stale_guard_drops_the_whole_batch
@@ -180,6 +183,43 @@ pub fn long_scans_give_every_row_once(fixture: &Fixture<'_>) {
     assert_eq!(rows, reverse);
 }
 
+/// Keys such as tables have: an id, the number of a room, and more or less after it. Files are written in between, some of them without rows
+/// of most rooms.
+pub fn scans_give_what_a_map_gives_wherever_they_begin_and_end(fixture: &Fixture<'_>) {
+    let engine = fixture.engine();
+    let key = |table: u8, room: u64, rest: &[u8]| [&[table], &room.to_be_bytes()[..], rest].concat();
+    let rooms = [0, 1, 2, 255, 256, 65_535, u64::MAX - 1, u64::MAX];
+    let rests: [&[u8]; 6] = [b"", b"\0", b"a", b"ab", b"b\xff", b"\xff\xff"];
+    let mut map = BTreeMap::new();
+    for (number, room) in rooms.into_iter().enumerate() {
+        let keys = [1, 2].into_iter().flat_map(|table| rests.map(|rest| key(table, room, rest)));
+        let rows: Vec<_> = keys.skip(number).step_by(2).collect();
+        engine.apply(&rows.iter().map(|key| put(key, b"x")).collect::<Vec<_>>()).expect("apply");
+        map.extend(rows.into_iter().map(|key| (key, b"x".to_vec())));
+        if number % 3 == 2 {
+            let (start, end) = (key(1, room, b"a"), key(2, 1, b"a"));
+            engine.apply(&[Write::DeleteRange { start: start.clone(), end: end.clone() }]).expect("apply");
+            map.retain(|key, _| !(start <= *key && *key < end));
+        }
+        if number % 2 == 1 {
+            engine.flush().expect("flush");
+        }
+    }
+    let mut bounds = vec![Vec::new(), vec![1], vec![2], vec![3]];
+    for table in [1, 2] {
+        bounds.extend(rooms.iter().flat_map(|room| rests.map(|rest| key(table, *room, rest))));
+    }
+    for start in &bounds {
+        for end in bounds.iter().filter(|end| *end > start) {
+            let mut rows: Vec<_> =
+                map.range(start.clone()..end.clone()).map(|(key, value)| (key.clone(), value.clone())).collect();
+            assert_eq!(scan(engine.as_ref(), start, end, Direction::Forward), rows, "{start:?} to {end:?}");
+            rows.reverse();
+            assert_eq!(scan(engine.as_ref(), start, end, Direction::Reverse), rows, "{end:?} back to {start:?}");
+        }
+    }
+}
+
 pub fn keys_and_values_may_hold_any_byte(fixture: &Fixture<'_>) {
     let engine = fixture.engine();
     let bytes: Vec<u8> = (0..=255).collect();
@@ -217,6 +257,25 @@ pub fn a_prefix_scan_stays_within_its_prefix(fixture: &Fixture<'_>) {
     assert!(numbers("a", Direction::Forward).is_empty());
     assert_eq!(store.scan(&PAIRS, &(), Direction::Forward).count(), 2);
     assert!(store.contains(&NAMES, &"a".to_owned()).expect("read"));
+}
+
+pub fn the_first_row_of_a_table_is_seen_at_once_and_after_a_restart(fixture: &Fixture<'_>) {
+    let names = |store: &Store| -> Vec<_> {
+        store.scan(&NAMES, &(), Direction::Reverse).map(|row| row.expect("row").0).collect()
+    };
+    let pairs = |store: &Store| store.scan_range(&PAIRS, &(), &("b".to_owned(),), Direction::Forward).count();
+    let store = fixture.store();
+    assert_eq!((names(&store).len(), pairs(&store)), (0, 0));
+    let mut batch = Batch::new();
+    batch.put(&NAMES, &"a".to_owned(), &"first".to_owned());
+    drop(store.enqueue(batch).expect("enqueue"));
+    let is_there = |store: &Store| store.contains(&NAMES, &"a".to_owned()).expect("read");
+    assert!(is_there(&store) && names(&store) == ["a"] && pairs(&store) == 0);
+    store.close().expect("close");
+    drop(store);
+    let store = fixture.store();
+    assert!(is_there(&store) && names(&store) == ["a"] && pairs(&store) == 0);
+    assert_eq!(store.get(&PAIRS, &("a".to_owned(), 1)).expect("read"), None);
 }
 
 pub fn a_zero_byte_in_a_string_key_is_refused(fixture: &Fixture<'_>) {

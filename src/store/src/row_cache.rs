@@ -58,6 +58,8 @@ pub struct RowCache {
     /// For each table's id, whether rows of it may be here, and whether lists may.
     tables: [AtomicBool; 256],
     listed: [AtomicBool; 256],
+    /// For each table's id, whether it can have rows: it had some, or some were written.
+    written: [AtomicBool; 256],
 }
 
 #[derive(Clone)]
@@ -90,7 +92,13 @@ impl RowCache {
         let (hasher, lifecycle) = (DefaultHashBuilder::default(), DefaultLifecycle::default());
         let rows = Cache::with_options(options, WeightByBytes, hasher, lifecycle);
         let (tables, listed) = ([const { AtomicBool::new(false) }; 256], [const { AtomicBool::new(false) }; 256]);
-        Self { engine, rows, is_applying: AtomicBool::new(false), tables, listed }
+        let written = find_tables(engine.as_ref());
+        Self { engine, rows, is_applying: AtomicBool::new(false), tables, listed, written }
+    }
+
+    /// Whether a table can have rows. Of one that never had any nothing needs to be read: many are for what some servers never do.
+    pub(crate) fn may_have_rows(&self, table: u8) -> bool {
+        self.written[usize::from(table)].load(Ordering::SeqCst)
     }
 
     /// Keys begin with the id of their table.
@@ -154,6 +162,21 @@ impl RowCache {
     }
 }
 
+/// For each table's id, whether it has rows.
+fn find_tables(engine: &dyn Engine) -> [AtomicBool; 256] {
+    let found = [const { AtomicBool::new(false) }; 256];
+    let mut from = 0;
+    while let Some(first) = engine.scan(&[from], &[u8::MAX], Direction::Forward).next() {
+        let Some(table) = first.ok().and_then(|(key, _)| key.first().copied()) else {
+            // What cannot be read may be anything.
+            return [const { AtomicBool::new(true) }; 256];
+        };
+        found[usize::from(table)].store(true, Ordering::SeqCst);
+        from = table + 1;
+    }
+    found
+}
+
 impl Engine for RowCache {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         if self.is_applying.load(Ordering::SeqCst) {
@@ -188,6 +211,13 @@ impl Engine for RowCache {
 
     /// Batches are applied one at a time: their author, the log, holds its lock.
     fn apply(&self, writes: &[Write]) -> Result<(), EngineError> {
+        for write in writes {
+            if let Write::Put { key, .. } = write
+                && let Some(table) = key.first().filter(|table| !self.may_have_rows(**table))
+            {
+                self.written[usize::from(*table)].store(true, Ordering::SeqCst);
+            }
+        }
         self.is_applying.store(true, Ordering::SeqCst);
         let applied = self.engine.apply(writes);
         for write in writes {

@@ -82,6 +82,9 @@ impl Store {
     }
 
     pub fn get<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<Option<V>, StoreError> {
+        if !self.rows.may_have_rows(table.id) {
+            return Ok(None);
+        }
         let key = table.key(key);
         if key.invalid {
             return Ok(None);
@@ -109,6 +112,9 @@ impl Store {
     }
 
     pub fn contains<K: Key, V: Value>(&self, table: &Table<K, V>, key: &K) -> Result<bool, StoreError> {
+        if !self.rows.may_have_rows(table.id) {
+            return Ok(false);
+        }
         let key = table.key(key);
         Ok(!key.invalid && self.get_bytes(table, &key.bytes)?.is_some())
     }
@@ -127,7 +133,7 @@ impl Store {
         let start = table.key(prefix).bytes;
         let items = match table.is_listed && start.len() == LIST_KEY_BYTES && direction == Direction::Forward {
             true => self.list(&start),
-            false => self.engine.scan(&start, &prefix_end(&start), direction),
+            false => self.scan_bytes(table, &start, &prefix_end(&start), direction),
         };
         decode_items(table, items)
     }
@@ -140,7 +146,14 @@ impl Store {
         end: &E,
         direction: Direction,
     ) -> impl Iterator<Item = Result<(K, V), StoreError>> + use<'a, K, V, S, E> {
-        decode_items(table, self.engine.scan(&table.key(start).bytes, &table.key(end).bytes, direction))
+        decode_items(table, self.scan_bytes(table, &table.key(start).bytes, &table.key(end).bytes, direction))
+    }
+
+    fn scan_bytes<K, V>(&self, table: &Table<K, V>, start: &[u8], end: &[u8], direction: Direction) -> Items<'_> {
+        match self.rows.may_have_rows(table.id) {
+            true => self.engine.scan(start, end, direction),
+            false => Box::new(std::iter::empty()),
+        }
     }
 
     /// As [`Engine::scan`], from memory where the rows are kept there.

@@ -48,7 +48,7 @@ impl Talk {
     }
 
     fn audience(&self) -> Audience<'_> {
-        Audience { viewer: Viewer { user: &self.alice, device: None }, ignored: &self.ignored }
+        Audience { viewer: Viewer::new(&self.alice, None), ignored: &self.ignored }
     }
 
     fn shown(&self, id: &EventId) -> Value {

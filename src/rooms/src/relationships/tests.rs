@@ -53,7 +53,7 @@ impl Talk {
 
 async fn ask(rooms: &Rooms, user: &UserId, query: &RelationshipQuery) -> Result<RelatedEvents, RoomError> {
     let ignored = HashSet::new();
-    rooms.get_related(Audience { viewer: Viewer { user, device: None }, ignored: &ignored }, query).await
+    rooms.get_related(Audience { viewer: Viewer::new(user, None), ignored: &ignored }, query).await
 }
 
 async fn walk(rooms: &Rooms, user: &UserId, query: RelationshipQuery) -> Vec<OwnedEventId> {
@@ -118,7 +118,7 @@ async fn children_are_counted_and_a_redacted_event_keeps_its_place() {
 
     let event = here.get_event(&a).unwrap().unwrap();
     let ignored = HashSet::new();
-    let audience = Audience { viewer: Viewer { user: alice, device: None }, ignored: &ignored };
+    let audience = Audience { viewer: Viewer::new(alice, None), ignored: &ignored };
     let shown: Value = serde_json::from_str(here.to_client_related(&event, audience).unwrap().get()).unwrap();
     assert_eq!(shown["unsigned"]["children"], json!({ "m.reference": 1 }));
     assert_eq!(shown["unsigned"]["children_hash"], here.get_children(&event).unwrap().hash);

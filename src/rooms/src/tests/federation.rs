@@ -12,8 +12,8 @@ use ruma::{
 use serde_json::{Value, json};
 
 use super::network::{
-    Network, POLICY_SEED, bodies, content, join_from, membership, public_room, room_request, set_topic, state_of, text,
-    topic, two_servers, user,
+    Network, POLICY_SEED, bodies, check_topology, content, join_from, membership, public_room, room_request, set_topic,
+    state_of, text, topic, two_servers, user,
 };
 use crate::{
     EventDraft, RoomError,
@@ -576,6 +576,7 @@ async fn room_with_very_many_forward_extremities_recovers() {
     let extremities =
         |server: &crate::Rooms| server.require_room(&room_id).expect("room").record.forward_extremities.len();
     assert_eq!((extremities(&one), extremities(&three)), (count, count));
+    check_topology(&three, &room_id);
     assert_eq!(state_of(&one, &room_id), state_of(&three, &room_id), "whatever order they came in");
 
     let mut sends = 0;

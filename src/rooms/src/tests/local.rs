@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use chappe_store::Position;
 use ruma::{DeviceId, RoomVersionId, TransactionId, events::StateEventType};
 use serde_json::{Value, json};
@@ -6,7 +8,11 @@ use super::network::{
     Network, bodies, content, membership, public_room, room_request, set_topic, state_of, text, topic, user,
 };
 use crate::{
-    EventDraft, RoomError, client_event::Viewer, create::Preset, membership::MemberProfile, send::transaction,
+    Event, EventDraft, RoomError,
+    client_event::{Memberships, Viewer},
+    create::Preset,
+    membership::MemberProfile,
+    send::transaction,
 };
 
 #[tokio::test]
@@ -116,8 +122,7 @@ async fn transaction_id_is_shown_to_its_own_device_only() {
     let event = server.get_event(&sent.event_id).expect("read").expect("event");
     let shown_to = |device: &'static str| {
         let device: &DeviceId = device.into();
-        let raw =
-            server.to_client(&event, Some(Viewer { user: &alice, device: Some(device) }), true).expect("client form");
+        let raw = server.to_client(&event, Some(Viewer::new(&alice, Some(device))), true).expect("client form");
         serde_json::from_str::<Value>(raw.get()).expect("json")["unsigned"].get("transaction_id").cloned()
     };
     assert_eq!(shown_to("PHONE"), Some(json!("t1")));
@@ -142,6 +147,56 @@ async fn history_visibility_joined_hides_what_came_before_the_join() {
     server.leave(&bob, &room_id, None).await.expect("leave");
     let gone = server.send(&alice, &room_id, text("gone")).await.expect("send").event_id;
     assert!(sees(&after) && !sees(&gone));
+}
+
+/// A room whose visibility and whose members change: what each of its events shows of that, whatever was shown before it.
+#[tokio::test]
+async fn what_was_judged_of_one_event_holds_for_others_only_where_nothing_changed() {
+    let server = Network::new().add("one.example");
+    let (alice, bob) = (user(&server, "alice"), user(&server, "bob"));
+    let room_id = public_room(&server, &alice, RoomVersionId::V11).await;
+    let set_visibility = |visibility: &str| {
+        EventDraft::state("m.room.history_visibility", "", content(json!({ "history_visibility": visibility })))
+    };
+    for visibility in ["joined", "shared", "invited"] {
+        server.send(&alice, &room_id, text("before")).await.expect("send");
+        server.send(&alice, &room_id, set_visibility(visibility)).await.expect("send");
+        server.send(&alice, &room_id, text("between")).await.expect("send");
+        server.join(&bob, &room_id, &[], &MemberProfile::default(), None).await.expect("join");
+        server.send(&bob, &room_id, text("here")).await.expect("send");
+        server.leave(&bob, &room_id, None).await.expect("leave");
+    }
+    let room = server.require_room(&room_id).expect("room");
+    let nids = server.scan_timeline(room.nid, Position::ZERO, server.store().durable_position());
+    let mut events: Vec<_> = server.with_events(nids, 100).map(|row| row.expect("row").1).collect();
+    let membership_shown = |event: &Event, viewer: Viewer<'_>| {
+        let raw = server.to_client(event, Some(viewer), true).expect("client form");
+        serde_json::from_str::<Value>(raw.get()).expect("json")["unsigned"]["membership"].clone()
+    };
+    let by_itself: Vec<_> = events
+        .iter()
+        .map(|event| {
+            (server.is_visible_to_user(event, &bob).expect("judge"), membership_shown(event, Viewer::new(&bob, None)))
+        })
+        .collect();
+    let expected: HashMap<_, _> = events.iter().map(|event| event.nid).zip(by_itself).collect();
+    assert_eq!(expected.values().filter(|(_, membership)| membership == "join").count(), 6);
+    assert!(expected.values().any(|(is_visible, _)| *is_visible) && expected.values().any(|(seen, _)| !seen));
+    for round in 0..3 {
+        match round {
+            1 => events.reverse(),
+            // Neighbours come apart.
+            2 => events.sort_by_key(|event| (event.nid.0 % 3, event.nid)),
+            _ => {}
+        }
+        let memberships = Memberships::default();
+        let mut eyes = server.eyes_of(room.nid, &bob).expect("eyes");
+        for event in &events {
+            let viewer = Viewer::new(&bob, None).remembering(&memberships);
+            let judged = (eyes.sees(event).expect("judge"), membership_shown(event, viewer));
+            assert_eq!(expected.get(&event.nid), Some(&judged), "{round}: {}", event.pdu.json());
+        }
+    }
 }
 
 #[tokio::test]

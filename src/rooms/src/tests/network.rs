@@ -15,7 +15,10 @@ use chappe_protocol::{
 };
 use chappe_store::{
     Batch, Direction, MemoryEngine, Store,
-    tables::outgoing::{OUTGOING, OutgoingItem},
+    tables::{
+        events::TOPOLOGY,
+        outgoing::{OUTGOING, OutgoingItem},
+    },
 };
 use parking_lot::Mutex;
 use ruma::{
@@ -589,4 +592,18 @@ pub(crate) fn topic(rooms: &Rooms, room_id: &RoomId) -> Option<String> {
 
 pub(crate) fn set_topic(topic: &str) -> EventDraft {
     EventDraft::state("m.room.topic", "", content(serde_json::json!({ "topic": topic })))
+}
+
+/// However many events are wanted, they come as the table has them.
+pub(crate) fn check_topology(rooms: &Rooms, room_id: &RoomId) {
+    let room = rooms.require_room(room_id).expect("room");
+    let rows = rooms.store().scan(&TOPOLOGY, &(room.nid,), Direction::Reverse).map(|row| {
+        let ((_, depth, order), event) = row.expect("row");
+        ((depth, order), event)
+    });
+    let rows: Vec<_> = rows.collect();
+    for wanted in [0, 1, 2, 11, rows.len(), usize::MAX] {
+        let scanned: Vec<_> = rooms.scan_topology(&room, wanted).map(|row| row.expect("row")).collect();
+        assert_eq!(scanned, rows, "{wanted} wanted");
+    }
 }

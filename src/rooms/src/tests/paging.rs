@@ -2,7 +2,7 @@ use chappe_store::Position;
 use ruma::{RoomId, RoomVersionId, UserId, api::Direction};
 use serde_json::Value;
 
-use super::network::{Network, public_room, text, user};
+use super::network::{Network, check_topology, public_room, text, user};
 use crate::{Rooms, membership::MemberProfile, paging::PageRequest, timeline::Token};
 
 /// What a client is given that pages from one token to another, in pages of `limit`.
@@ -63,6 +63,7 @@ async fn paging_between_positions_gives_what_came_between_them_however_late_it_c
         assert_eq!(given(now(), joined).await.len(), during.len() + 3, "pages of {limit}");
         assert_eq!(given(now(), Token::Stream(Position::MAX)).await, Vec::<String>::new());
     }
+    check_topology(&one, &room);
 }
 
 #[tokio::test]
@@ -95,4 +96,5 @@ async fn paging_to_a_position_gives_what_filled_a_gap_since() {
     for limit in [7, 100] {
         assert_eq!(walk(&two, &room, &bob, now(), before, limit).await, elsewhere, "pages of {limit}");
     }
+    check_topology(&two, &room);
 }

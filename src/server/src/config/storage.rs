@@ -36,9 +36,9 @@ impl Default for StorageSection {
     fn default() -> Self {
         Self {
             durability: Durability::Fsync,
-            event_cache_bytes: 32 * MIB,
+            event_cache_bytes: 24 * MIB,
             row_cache_bytes: 12 * MIB,
-            block_cache_bytes: 32 * MIB,
+            block_cache_bytes: 16 * MIB,
             write_buffer_bytes: 8 * MIB,
         }
     }

@@ -402,7 +402,7 @@ impl Reading<'_> {
     }
 
     fn show(&self, event: &Event, is_bundled: bool) -> Result<RawEvent, SlidingSyncError> {
-        let viewer = Viewer { user: self.user, device: Some(self.device) };
+        let viewer = Viewer::new(self.user, Some(self.device));
         let rooms = &self.sources.rooms;
         Ok(match is_bundled {
             true => rooms.to_client_bundled(event, Audience { viewer, ignored: &self.ignored }, false)?,

@@ -139,7 +139,7 @@ impl Sources {
     /// Reads rooms until there is enough.
     fn read(&self, rooms: Vec<RoomNid>) -> Result<Chunk, SyncError> {
         let view = self.service.view(&self.request, &self.filter, &self.basis);
-        let mut text = Vec::with_capacity(CHUNK_BYTES);
+        let mut text = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
         let mut rooms = rooms.into_iter();
         // Nothing is gathered of rooms in a first answer: all of them are new.
         let mut outline = Outline::default();

@@ -20,7 +20,7 @@ use super::{
     StateStyle, SyncError, View,
     filter::LazyLoad,
     lazy_members::DeviceRoom,
-    response::{Events, JoinedRoom, RawEvent, StateEvents, StateSection, SummarySection, TimelineSection},
+    response::{Events, JoinedRoom, RawEvent, StateSection, SummarySection, TimelineSection},
     show,
     state::{StateSpan, Until, member_at, read_state, root_at},
     timeline::{Timeline, TimelineQuery, read_timeline},
@@ -148,7 +148,7 @@ impl View<'_> {
                 told.filter_map(|event| Some((member_of(event)?, event.nid))).collect();
             self.lazy_members.note(of, members, self.to);
         }
-        let events = StateEvents { events: self.show_events(events.iter().map(|event| &**event))? };
+        let events = Events { events: self.show_events(events.iter().map(|event| &**event))? };
         Ok(match self.request.state_style {
             StateStyle::Before => StateSection::Before(events),
             StateStyle::After => StateSection::After(events),

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use chappe_rooms::{RoomError, Rooms};
+use chappe_rooms::{RoomError, Rooms, client_event::Memberships};
 use chappe_store::{Position, StoreError};
 use ruma::{OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt, presence::PresenceState};
 use serde_json::{json, value::RawValue};
@@ -181,6 +181,7 @@ pub(crate) struct View<'a> {
     to: Position,
     ignored: &'a HashSet<OwnedUserId>,
     invites: &'a InviteRules,
+    memberships: Memberships,
 }
 
 /// The keys that a device has left.
@@ -308,6 +309,7 @@ impl SyncService {
             to: basis.to,
             ignored: &basis.ignored,
             invites: &basis.invites,
+            memberships: Memberships::default(),
         }
     }
 }

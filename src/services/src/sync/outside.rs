@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     StateStyle, SyncError, View,
     joined::StateQuery,
-    response::{Events, LeftRoom, RawEvent, StateEvents, StateSection},
+    response::{Events, LeftRoom, RawEvent, StateSection},
     rooms::Membership,
     show,
     state::{StateSpan, is_joined_at, root_at},
@@ -97,9 +97,9 @@ impl View<'_> {
 
     fn no_state(&self) -> StateSection {
         match self.request.state_style {
-            StateStyle::Before => StateSection::Before(StateEvents::default()),
-            StateStyle::After => StateSection::After(StateEvents::default()),
-            StateStyle::AfterUnstable => StateSection::AfterUnstable(StateEvents::default()),
+            StateStyle::Before => StateSection::Before(Events::default()),
+            StateStyle::After => StateSection::After(Events::default()),
+            StateStyle::AfterUnstable => StateSection::AfterUnstable(Events::default()),
         }
     }
 }

@@ -51,12 +51,18 @@ impl SyncResponse {
     }
 }
 
-#[derive(Debug, Default, Serialize)]
-pub struct Events {
-    pub events: Vec<RawEvent>,
+#[derive(Debug, Serialize)]
+pub struct Events<E = RawEvent> {
+    pub events: Vec<E>,
 }
 
-impl Events {
+impl<E> Default for Events<E> {
+    fn default() -> Self {
+        Self { events: Vec::new() }
+    }
+}
+
+impl<E> Events<E> {
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
     }
@@ -149,20 +155,15 @@ impl TimelineSection {
     }
 }
 
-#[derive(Debug, Default, Serialize)]
-pub struct StateEvents {
-    pub events: Vec<ShownEvent>,
-}
-
 /// The state before the timeline, or after it under the name that the client asked for.
 #[derive(Debug, Serialize)]
 pub enum StateSection {
     #[serde(rename = "state")]
-    Before(StateEvents),
+    Before(Events<ShownEvent>),
     #[serde(rename = "state_after")]
-    After(StateEvents),
+    After(Events<ShownEvent>),
     #[serde(rename = "org.matrix.msc4222.state_after")]
-    AfterUnstable(StateEvents),
+    AfterUnstable(Events<ShownEvent>),
 }
 
 impl StateSection {

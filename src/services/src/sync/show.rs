@@ -41,7 +41,7 @@ impl View<'_> {
     ///
     /// With what relates to it, where the client cannot have seen all of that.
     pub(super) fn show_event(&self, event: &Event, is_bundled: bool) -> Result<ShownEvent, RoomError> {
-        let viewer = Viewer { user: &self.request.user_id, device: Some(&self.request.device_id) };
+        let viewer = Viewer::new(&self.request.user_id, Some(&self.request.device_id)).remembering(&self.memberships);
         let rooms = &self.sources.rooms;
         let shown = match self.filter.format {
             EventFormat::Federation => {

@@ -82,6 +82,8 @@ pub fn read_state(
             changes.events.push(before);
         }
     }
+    // As they came, as far as this server made their numbers: what lies side by side is read together.
+    nids.sort_unstable();
     changes.events.extend(rooms.get_events_by_nid(&nids)?.into_iter().flatten());
     Ok(changes)
 }

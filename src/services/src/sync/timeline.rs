@@ -7,7 +7,7 @@ use chappe_rooms::{
     state::StateRoot,
     timeline::{self, Place, Token},
 };
-use chappe_store::{Direction, EventNid, Order, Position, RoomNid, StoreError, tables::events::TOPOLOGY};
+use chappe_store::{EventNid, Order, Position, RoomNid, StoreError};
 use ruma::{OwnedEventId, OwnedUserId, UserId, events::TimelineEventType};
 
 use super::filter::EventFilter;
@@ -84,7 +84,7 @@ pub fn read_timeline(rooms: &Rooms, room: &Room, query: &TimelineQuery<'_>) -> R
     };
     // Those of the timeline, and the one before them that tells whether there are more.
     let wanted = query.limit.saturating_add(1);
-    let mut rows = rooms.with_events(scan_backwards(rooms, room.nid, query.from, query.to), wanted).peekable();
+    let mut rows = rooms.with_events(scan_backwards(rooms, room, query, wanted), wanted).peekable();
     while let Some((position, event)) = rows.next().transpose()? {
         let Some(position) = position else {
             // What comes before is history from elsewhere.
@@ -142,14 +142,14 @@ fn get_gaps(rooms: &Rooms, room: RoomNid) -> Result<HashSet<OwnedEventId>, Store
 /// Events, newest first, with their positions; none for an event that was backfilled.
 type Rows<'a> = Box<dyn Iterator<Item = Result<(Option<Position>, EventNid), StoreError>> + 'a>;
 
-fn scan_backwards(rooms: &Rooms, room: RoomNid, from: Position, to: Position) -> Rows<'_> {
-    if from > Position::ZERO {
-        let rows = rooms.scan_timeline(room, from, to);
+fn scan_backwards<'a>(rooms: &'a Rooms, room: &Room, query: &TimelineQuery<'_>, wanted: usize) -> Rows<'a> {
+    if query.from > Position::ZERO {
+        let rows = rooms.scan_timeline(room.nid, query.from, query.to);
         return Box::new(rows.map(|row| row.map(|(position, nid)| (Some(position), nid))));
     }
-    let rows = rooms.store().scan(&TOPOLOGY, &(room,), Direction::Reverse);
+    let rows = rooms.scan_topology(room, wanted);
     Box::new(rows.map(|row| {
-        row.map(|((_, _, order), nid)| match order {
+        row.map(|((_, order), nid)| match order {
             Order::Live(position) => (Some(position), nid),
             Order::Backfilled(_) => (None, nid),
         })

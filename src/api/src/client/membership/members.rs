@@ -1,7 +1,11 @@
 //! GET /_matrix/client/v3/rooms/{roomId}/members (client-server API, "Getting events for a room").
 
 use axum::{Json, extract::State};
-use chappe_rooms::{RoomError, Rooms, client_event::Viewer, timeline::Token};
+use chappe_rooms::{
+    RoomError, Rooms,
+    client_event::{Memberships, Viewer},
+    timeline::Token,
+};
 use ruma::{
     api::client::membership::get_member_events::v3::Request,
     events::{TimelineEventType, room::member::MembershipState},
@@ -35,7 +39,8 @@ pub async fn handle(
             _ => Some(view.root),
         };
         let Some(root) = root else { return Ok(Vec::new()) };
-        let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+        let memberships = Memberships::default();
+        let viewer = Viewer::new(&session.user_id, Some(&session.device_id)).remembering(&memberships);
         let mut chunk = Vec::new();
         for event in rooms.get_root_events(room.nid, root)? {
             if event.pdu.kind == TimelineEventType::RoomMember && is_wanted(&request, event.pdu.membership().as_ref()) {

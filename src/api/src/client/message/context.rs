@@ -67,7 +67,7 @@ pub async fn handle(
     let events = || events_of(&older).chain([&event]).chain(events_of(&newer));
     let last = events_of(&newer).last().unwrap_or(&event);
     let state = state_at(&rooms, &room, last, is_lazy.then(|| senders(events())))?;
-    let viewer = Viewer { user, device: Some(&session.device_id) };
+    let viewer = Viewer::new(user, Some(&session.device_id));
     let audience = Audience { viewer, ignored: &ignored };
     let start = older.events.last().map_or(before(place), |(place, _)| before(*place));
     let end = newer.events.last().map_or(after(place), |(place, _)| after(*place));

@@ -76,7 +76,7 @@ pub async fn handle(
     let admits = |event: &Event| Ok(admits_room && !is_ignored(event) && filter.admits_event(&rooms, event)?);
     let page = rooms.get_visible_page(&room, &session.user_id, wanted, admits).await?;
 
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let events = || page.events.iter().map(|(_, event)| event);
     let state = match page.events.first() {
         Some((_, first)) if !lazy_load.is_disabled() => {

@@ -35,7 +35,7 @@ pub async fn handle(
             only_highlights: request.only.as_deref() == Some("highlight"),
         })
         .await?;
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let mut shown = Vec::new();
     for notification in page.notifications {
         let event = &notification.event;

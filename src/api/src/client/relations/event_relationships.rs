@@ -26,7 +26,7 @@ pub async fn handle(
     JsonBody(query): JsonBody<RelationshipQuery>,
 ) -> Result<Json<Related>, ApiError> {
     let ignored = account_data.get_ignored_users(&session.user_id)?;
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let audience = Audience { viewer, ignored: &ignored };
     let related = rooms.get_related(audience, &query).await?;
     let events =

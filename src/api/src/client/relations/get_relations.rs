@@ -169,7 +169,7 @@ fn answer(
         recurse: asked.recurse,
     };
     let ignored = account_data.get_ignored_users(&session.user_id)?;
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let audience = Audience { viewer, ignored: &ignored };
     let page = rooms.get_relations(&room, audience, query)?;
     Ok(Json(Relations {

@@ -52,7 +52,7 @@ pub async fn handle(
     };
     let limit = request.limit.map_or(LIMIT_DEFAULT, |limit| usize::try_from(limit).unwrap_or(LIMIT_MAX));
     let ignored = account_data.get_ignored_users(&session.user_id)?;
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let audience = Audience { viewer, ignored: &ignored };
     let query = ThreadQuery { participated, from, limit: limit.clamp(1, LIMIT_MAX) };
     let page = rooms.get_threads(&request.room_id, audience, query)?;

@@ -23,7 +23,7 @@ pub async fn handle(
     let not_found = || ApiError::not_found("Event not found");
     let room = rooms.get_room(&room_id)?.ok_or_else(not_found)?;
     let event = rooms.get_visible_event(&room, &session.user_id, &event_id)?.ok_or_else(not_found)?;
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let ignored = account_data.get_ignored_users(&session.user_id)?;
     Ok(Json(rooms.to_client_bundled(&event, Audience { viewer, ignored: &ignored }, true)?))
 }

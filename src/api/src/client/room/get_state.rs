@@ -1,7 +1,10 @@
 //! GET /_matrix/client/v3/rooms/{roomId}/state (client-server API, "Getting events for a room").
 
 use axum::{Json, extract::State};
-use chappe_rooms::{RoomError, Rooms, client_event::Viewer};
+use chappe_rooms::{
+    RoomError, Rooms,
+    client_event::{Memberships, Viewer},
+};
 use ruma::OwnedRoomId;
 use serde_json::value::RawValue as RawJsonValue;
 
@@ -19,7 +22,8 @@ pub async fn handle(
     // Whole states are work for a blocking thread.
     let read = tokio::task::spawn_blocking(move || -> Result<_, RoomError> {
         let (room, view) = rooms.require_state_view(&room_id, &session.user_id)?;
-        let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+        let memberships = Memberships::default();
+        let viewer = Viewer::new(&session.user_id, Some(&session.device_id)).remembering(&memberships);
         let state = rooms.get_root_events(room.nid, view.root)?;
         state.iter().map(|event| rooms.to_client(event, Some(viewer), true)).collect::<Result<Vec<_>, _>>()
     });

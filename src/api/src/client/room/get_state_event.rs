@@ -30,7 +30,7 @@ pub async fn handle(
     match request.format {
         StateEventFormat::Content => Ok(Json(event.pdu.content().to_owned())),
         StateEventFormat::Event => {
-            let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+            let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
             Ok(Json(rooms.to_client(&event, Some(viewer), true)?))
         }
         _ => Err(ApiError::invalid_param("The format is neither content nor event")),

@@ -138,7 +138,7 @@ pub async fn handle(
         next_batch: next_batch(query.as_deref()),
     };
     let found = search.search(&session.user_id, request).await?;
-    let viewer = Viewer { user: &session.user_id, device: Some(&session.device_id) };
+    let viewer = Viewer::new(&session.user_id, Some(&session.device_id));
     let shown = Shown { rooms: &rooms, audience: Audience { viewer, ignored: &ignored } };
     let room_events = Found {
         count: found.count,
