@@ -29,7 +29,7 @@ const QUESTIONS_MAX: usize = 10;
 
 /// Who looks.
 enum Eyes<'a> {
-    User { audience: Audience<'a>, eyes: UserEyes<'a> },
+    User { audience: Audience<'a>, eyes: Box<UserEyes<'a>> },
     Server(&'a ServerName),
 }
 
@@ -73,7 +73,7 @@ impl Rooms {
             None => self.fetch_anchor(user, query).await?.ok_or_else(unknown)?,
         };
         let room = self.get_room_by_nid(anchor.record.room)?.ok_or_else(unknown)?;
-        let eyes = Eyes::User { audience, eyes: self.eyes_of(room.nid, user)? };
+        let eyes = Eyes::User { audience, eyes: Box::new(self.eyes_of(room.nid, user)?) };
         self.walk(&room, query, eyes, QUESTIONS_MAX, anchor).await
     }
 
